@@ -1,0 +1,27 @@
+// One table of loops per SIMD level; the best one that this processor runs is chosen once.
+#pragma once
+
+#include "../activation.h"
+
+namespace hrta {
+namespace cpu {
+
+constexpr int kBlock = 1024;  // elements: what a loop keeps in L1; ranges start at a multiple of it
+
+struct Loops {
+  const char* level;
+  // Elements [begin, end).
+  void (*transform)(const ActivationCall& call, int64_t begin, int64_t end);
+  void (*relu_mask_forward)(const ReluMaskCall& call, int64_t begin, int64_t end);
+  void (*relu_mask_backward)(const ReluMaskCall& call, int64_t begin, int64_t end);
+  // Adds grad times the parameter gradient of elements [begin, end) to sums[i % n_features], or to sums[0].
+  void (*parameter_gradient)(const ActivationCall& call, int64_t begin, int64_t end, double* sums);
+};
+
+const Loops& loops();
+
+// Names of the compiled levels, best last, separated by spaces.
+const char* compiled_levels();
+
+}  // namespace cpu
+}  // namespace hrta

@@ -1,0 +1,120 @@
+"""Writes polynomials.h: the polynomials behind exp, log1p, the normal tail, erf, sin and cos in elementary.h.
+
+Each is the interpolant at Chebyshev nodes of a smooth function, computed with 60 digits (mpmath comes with torch) and
+close to the best approximation in relative error, which is printed beside it. Run it after changing a degree:
+
+    python csrc/polynomials.py > csrc/polynomials.h
+"""
+
+from collections.abc import Callable
+
+import mpmath as mp
+
+mp.mp.dps = 60
+ROOT2 = mp.sqrt(2)
+TAIL_CENTRE = mp.mpf(4)  # of the map a -> (a - c)/(a + c); found by trial: flattest over the range below
+
+
+def normal_tail(t: mp.mpf) -> mp.mpf:
+    """(a + c) Phi(-a) exp(a^2/2) at a = c (1 + t)/(1 - t)."""
+    a = TAIL_CENTRE * (1 + t) / (1 - t)
+    return (a + TAIL_CENTRE) * mp.erfc(a / ROOT2) / 2 * mp.exp(a * a / 2)
+
+
+def series(f: Callable[[mp.mpf], mp.mpf], at_zero: mp.mpf) -> Callable[[mp.mpf], mp.mpf]:
+    """f with its removable singularity at 0 filled in."""
+    return lambda u: at_zero if abs(u) < mp.mpf(10) ** -25 else f(u)
+
+
+HALF_LN2 = mp.log(2) / 2 * mp.mpf("1.001")
+QUARTER_PI_SQUARED = (mp.pi / 4) ** 2 * mp.mpf("1.001")
+
+
+def tail_interval(last: float) -> tuple[mp.mpf, mp.mpf]:
+    return mp.mpf(-1), (mp.mpf(last) - TAIL_CENTRE) / (mp.mpf(last) + TAIL_CENTRE)
+
+
+# name, formula (for the comment), function, interval for float and double, degree for float and double
+POLYNOMIALS = [
+    (
+        "expm1_core",
+        "(expm1(r) - r) / r^2, |r| <= ln(2)/2",
+        series(lambda r: (mp.expm1(r) - r) / r**2, mp.mpf(1) / 2),
+        ((-HALF_LN2, HALF_LN2),) * 2,
+        (5, 10),
+    ),
+    (
+        "log1p_core",
+        "(atanh(t)/t - 1) / t^2 in u = t^2, 0 <= t <= 1/3",
+        series(lambda u: (mp.atanh(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, mp.mpf(1) / 3),
+        ((mp.mpf(0), mp.mpf(1) / 9),) * 2,
+        (4, 10),
+    ),
+    (
+        "normal_tail_core",
+        "(a + 4) Phi(-a) exp(a^2/2) in t = (a - 4)/(a + 4), a >= 0",
+        normal_tail,
+        (tail_interval(15), tail_interval(40)),
+        (10, 22),
+    ),
+    (
+        "erf_core",
+        "(erf(x)/x - 2/sqrt(pi)) / x^2 in u = x^2, 0 <= x <= 1",
+        series(lambda u: (mp.erf(mp.sqrt(u)) / mp.sqrt(u) - 2 / mp.sqrt(mp.pi)) / u, -2 / (3 * mp.sqrt(mp.pi))),
+        ((mp.mpf(0), mp.mpf(1)),) * 2,
+        (6, 12),
+    ),
+    (
+        "sin_core",
+        "(sin(r)/r - 1) / r^2 in u = r^2, |r| <= pi/4",
+        series(lambda u: (mp.sin(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, -mp.mpf(1) / 6),
+        ((mp.mpf(0), QUARTER_PI_SQUARED),) * 2,
+        (3, 6),
+    ),
+    (
+        "cos_core",
+        "(cos(r) - 1 + r^2/2) / r^4 in u = r^2, |r| <= pi/4",
+        series(lambda u: (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2, mp.mpf(1) / 24),
+        ((mp.mpf(0), QUARTER_PI_SQUARED),) * 2,
+        (2, 5),
+    ),
+]
+
+
+def interpolate(f: Callable[[mp.mpf], mp.mpf], a: mp.mpf, b: mp.mpf, degree: int) -> tuple[list[mp.mpf], mp.mpf]:
+    """Coefficients, lowest first, and the largest relative error on 400 points."""
+    count = degree + 1
+    nodes = [(a + b) / 2 + (b - a) / 2 * mp.cos(mp.pi * (2 * k + 1) / (2 * count)) for k in range(count)]
+    matrix = mp.matrix(count, count)
+    for i, x in enumerate(nodes):
+        for j in range(count):
+            matrix[i, j] = x**j
+    coefficients = list(mp.lu_solve(matrix, mp.matrix([f(x) for x in nodes])))
+    grid = [a + (b - a) * k / 400 for k in range(401)]
+    error = max(abs(mp.polyval(coefficients[::-1], x) / f(x) - 1) for x in grid)
+    return coefficients, error
+
+
+def main() -> None:
+    print("// Written by polynomials.py; the relative error of each before rounding stands beside it.")
+    print("#pragma once\n")
+    print('#include "host_device.h"\n')
+    print("namespace hrta {\ninline namespace HRTA_SIMD_LEVEL {\n")
+    for name, formula, function, intervals, degrees in POLYNOMIALS:
+        print(f"// {formula}")
+        for type_name, interval, degree in zip(("float", "double"), intervals, degrees, strict=True):
+            coefficients, error = interpolate(function, *interval, degree)
+            suffix, digits = ("f", 9) if type_name == "float" else ("", 17)
+            words = [mp.nstr(c, digits, min_fixed=0, max_fixed=0) + suffix for c in coefficients]
+            print(f"// {type_name}: degree {degree}, relative error {mp.nstr(error, 2)}")
+            print(f"HRTA_INLINE {type_name} {name}({type_name} u) {{")
+            print(f"  {type_name} p = {words[-1]};")
+            for word in reversed(words[:-1]):
+                print(f"  p = multiply_add(p, u, {word});")
+            print("  return p;\n}")
+        print()
+    print("}  // namespace HRTA_SIMD_LEVEL\n}  // namespace hrta")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+// hrta_ext._C: the kernels on raw addresses, the fast lane of eager calls (hrta_ext/native.py checks the tensors). The
+// dispatcher would cost several times a kernel on a thousand elements. Importing it also registers torch.ops.hrta_ext.
+#include <pybind11/pybind11.h>
+
+#include "../cpu/simd.h"
+#include "runtime.h"
+
+namespace py = pybind11;
+
+namespace hrta {
+namespace {
+
+// Other Python threads may run while a large kernel does; on a small one the hand-over costs more than it gives.
+constexpr int64_t kReleaseGilFrom = 16384;
+
+template <typename Run>
+void without_gil(int64_t n, const Run& run) {
+  if (n < kReleaseGilFrom) return run();
+  py::gil_scoped_release release;
+  run();
+}
+
+using Address = uintptr_t;
+
+void transform(Address x, Address y, int64_t n, int dtype, int base, int quantity, double s, Address s_values,
+               int64_t n_features, Address grad, Address slope, int device) {
+  ActivationCall call{static_cast<Quantity>(quantity),
+                      base,
+                      static_cast<ScalarKind>(dtype),
+                      n,
+                      reinterpret_cast<const void*>(x),
+                      reinterpret_cast<const void*>(grad),
+                      reinterpret_cast<void*>(y),
+                      reinterpret_cast<void*>(slope),
+                      s,
+                      reinterpret_cast<const double*>(s_values),
+                      n_features};
+  without_gil(n, [&] { run_transform(call, device); });
+}
+
+void value(Address x, Address y, int64_t n, int dtype, int base, double s) {
+  transform(x, y, n, dtype, base, static_cast<int>(Quantity::kValue), s, 0, 0, 0, 0, kCpuDevice);
+}
+
+ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, int dtype, double s, Address s_value) {
+  return {static_cast<ScalarKind>(dtype),
+          n,
+          reinterpret_cast<const void*>(input),
+          reinterpret_cast<void*>(output),
+          reinterpret_cast<uint8_t*>(mask),
+          s,
+          reinterpret_cast<const double*>(s_value)};
+}
+
+void relu_mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, double s, Address s_value,
+                       int device) {
+  const ReluMaskCall call = mask_call(x, y, mask, n, dtype, s, s_value);
+  without_gil(n, [&] { run_relu_mask_forward(call, device); });
+}
+
+void relu_mask_backward(Address grad, Address grad_x, Address mask, int64_t n, int dtype, double s, Address s_value,
+                        int device) {
+  const ReluMaskCall call = mask_call(grad, grad_x, mask, n, dtype, s, s_value);
+  without_gil(n, [&] { run_relu_mask_backward(call, device); });
+}
+
+void parameter_gradient(Address grad, Address x, Address grad_s, Address partial, int64_t n, int dtype, int base,
+                        int quantity, int64_t n_features, int device) {
+  ActivationCall call{};
+  call.quantity = static_cast<Quantity>(quantity);
+  call.base = base;
+  call.dtype = static_cast<ScalarKind>(dtype);
+  call.n = n;
+  call.x = reinterpret_cast<const void*>(x);
+  call.grad = reinterpret_cast<const void*>(grad);
+  call.n_features = n_features;
+  without_gil(n, [&] {
+    run_parameter_gradient(call, reinterpret_cast<double*>(partial), reinterpret_cast<double*>(grad_s), device);
+  });
+}
+
+}  // namespace
+}  // namespace hrta
+
+PYBIND11_MODULE(_C, m) {
+  using namespace hrta;
+  m.doc() = "Compiled kernels of hrta_ext on raw addresses; private.";
+  m.def("value", &value);
+  m.def("transform", &transform);
+  m.def("relu_mask_forward", &relu_mask_forward);
+  m.def("relu_mask_backward", &relu_mask_backward);
+  m.def("parameter_gradient", &parameter_gradient);
+  m.def("parameter_gradient_scratch", &parameter_gradient_scratch);
+  m.def("build_info", [] {
+    py::dict info;
+    info["compiler"] = HRTA_COMPILER;
+    info["built_for_torch"] = HRTA_BUILT_FOR_TORCH;
+    info["simd_levels"] = cpu::compiled_levels();
+    info["simd"] = cpu::loops().level;
+    info["cuda_architectures"] = cuda_architectures();
+    return info;
+  });
+}

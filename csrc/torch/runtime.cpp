@@ -1,0 +1,82 @@
+#include "runtime.h"
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/c/shim.h>
+
+#include <stdexcept>
+#include <string>
+
+#if !defined(HRTA_CUDA_ARCHITECTURES)
+#define HRTA_CUDA_ARCHITECTURES ""
+#endif
+
+namespace hrta {
+
+void torch_pool_parallel_for(int64_t count, int64_t grain, cpu::RangeBody body, void* context) {
+  if (torch_parallel_for(0, count, grain, body, context) != 0) {
+    throw std::runtime_error("hrta_ext: torch's parallel_for failed");
+  }
+}
+
+// Only CUDA builds of torch export the stream query, and one binary serves both kinds; a weak symbol would not find it,
+// since libtorch_cuda is loaded after us or not at all.
+void* current_cuda_stream(int device) {
+  using Query = int32_t (*)(int32_t device, void** stream);
+  static const Query query = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+    return library == nullptr ? nullptr
+                              : reinterpret_cast<Query>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+  }();
+  void* stream = nullptr;
+  if (query == nullptr || query(device, &stream) != 0) {
+    throw std::runtime_error("hrta_ext: this torch has no CUDA stream to run on");
+  }
+  return stream;
+}
+
+void check_cuda(const char* kernel, const char* error) {
+  if (error != nullptr) throw std::runtime_error(std::string("hrta_ext: ") + kernel + ": CUDA error: " + error);
+}
+
+const char* cuda_architectures() { return HRTA_CUDA_ARCHITECTURES; }
+
+#if defined(HRTA_WITH_CUDA)
+#define HRTA_RUN(function, call, device)                                                        \
+  if ((device) == kCpuDevice) {                                                                 \
+    cpu::function(call, torch_pool_parallel_for);                                               \
+  } else {                                                                                      \
+    check_cuda(#function, cuda::function(call, device, current_cuda_stream(device)));           \
+  }
+#else
+#define HRTA_RUN(function, call, device)                                                        \
+  if ((device) == kCpuDevice) {                                                                 \
+    cpu::function(call, torch_pool_parallel_for);                                               \
+  } else {                                                                                      \
+    check_cuda(#function, "hrta_ext was built without CUDA");                                   \
+  }
+#endif
+
+void run_transform(const ActivationCall& call, int device) { HRTA_RUN(transform, call, device) }
+void run_relu_mask_forward(const ReluMaskCall& call, int device) { HRTA_RUN(relu_mask_forward, call, device) }
+void run_relu_mask_backward(const ReluMaskCall& call, int device) { HRTA_RUN(relu_mask_backward, call, device) }
+
+void run_parameter_gradient(const ActivationCall& call, double* partial, double* grad_s, int device) {
+  if (device == kCpuDevice) return cpu::parameter_gradient(call, grad_s, torch_pool_parallel_for);
+#if defined(HRTA_WITH_CUDA)
+  check_cuda("parameter_gradient",
+             cuda::parameter_gradient(call, partial, grad_s, device, current_cuda_stream(device)));
+#else
+  (void)partial;
+  check_cuda("parameter_gradient", "hrta_ext was built without CUDA");
+#endif
+}
+
+int64_t parameter_gradient_scratch(int64_t n, int64_t n_features, int device) {
+#if defined(HRTA_WITH_CUDA)
+  if (device != kCpuDevice) return cuda::parameter_gradient_scratch(n, n_features);
+#endif
+  (void)n, (void)n_features, (void)device;
+  return 0;
+}
+
+}  // namespace hrta
