@@ -180,10 +180,10 @@ HRTA_INLINE T erf_of(T x) {
   constexpr T kSqrtTwo = T(1.4142135623730950488016887242096981L);
   T a = absolute(x);
   T bounded = at_most(a, T(6.5));
-  T u = x * x;
-  T near_zero = multiply_add(x * u, erf_core(u), x * kTwoOverSqrtPi);
+  T u = a * a;
+  T near_zero = multiply_add(a * u, erf_core(u), a * kTwoOverSqrtPi);
   T tail = times_exp(T(2) * scaled_normal_tail(bounded * kSqrtTwo), exp_of_minus_square(bounded, T(1)));
-  return a < T(0.75) ? near_zero : with_sign(T(1) - tail, x);
+  return with_sign(a < T(0.75) ? near_zero : T(1) - tail, x);
 }
 
 // sin(x + quarter_turns pi/2) for |x| <= fast_turn_limit. The reduction x - n pi/2 is exact to 2^-70 for float (done in
@@ -196,7 +196,7 @@ HRTA_INLINE T fast_turn_limit() {
 template <typename T>
 HRTA_INLINE T sin_of_reduced(T r, uint32_t quadrant) {
   T u = r * r;
-  T sine = multiply_add(r * u, sin_core(u), r);
+  T sine = with_sign(multiply_add(r * u, sin_core(u), r), r);  // keeps -0
   T cosine = multiply_add(u * u, cos_core(u), multiply_add(T(-0.5), u, T(1)));
   T value = (quadrant & 1u) ? cosine : sine;
   return (quadrant & 2u) ? -value : value;

@@ -25,7 +25,6 @@ template <typename T>
 struct Homotopy {
   T s, s_rest;
   T linear, linear_rest;  // 1 - s
-  T bound;  // |x| in the linear part is cut here: the largest finite number if linear = 0, so that 0 inf is 0; else inf
 
   static HRTA_INLINE Homotopy from(double s) {
     Homotopy h;
@@ -33,35 +32,40 @@ struct Homotopy {
     h.s_rest = T(s - double(h.s));
     h.linear = T(1.0 - s);
     h.linear_rest = T((1.0 - s) - double(h.linear));
-    h.bound = h.linear == T(0) ? FloatTraits<T>::kLargest : T(INFINITY);
     return h;
   }
 
-  // (1 - s) x, x within the bound, plus s sigma: the larger terms last, the rounded remainders of the products first.
+  // (1 - s) x for x <= 0, where s = 1 gives 0 at -inf too.
+  HRTA_INLINE T below_zero(T x) const {
+    return linear * (linear == T(0) ? at_least(x, -FloatTraits<T>::kLargest) : x);
+  }
+
+  // (1 - s) x + s sigma: the larger terms last, what rounding left over first (at finite x, lest it be 0 inf).
   HRTA_INLINE T combine(T x, T sigma) const {
-    return multiply_add(s, sigma, multiply_add(linear, x, multiply_add(s_rest, sigma, linear_rest * x)));
+    T finite = at_most(at_least(x, -FloatTraits<T>::kLargest), FloatTraits<T>::kLargest);
+    T rest = multiply_add(s_rest, sigma, linear_rest * finite);
+    return multiply_add(s, sigma, multiply_add(linear, linear == T(0) ? finite : x, rest));
   }
 };
 
 template <typename Base, typename T>
 HRTA_INLINE T homotopy_value(T x, Homotopy<T> h) {
-  T below = at_least(x, -h.bound);
   if constexpr (Base::kGrowth == Growth::kRamp) {
-    return x > T(0) ? x : h.linear * below;
+    return x > T(0) ? x : h.below_zero(x);
   } else if constexpr (Base::kGrowth == Growth::kRectifier) {
     T tail = Base::tail(x);
-    return x > T(0) ? multiply_add(h.s, tail, x) : h.combine(below, tail);
+    return x > T(0) ? multiply_add(h.s, tail, x) : h.combine(x, tail);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     // x (1 - s + (s/2) x): at s = 0 and x = inf the inner product stays 0.
     T bounded = at_most(x, FloatTraits<T>::kLargest);
     T inner = multiply_add(T(0.5) * h.s, bounded, multiply_add(T(0.5) * h.s_rest, bounded, h.linear));
-    return x > T(0) ? x * inner : h.linear * below;
+    return x > T(0) ? x * inner : h.below_zero(x);
   } else {
     if constexpr (Base::kGrowth == Growth::kOscillating) {
       // sin has no limit at infinity, but the line outgrows it unless s = 1.
       if (absolute(x) == T(INFINITY) && h.linear != T(0)) return h.linear * x;
     }
-    return h.combine(at_most(below, h.bound), Base::tail(x));
+    return h.combine(x, Base::tail(x));
   }
 }
 

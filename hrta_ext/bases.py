@@ -45,8 +45,7 @@ def _normal_pdf(x: Tensor) -> Tensor:
 
 
 def _sech_squared(x: Tensor) -> Tensor:
-    t = torch.tanh(x)
-    return (1.0 - t) * (1.0 + t)
+    return 4.0 * torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x)
 
 
 def _silu_slope(x: Tensor) -> Tensor:

@@ -1,0 +1,29 @@
+"""Fixtures: the backends that can be used here, each with the device it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import hrta_ext as hx
+
+
+@pytest.fixture(params=["torch", "cpp", "cuda"])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """A device on which every call is served by one backend; the test runs once per backend usable here."""
+    name = request.param
+    if not hx.backends()[name]:
+        pytest.skip(f"backend {name} is not usable here")
+    with hx.use_backend(name):
+        yield torch.device("cuda" if name == "cuda" else "cpu")
+
+
+@pytest.fixture()
+def two_threads() -> Iterator[None]:
+    """Two torch threads for the test, the old number after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
