@@ -113,6 +113,8 @@ def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Te
 
 def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int) -> Tensor:
     """The sum of ``grad`` times d sigma_s^(order) / ds over all dimensions that s does not have, float64."""
+    if x.numel() == 0:
+        return torch.zeros(s.shape, dtype=torch.float64, device=x.device)
     dense = _arranged(x, s)
     grad = _like(grad, dense)
     grad_s = torch.empty(s.shape, dtype=torch.float64, device=x.device)

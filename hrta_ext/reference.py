@@ -93,9 +93,9 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
         functions = get_base(base)
         quantity = functions.value(z) - z if order == 0 else functions.slope(z) - 1.0
         product = grad.to(quantity.dtype) * quantity
-        if s.dim() == 0:
-            return product.sum(dtype=_sum_dtype(x))
-        return product.reshape(-1, s.shape[0]).sum(0, dtype=_sum_dtype(x))
+        product = product.to(_sum_dtype(x))
+        leading = tuple(range(product.dim() - s.dim()))
+        return product.sum(leading) if leading else product
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:

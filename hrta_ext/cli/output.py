@@ -1,0 +1,117 @@
+"""What the commands share: printing, progress, and the directory that a run writes into."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class CommandError(Exception):
+    """One line that says what is wrong and what to do."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, and one line that says how to go on."""
+
+
+def print_line(text: str) -> None:
+    """Plain text on stdout, wrapped at words to the width of the terminal and left whole in a pipe or a file."""
+    console = Console(highlight=False)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+def print_note(text: str) -> None:
+    """Plain text on stderr, for commands whose stdout is data."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+def print_error(text: str) -> None:
+    """``hrta: error: ...`` on stderr, in one line whatever ``text`` holds."""
+    line = Text.assemble(("hrta: error: ", "bold red"), " ".join(text.split()))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
+    """A table on stdout, the first ``text_columns`` columns aligned left; no header where all ``columns`` are empty."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_header=any(columns),
+        title=Text(title),
+        title_justify="left",
+        pad_edge=False,
+        title_style="bold",
+    )
+    for k, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if k < text_columns else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yield ``advance(steps, what)`` that moves a bar on stderr; there is no bar where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
+
+        def advance(steps: int, what: str) -> None:
+            bar.set_description(what, refresh=False)
+            bar.update(steps)
+
+        yield advance
+
+
+def can_plot() -> bool:
+    """matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+NO_PLOTS = "No pictures: matplotlib is missing (pip install 'hrta_ext[plot]')."
+
+
+@contextmanager
+def output_directory(out: Path, names: Sequence[str], *, overwrite: bool, or_else: str = "") -> Iterator[None]:
+    """Make sure that ``out`` can be written and holds no earlier run; enter it once all input is read.
+
+    Directories made here that are empty when an error ends the block are taken away again.
+
+    Args:
+        out: Where the run is to be written; made if it is not there.
+        names: Files that the run writes. Any of them present means an earlier run.
+        overwrite: An earlier run may be replaced.
+        or_else: A further way out to name in the error, such as "--resume to go on with it".
+    Raises:
+        CommandError: There is an earlier run, or nothing can be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"{out}: is a file, and --out must be a directory; choose another --out")
+    if out.is_dir() and not overwrite:
+        present = next((name for name in names if (out / name).exists()), None)
+        if present:
+            choices = ", ".join(filter(None, ("choose another --out", or_else, "--overwrite to replace it")))
+            raise CommandError(f"{out} already holds a run ({present}): {choices}")
+    made = [directory for directory in (out, *out.parents) if not directory.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise CommandError(f"{out}: cannot be written (permission denied); choose another --out")
+    try:
+        yield
+    except BaseException:
+        for directory in made:
+            with suppress(OSError):
+                directory.rmdir()  # fails where a file was written
+        raise

@@ -1,0 +1,96 @@
+"""``hrta predict``: apply a trained model to a table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from hrta_ext.cli.output import CommandError, print_line, print_note, print_table
+from hrta_ext.files import replaced
+from hrta_ext.regression import FloatArray, Regression, Score
+from hrta_ext.tables import Table, TableError, list_names, open_table
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that `hrta train` wrote.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv, .npz or .parquet.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File for the predictions, CSV; without it they go to the terminal or a pipe.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
+) -> None:
+    """Predict the target for every row of a table with a model that `hrta train` made.
+
+    The columns may come in any order; further columns are ignored. A table without a header is read in the order of
+    the columns that the model was trained on. If the table has the target as well, the errors are reported.
+
+    Example: `hrta predict runs/diabetes new.csv --out predictions.csv`
+    """
+    model = Regression.load(run)
+    table = open_table(data)
+    prediction = model.predict(table.values(_feature_columns(model, table)))
+    truth = _truth(model, table)
+    if out is None:
+        _write(sys.stdout, prediction)
+    else:
+        _write_file(out, prediction, overwrite)
+    rows = [["rows", f"{len(prediction)}"]]
+    rows.append([f"predicted {model.target}", f"{prediction.min():.6g} to {prediction.max():.6g}"])
+    if truth is not None:
+        score = Score.of(truth, prediction)
+        rows += [["RMSE", f"{score.rmse:.6g}"], ["R^2", f"{score.r2:.4f}"]]
+    if out is not None:
+        print_table(f"{data}, predicted by {run}", ["", ""], rows)
+        print_line(f"Written to {out}, a row for every row of the table")
+    elif not sys.stdout.isatty():
+        return
+    else:
+        print_note("; ".join(f"{name} {value}" for name, value in rows))
+
+
+def _feature_columns(model: Regression, table: Table) -> tuple[str, ...]:
+    """The columns of ``table`` to feed to ``model``, in the model's order."""
+    missing = table.missing(model.features)
+    if not missing:
+        return model.features
+    if not table.has_header and len(table.columns) == len(model.features):
+        print_note(f"{table.path} has no header row: its columns are taken as {list_names(model.features)}")
+        return table.columns
+    some = f"{len(missing)} of the {len(model.features)} columns" if len(missing) > 1 else "a column"
+    raise CommandError(
+        f"{table.path}: lacks {some} that the model was trained on: {list_names(missing)}; "
+        f"the table has {list_names(table.columns)}"
+    )
+
+
+def _truth(model: Regression, table: Table) -> FloatArray | None:
+    """The target's values, where the table has one in every row."""
+    if not table.has_header or model.target not in table.columns:
+        return None
+    try:
+        return table.values([model.target])[:, 0]
+    except TableError:
+        return None
+
+
+def _write(stream: TextIO, prediction: FloatArray) -> None:
+    stream.write("prediction\n")
+    stream.writelines(f"{value:.9g}\n" for value in prediction)
+
+
+def _write_file(out: Path, prediction: FloatArray, overwrite: bool) -> None:
+    if out.is_dir():
+        raise CommandError(f"{out}: is a directory; give --out the name of a file")
+    if out.exists() and not overwrite:
+        raise CommandError(f"{out}: exists already; choose another --out or --overwrite it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            _write(stream, prediction)
+    except OSError as error:
+        raise CommandError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

@@ -1,0 +1,161 @@
+"""Figures: the style that all of them share, and the loss of a training run.
+
+Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; line styles and direct labels say the
+same in grey print. Figures are objects of their own: pyplot's global state and the user's backend are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hrta_ext.files import replaced
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe-Ito without black (kept for text) and yellow (invisible on white); neighbours differ in lightness as well.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+LINE_STYLES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (9, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+GREY = "#595959"
+# More points than this are drawn as the lowest and highest of equal groups: nothing that shows on paper is lost.
+_MAX_POINTS = 4000
+
+
+def new_figure(
+    width: float = 6.4, height: float = 4.0, *, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure, ``width`` x ``height`` inches, and its axes in the house style, row by row.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("plots need matplotlib: pip install 'hrta_ext[plot]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, which="major", color="#D9D9D9", linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Keyword arguments for the i-th line of an axis: a colour, and a line style that stands for it in grey print."""
+    return {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)], "linewidth": 1.3}
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write ``figure`` in the format that the suffix of ``path`` names: png, pdf, svg, ..."""
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=160)
+
+
+def thinned(values: Tensor, max_points: int = _MAX_POINTS) -> tuple[Tensor, Tensor]:
+    """Positions and values to draw of a long curve: the extremes of equal groups, so that every spike stays.
+
+    Args:
+        values: Shape (n,).
+        max_points: About how many points to keep.
+    Returns:
+        Two tensors of equal length: int64 positions, increasing, and the values there. NaN and Inf are left out.
+    """
+    position = torch.arange(values.numel())
+    finite = values.isfinite()
+    values, position = values[finite], position[finite]
+    group = -(-2 * values.numel() // max_points)
+    if group <= 2:
+        return position, values
+    full = values.numel() // group * group
+    blocks = values[:full].view(-1, group)
+    start = torch.arange(0, full, group)
+    ends = torch.tensor([0, values.numel() - 1])
+    rest = torch.arange(full, values.numel())
+    chosen = torch.unique(torch.cat([ends, start + blocks.argmin(1), start + blocks.argmax(1), rest]))
+    return position[chosen], values[chosen]
+
+
+def draw_loss(axis: Axes, loss: Tensor, *, label: str | None = None, style: int = 0) -> None:
+    """Add one curve of losses, shape (steps,), on a log scale. Values that are not positive cannot be shown there."""
+    step, value = thinned(loss)
+    shown = value > 0
+    if shown.any():
+        axis.set_yscale("log")
+        step, value = step[shown], value[shown]
+    axis.plot(step.tolist(), value.tolist(), label=label, **line_style(style))
+    axis.locator_params(axis="x", integer=True)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss R")
+
+
+def mark_stages(axis: Axes, s: Sequence[float] | Tensor) -> None:
+    """Write the s of every stage above the axis, and a dashed line where it changes; s has one entry per step.
+
+    A stage too narrow for its label shares one with its neighbours ("s = 0.1 ... 0.3").
+    """
+    values = s.tolist() if isinstance(s, Tensor) else list(s)
+    total = len(values)
+    stages: list[tuple[int, int, float]] = []
+    start = 0
+    for value, members in groupby(values):
+        stop = start + len(list(members))
+        stages.append((start, stop, value))
+        start = stop
+    for first, _, _ in stages[1:]:
+        axis.axvline(first - 0.5, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
+    axis.set_xlim(-0.01 * total, 1.01 * total)
+
+    # Neighbours share a label until it has room: widths are shares of the axis, a label of two values needs more.
+    groups: list[list[tuple[int, int, float]]] = [[]]
+    for stage in stages:
+        group = groups[-1]
+        if group and (group[-1][1] - group[0][0]) / total >= (0.12 if len(group) == 1 else 0.2):
+            groups.append(group := [])
+        group.append(stage)
+    if len(groups) > 1 and (groups[-1][-1][1] - groups[-1][0][0]) / total < 0.12:
+        last = groups.pop()
+        groups[-1] += last
+    for group in groups:
+        text = f"s = {group[0][2]:g}" + (f" … {group[-1][2]:g}" if len(group) > 1 else "")
+        center = (group[0][0] + group[-1][1]) / 2
+        place = axis.get_xaxis_transform()  # x in steps, y in heights of the axis
+        axis.text(center, 1.02, text, transform=place, ha="center", va="bottom", fontsize=9)
+
+
+def plot_loss(loss: Tensor, s: Tensor, path: str | os.PathLike[str], *, title: str | None = None) -> None:
+    """Loss against step on a log scale, the stages marked by their s.
+
+    Args:
+        loss: Shape (steps,). A last stretch of NaN or Inf, of a run that diverged, is left out.
+        s: Shape (steps,), the s of each step.
+        path: Where to write; the suffix names the format.
+        title: Text above the plot.
+    Raises:
+        ValueError: There are no steps to draw, or the suffix is no format that matplotlib writes.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if loss.numel() == 0:
+        raise ValueError("plot_loss: there are no steps to draw")
+    figure, (axis,) = new_figure()
+    draw_loss(axis, loss)
+    mark_stages(axis, s)
+    if title:
+        axis.set_title(title, fontsize=10, pad=20)
+    save_figure(figure, path)

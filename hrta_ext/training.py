@@ -1,0 +1,400 @@
+"""Homotopy relaxation training: one loop for every network, with checkpoints, progress and the reason it stopped."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hrta_ext.checkpoints import Interrupt, Keeper, Run, fingerprint, load_checkpoint, prepare_checkpoint
+from hrta_ext.files import write_json
+from hrta_ext.layers import homotopy_layers
+from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate, check_integer, check_stages
+
+# Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
+CHECK_EVERY = 100
+# Elements above which torch splits an elementwise CPU operation among threads (at::internal::GRAIN_SIZE).
+_CPU_GRAIN = 32768
+
+OptimizerFactory = Callable[..., Optimizer]
+Callback = Callable[["StepInfo"], object]
+TrainingStep = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What a callback gets after every step.
+
+    Attributes:
+        step: Number of the step, from 0; ``result.loss[step]`` is its loss.
+        total_steps: Steps of all stages together.
+        stage: Number of the stage, from 0.
+        s: Homotopy parameter of this step.
+        net: The network, already updated.
+        loss_tensor: The loss before the update, a 0-dim tensor on the network's device.
+    """
+
+    step: int
+    total_steps: int
+    stage: int
+    s: float
+    net: nn.Module
+    loss_tensor: Tensor
+
+    @property
+    def loss(self) -> float:
+        """The loss as a float. On a GPU reading it waits for the step to end."""
+        return float(self.loss_tensor)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What :func:`fit` did.
+
+    Attributes:
+        net: The network, trained in place.
+        loss: R before the update of each step, float64 on the CPU, shape (steps done,).
+        s: Homotopy parameter of each step, float64, shape (steps done,).
+        stop_reason: "finished", "callback", "diverged" or "interrupted".
+        seconds: Time spent training, that of the interrupted runs that this one continued included.
+        settings: The arguments and the sizes, plain values.
+    """
+
+    net: nn.Module = field(repr=False)
+    loss: Tensor = field(repr=False)
+    s: Tensor = field(repr=False)
+    stop_reason: str
+    seconds: float
+    settings: dict[str, Any] = field(repr=False)
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write settings, losses, s, stop reason, seconds and versions. NaN and Inf become null."""
+        from hrta_ext import __version__
+
+        content = {
+            "settings": self.settings,
+            "stop_reason": self.stop_reason,
+            "seconds": self.seconds,
+            "steps": self.loss.numel(),
+            "final_loss": self.loss[-1].item() if self.loss.numel() else None,
+            "versions": {"hrta_ext": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "loss": self.loss.tolist(),
+            "s": self.s.tolist(),
+        }
+        write_json(path, content)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw loss against step on a log scale, the stages marked by s; the suffix of ``path`` names the format."""
+        from hrta_ext.plots import plot_loss
+
+        plot_loss(self.loss, self.s, path)
+
+
+def fit(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    s: float | Sequence[float] = (0.5, 1.0),
+    steps: int | Sequence[int] = (3000, 13000),
+    optimizer: str | OptimizerFactory = "adam",
+    lr: float = 1e-3,
+    lr_schedule: str | Callable[[int], float] | None = None,
+    batch_size: int | None = None,
+    engine: str = "auto",
+    progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
+    resume: bool = False,
+    callbacks: Iterable[Callback] = (),
+) -> FitResult:
+    """Train ``net`` by homotopy relaxation: ``steps[p]`` steps at ``s[p]``, one stage after the other.
+
+    Minimises R = 1/(2n) sum_i |net(x_i) - y_i|^2 (THEORY, sections 1 and 2; Yang, Chen, Hao 2025, Algorithm 1). Each
+    stage starts from the weights that the last one ended with, and the optimizer keeps running through a change of s,
+    moments and step count included. A learnable s starts each stage at the scheduled value. The train/eval mode of
+    ``net`` is left as it is.
+
+    Args:
+        net: Any module with homotopy layers; trained in place.
+        x: Samples, shape (n, ...), on the device and of the dtype of the network.
+        y: Targets, shape (n,) or (n, ...), the shape of ``net(x)``; a trailing dimension of 1 may be missing in either.
+        s: Homotopy parameter of each stage; a float for one stage.
+        steps: Number of steps of each stage.
+        optimizer: "adam"; "sgd", without momentum; "gd", the same on all samples at once (no ``batch_size``); or a
+            ``torch.optim`` class or any callable ``(parameters, lr=lr) -> Optimizer``, such as a ``functools.partial``.
+        lr: Learning rate.
+        lr_schedule: None; "cosine", which decays to 0 over all steps; or a function of the step, from 0, whose value
+            multiplies ``lr``. It must depend on the step alone.
+        batch_size: Samples per step; None for all. Every epoch is shuffled anew, by a generator of its own that starts
+            from torch's seed (``torch.manual_seed``); the last batch of an epoch may be shorter.
+        engine: "torch", or "auto", which chooses the fastest one that serves the call.
+        progress: Show a bar on a terminal, ten lines otherwise, nothing on other ranks than 0; needs tqdm.
+        checkpoint: File to keep the state of the run in, every ``checkpoint_every`` steps and at the end; its folder is
+            made. A crash at any moment leaves the last whole one. A file that is there is an error unless ``resume``.
+        resume: Continue from ``checkpoint``, to bitwise the result of a run that was never interrupted (torch's global
+            random state is set back to that of the checkpoint); start afresh if there is no such file yet.
+        callbacks: Called after every step with a :class:`StepInfo`; raising ``StopIteration`` ends the training.
+    Returns:
+        Losses, s, and why the training stopped. A loss that is not finite ends it within ``CHECK_EVERY`` (100) steps as
+        "diverged"; the checkpoint then stays that of an earlier step. Ctrl-C ends it after the current step as
+        "interrupted"; a second Ctrl-C raises KeyboardInterrupt at once.
+    Raises:
+        TypeError, ValueError: An argument is off, or the checkpoint is of another run; before any step is done.
+        FileExistsError: There is a file at ``checkpoint`` and ``resume`` is False.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> x = torch.linspace(0, 1, 20)[:, None]
+        >>> y = torch.sin(2 * torch.pi * x[:, 0])
+        >>> net = hx.TwoLayerNet(1, 50, seed=0)
+        >>> result = hx.fit(net, x, y, s=(0.5, 1.0), steps=(50, 100), lr=1e-2)
+        >>> result.stop_reason, result.loss.shape, bool(result.loss[-1] < result.loss[0])
+        ('finished', torch.Size([150]), True)
+    """
+    parameters = _check_net(net)
+    _check_data(parameters, x, y)
+    x, y = x.detach(), y.detach()
+    s_values, stage_steps = check_stages(s, steps)
+    total_steps = sum(stage_steps)
+    batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
+    callbacks = _check_callbacks(callbacks)
+    if engine == "fused":
+        raise ValueError('fit: engine "fused" is not available yet; use engine="auto" or engine="torch"')
+    if not isinstance(engine, str) or engine not in _ENGINES:
+        raise ValueError(f'fit: engine must be "auto" or "torch", got {engine!r}')
+    built = _build_optimizer(optimizer, parameters, lr)
+    rates = LearningRate(lr_schedule, built, total_steps)
+    settings: dict[str, Any] = {
+        "s": s_values,
+        "steps": stage_steps,
+        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
+        "lr": float(lr),
+        "lr_schedule": rates.name,
+        "batch_size": batch_size,
+    }
+    keeper, saved = None, None
+    checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
+    if checkpoint is not None:
+        path = prepare_checkpoint(checkpoint, resume=resume)
+        mark = fingerprint(net, built, x, y, {**settings, "lr_schedule factors": rates.samples()})
+        keeper = Keeper(path, checkpoint_every, mark)
+        saved = load_checkpoint(path, mark) if path.exists() else None
+    elif resume:
+        raise ValueError("fit: resume=True needs the path of a checkpoint")
+    bar = _Progress(total_steps, 0 if saved is None else saved["step"]) if progress else None
+
+    milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
+    scheduler = HomotopyScheduler(net, s_values, milestones)
+    run = Run(net, built, scheduler, rates, Batches(x, y, batch_size), _ENGINES[engine](net, built))
+    if saved is not None:
+        run.restore(saved)
+    try:
+        stop_reason = _train(run, callbacks, keeper, bar)
+    finally:
+        if bar is not None:
+            bar.bar.close()
+    settings |= {"engine": "torch", "n_samples": x.shape[0], "n_parameters": sum(p.numel() for p in parameters)}
+    settings |= {"network": type(net).__name__, "device": str(x.device), "dtype": str(x.dtype).removeprefix("torch.")}
+    return FitResult(
+        net=net,
+        loss=torch.tensor(run.loss, dtype=torch.float64),
+        s=torch.repeat_interleave(torch.tensor(s_values, dtype=torch.float64), torch.tensor(stage_steps))[: run.step],
+        stop_reason=stop_reason,
+        seconds=run.seconds,
+        settings=settings,
+    )
+
+
+def half_mean_square(output: Tensor, y: Tensor) -> Tensor:
+    """R = 1/(2n) sum_i |output_i - y_i|^2, the first dimension counting the samples, shapes equal up to a trailing 1.
+
+    Raises:
+        ValueError: The shapes differ otherwise; (n, 1) against (n,) must never broadcast to (n, n).
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(f"fit: the network must return a tensor, got {type(output).__name__}")
+    if output.shape != y.shape:
+        if output.shape != (*y.shape, 1) and (*output.shape, 1) != y.shape:
+            shapes = f"{tuple(output.shape)}, got {tuple(y.shape)}"
+            raise ValueError(f"fit: y must have the shape of the output of the network, {shapes}")
+        output = output.reshape(y.shape)
+    return F.mse_loss(output, y, reduction="sum") * (0.5 / y.shape[0])
+
+
+def _torch_engine(net: nn.Module, optimizer: Optimizer) -> TrainingStep:
+    """A function (x, y) -> loss that does one step of training by autograd and returns the loss before the update."""
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        def closure() -> Any:
+            optimizer.zero_grad(set_to_none=True)
+            loss = half_mean_square(net(x), y)
+            loss.backward()
+            return loss
+
+        # Every torch optimizer takes a closure and returns its first value; L-BFGS needs to call it again.
+        loss: Any = optimizer.step(closure)
+        return loss.detach()
+
+    return step
+
+
+_ENGINES: dict[str, Callable[[nn.Module, Optimizer], TrainingStep]] = {"auto": _torch_engine, "torch": _torch_engine}
+
+
+def _build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+        raise TypeError(f"fit: lr must be a number, got {lr!r}")
+    if not 0.0 < lr < math.inf:
+        raise ValueError(f"fit: lr must be positive and finite, got {lr}")
+    if isinstance(optimizer, Optimizer):
+        raise TypeError(f"fit: optimizer must be the class {type(optimizer).__name__}, not an instance of it")
+    if isinstance(optimizer, str):
+        named: dict[str, OptimizerFactory] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, "gd": torch.optim.SGD}
+        if optimizer not in named:
+            raise ValueError(f'fit: optimizer must be "adam", "sgd", "gd" or a torch.optim class, got {optimizer!r}')
+        # One kernel for all parameters. On the CPU it wakes every thread even for ten numbers, which takes milliseconds
+        # when cores are shared, so there it pays only for parameters that torch would split among threads anyway.
+        if parameters[0].device.type != "cpu" or max(p.numel() for p in parameters) > _CPU_GRAIN:
+            with suppress(RuntimeError):  # no such kernel for this device or dtype
+                return named[optimizer](parameters, lr=lr, fused=True)
+        return named[optimizer](parameters, lr=lr, foreach=True)
+    if not callable(optimizer):
+        raise TypeError(f"fit: optimizer must be a name or a torch.optim class, got {type(optimizer).__name__}")
+    built = optimizer(parameters, lr=lr)
+    if not isinstance(built, Optimizer):
+        raise TypeError(f"fit: optimizer must build a torch.optim.Optimizer, got {type(built).__name__}")
+    return built
+
+
+def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: _Progress | None) -> str:
+    """The loop: from where ``run`` stands to the end, or to the reason to stop earlier, which is returned."""
+    total = run.rates.total_steps
+    clock = time.perf_counter() - run.seconds
+    stop_reason, saved_at = "finished", run.step
+    with Interrupt() as interrupt:
+        while run.step < total and stop_reason == "finished":
+            loss = run.advance()
+            if callbacks:
+                scheduler = run.scheduler
+                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, loss)
+                try:
+                    for callback in callbacks:
+                        callback(info)
+                except StopIteration:
+                    stop_reason = "callback"
+            if interrupt.requested:
+                stop_reason = "interrupted"
+            due = keeper is not None and run.step % keeper.every == 0
+            last = run.step == total or stop_reason != "finished"
+            if due or last or run.step % CHECK_EVERY == 0:
+                if not run.collect() or ((due or last) and not run.is_finite()):
+                    stop_reason = "diverged"
+                run.seconds = time.perf_counter() - clock
+            if bar is not None:
+                bar.update(run)
+            # A diverged state would only diverge again: the file keeps the last one that was good.
+            if keeper is not None and (due or last) and stop_reason != "diverged" and saved_at != run.step:
+                keeper.save(run)
+                saved_at = run.step
+    return stop_reason
+
+
+class _Progress:
+    """A bar on a terminal; ten plain lines where the output is a file; nothing on other ranks than 0."""
+
+    def __init__(self, total: int, done: int) -> None:
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("progress=True needs tqdm: pip install 'hrta_ext[cli]'") from None
+        distributed = torch.distributed
+        shown = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
+        terminal = sys.stderr.isatty()
+        self.total, self.next_line = total, done + max(1, total // 10)
+        self.lines = shown and not terminal
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=not (shown and terminal))
+
+    def update(self, run: Run) -> None:
+        """Show where ``run`` stands; the loss is as old as the last time that losses were read."""
+        if not run.pending:
+            s, loss = run.scheduler.get_last_s(), run.loss[-1]
+            self.bar.set_postfix_str(f"s={s:g} loss={loss:.3e}", refresh=False)
+            if self.lines and (run.step >= self.next_line or run.step == self.total):
+                print(f"step {run.step}/{self.total}  s = {s:g}  loss {loss:.3e}", file=sys.stderr, flush=True)
+                self.next_line = run.step + max(1, self.total // 10)
+        self.bar.update(1)
+
+
+def _check_net(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters to train."""
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"fit: net must be a torch.nn.Module, got {type(net).__name__}")
+    if not homotopy_layers(net):
+        raise ValueError(f"fit: {type(net).__name__} has no homotopy layer; put an hx.HomotopyActivation into it")
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
+    return parameters
+
+
+def _check_data(parameters: list[nn.Parameter], x: Tensor, y: Tensor) -> None:
+    dtypes = {p.dtype for p in parameters}
+    devices = {p.device for p in parameters}
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"fit: {name} must be a tensor, got {type(value).__name__}; torch.as_tensor makes one")
+        if not value.is_floating_point():
+            raise TypeError(f"fit: {name} must be a floating-point tensor, got {value.dtype}")
+        if value.dim() == 0 or value.shape[0] == 0:
+            raise ValueError(f"fit: {name} must have shape (n, ...) with n at least 1, got {tuple(value.shape)}")
+        if value.device not in devices:
+            raise ValueError(
+                f"fit: {name} must be on the device of the network, {_listed(devices)}, got {value.device}"
+            )
+        if value.dtype not in dtypes:
+            raise ValueError(f"fit: {name} must have the dtype of the network, {_listed(dtypes)}, got {value.dtype}")
+    if y.shape[0] != x.shape[0]:
+        expected = (x.shape[0], *y.shape[1:])
+        raise ValueError(f"fit: y must have shape {expected} to match x, got {tuple(y.shape)}")
+    for name, value in (("x", x), ("y", y)):
+        finite = value.isfinite().reshape(value.shape[0], -1).all(1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise ValueError(f"fit: {name} must be finite, row {row} (counted from 0) holds NaN or Inf")
+
+
+def _listed(values: Iterable[object]) -> str:
+    return " or ".join(sorted(map(str, values)))
+
+
+def _check_batch_size(batch_size: int | None, n: int, optimizer: object) -> int | None:
+    if batch_size is None:
+        return None
+    if optimizer == "gd":
+        raise ValueError('fit: optimizer "gd" takes all samples at once; use optimizer="sgd" with batch_size')
+    size = check_integer(batch_size, "fit: batch_size")
+    if size > n:
+        raise ValueError(f"fit: batch_size must be at most the number of samples, {n}, got {size}")
+    return size
+
+
+def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"fit: callbacks must be a sequence of functions, got {type(callbacks).__name__}")
+    given = tuple(callbacks)
+    for i, callback in enumerate(given):
+        if not callable(callback):
+            raise TypeError(f"fit: callbacks[{i}] must be a function, got {type(callback).__name__}")
+    return given

@@ -1,0 +1,224 @@
+"""`hrta demo`, `doctor`, `bench`, the help, and the command line as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+pytest.importorskip("tqdm")
+
+import hrta_ext
+from hrta_ext import cli
+from hrta_ext.cli import main
+from hrta_ext.cli.arguments import repeat_list_options
+
+TINY = ["--steps", "4", "6", "--width", "10", "--seeds", "2"]
+COMMANDS = ("demo", "train", "predict", "doctor", "bench")
+
+
+def test_demo_writes_results_and_pictures(tmp_path, capsys):
+    assert main(["demo", *TINY, "--out", str(tmp_path / "demo")]) == 0
+    captured = capsys.readouterr()
+    for expected in ("ReLU (s = 1)", "HRTA 0.5 → 1", "HRTA 1 → 1.5", "4 + 6 steps, 2 seeds", "too few seeds"):
+        assert expected in captured.out
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert len(results["runs"]) == 6
+    assert results["settings"]["seeds"] == [0, 1]
+    assert captured.err.count("seed ") == 6  # plain lines where there is no terminal
+    assert "\x1b" not in captured.out + captured.err
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "demo" / "loss.png").stat().st_size > 1000
+    assert (tmp_path / "demo" / "fitted.png").stat().st_size > 1000
+
+
+def test_demo_without_matplotlib_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hrta_ext.cli.demo.can_plot", lambda: False)
+    assert main(["demo", *TINY, "--out", str(tmp_path / "demo")]) == 0
+    assert "hrta_ext[plot]" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["results.json"]
+
+
+def test_demo_keeps_earlier_results_unless_overwrite(tmp_path, capsys):
+    out = tmp_path / "demo"
+    out.mkdir()
+    (out / "results.json").write_text("mine")
+    assert main(["demo", *TINY, "--out", str(out)]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert (out / "results.json").read_text() == "mine"
+    assert main(["demo", *TINY, "--out", str(out), "--overwrite"]) == 0
+    assert (out / "results.json").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--full", "--steps", "1", "2"], "exclude each other"),
+        (["--steps", "5"], "steps of both stages"),
+        (["--seeds", "0"], "--seeds"),
+        (["--width", "wide"], "--width"),
+        (["--lr", "-1"], "lr"),
+    ],
+)
+def test_demo_refuses_bad_options(tmp_path, capsys, options, message):
+    assert main(["demo", *options, "--out", str(tmp_path / "demo")]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "demo").exists()
+
+
+def test_demo_reports_a_diverged_run(tmp_path, capsys):
+    assert (
+        main(["demo", "--steps", "10", "300", "--width", "4", "--seeds", "1", "--lr", "1e30", "--out", str(tmp_path)])
+        == 1
+    )
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_doctor_tests_every_usable_backend(tmp_path, capsys):
+    assert main(["doctor", "--out", str(tmp_path / "doctor.json")]) == 0
+    text = capsys.readouterr().out
+    content = json.loads((tmp_path / "doctor.json").read_text())
+    for name, usable in hrta_ext.backends().items():
+        assert name in text
+        assert content["backends"][name]["usable"] == usable
+        assert (content["backends"][name]["reason"] is None) == usable
+    assert "self-test passed" in text
+    assert main(["doctor", "--out", str(tmp_path / "doctor.json")]) == 1
+
+
+def test_doctor_finds_a_wrong_backend(capsys, monkeypatch):
+    module = sys.modules["hrta_ext.cli.doctor"]
+    true_homotopy = module.homotopy
+    monkeypatch.setattr(module, "homotopy", lambda x, s, base: true_homotopy(x, s, base) * (1 + 1e-4))
+    assert main(["doctor"]) == 1
+    captured = capsys.readouterr()
+    assert "BROKEN" in captured.out
+    assert "gives wrong results" in captured.err
+
+
+def test_doctor_gives_reason_and_cure(capsys, monkeypatch):
+    module = sys.modules["hrta_ext.cli.doctor"]
+    monkeypatch.setattr(module, "backends", lambda: {"cuda": False, "torch": True})
+    monkeypatch.setattr(module, "why_not", lambda name: "no compiler; get one" if name == "cuda" else None)
+    assert main(["doctor"]) == 0
+    assert "no compiler; get one" in capsys.readouterr().out
+
+
+def test_bench_runs_scripts_and_passes_out(tmp_path, capfd, monkeypatch):
+    script = tmp_path / "bench_toy.py"
+    script.write_text("import pathlib, sys\npathlib.Path(sys.argv[2], 'toy.json').write_text(sys.argv[1])\n")
+    bad = tmp_path / "bench_bad.py"
+    bad.write_text("raise SystemExit(3)")
+    module = sys.modules["hrta_ext.cli.bench"]
+    monkeypatch.setattr(module, "_scripts", lambda: {"toy": script, "bad": bad})
+    out = tmp_path / "out"
+    assert main(["bench", "toy", "--out", str(out)]) == 0
+    assert (out / "toy.json").read_text() == "--out"
+    assert main(["bench", "bad", "--out", str(out)]) == 1
+    assert "failed: bad" in capfd.readouterr().err
+    assert main(["bench", "none", "--out", str(out)]) == 1
+    assert "there are toy, bad" in capfd.readouterr().err
+    assert main(["bench", "--out", str(script)]) == 1
+    assert "cannot be made" in capfd.readouterr().err
+
+
+def test_bench_without_a_checkout_says_so(tmp_path, capsys, monkeypatch):
+    module = sys.modules["hrta_ext.cli.bench"]
+    monkeypatch.setattr(module.hrta_ext, "__file__", str(tmp_path / "hrta_ext" / "__init__.py"))
+    assert main(["bench"]) == 1
+    assert "live in the source checkout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example: hrta {command}" in text.replace("`", "")
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert hrta_ext.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["trian"], "Did you mean 'train'"), (["--frob"], "--frob"), (["demo", "--frob"], "hrta demo --help")],
+)
+def test_mistyped_commands_get_one_line(capsys, arguments, message):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_unexpected_errors_get_one_line(capsys, monkeypatch, tmp_path):
+    def broken(*args):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("hrta_ext.cli.demo._train", broken)
+    assert main(["demo", "--out", str(tmp_path / "a")]) == 1
+    assert (
+        capsys.readouterr().err
+        == "hrta: error: internal error: RuntimeError: two lines; HRTA_TRACEBACK=1 shows where\n"
+    )
+    monkeypatch.setenv("HRTA_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        main(["demo", "--out", str(tmp_path / "b")])
+
+
+def test_ctrl_c_gets_one_line(capsys, monkeypatch, tmp_path):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hrta_ext.cli.demo._train", interrupted)
+    assert main(["demo", "--out", str(tmp_path / "a")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_without_the_extra_main_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "typer" else object())
+    assert main([]) == 1
+    assert capsys.readouterr().err == "hrta: the command line needs typer: pip install 'hrta_ext[cli]'\n"
+
+
+def test_list_options_are_repeated():
+    assert repeat_list_options(["--s", "0.5", "1", "t.csv"]) == ["--s", "0.5", "--s", "1", "t.csv"]
+    assert repeat_list_options(["--s", "0.5", "--s", "1"]) == ["--s", "0.5", "--s", "1"]
+    assert repeat_list_options(["--s=0.5", "1", "--width", "3"]) == ["--s=0.5", "--s", "1", "--width", "3"]
+    assert repeat_list_options(["--s", "-0.5", "-1", "--steps", "1", "2"]) == [
+        "--s", "-0.5", "--s", "-1", "--steps", "1", "--steps", "2"]  # fmt: skip
+    assert repeat_list_options(["--width", "3", "4", "--", "--s", "1", "2"]) == [
+        "--width",
+        "3",
+        "4",
+        "--",
+        "--s",
+        "1",
+        "2",
+    ]
+
+
+def test_as_a_process(tmp_path):
+    """The command line in a process of its own, with an ASCII terminal: no traceback, no escape codes."""
+    root = str(Path(hrta_ext.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "hrta_ext.cli", "demo", *TINY, "--out", str(tmp_path / "demo")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[:9])
+    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr.startswith("hrta: error: ")
