@@ -1,8 +1,9 @@
 // The base activations: value, slope and curvature of each as scalar functions, the only copy in C++. hrta_ext/bases.py
 // lists the same bases, by the same numbers, in plain torch.
 //
-// A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that vanishes at both
-// infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma itself as `tail`.
+// A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
+// vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
+// itself as `tail`.
 #pragma once
 
 #include "elementary.h"

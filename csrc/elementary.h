@@ -1,5 +1,6 @@
 // exp, log1p, tanh, the normal tail, erf, sin and cos without branches, so that a plain loop over them vectorises.
-// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_accuracy.py measures them.
+// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_accuracy.py measures
+// them.
 #pragma once
 
 #include <math.h>

@@ -36,9 +36,7 @@ struct Homotopy {
   }
 
   // (1 - s) x for x <= 0, where s = 1 gives 0 at -inf too.
-  HRTA_INLINE T below_zero(T x) const {
-    return linear * (linear == T(0) ? at_least(x, -FloatTraits<T>::kLargest) : x);
-  }
+  HRTA_INLINE T below_zero(T x) const { return linear * (linear == T(0) ? at_least(x, -FloatTraits<T>::kLargest) : x); }
 
   // (1 - s) x + s sigma: the larger terms last, what rounding left over first (at finite x, lest it be 0 inf).
   HRTA_INLINE T combine(T x, T sigma) const {

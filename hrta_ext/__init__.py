@@ -1,6 +1,6 @@
 """Homotopy relaxation training for wide two-layer networks: the activation, the networks, the training."""
 
-from hrta_ext import ops as _ops  # registers torch.ops.hrta_ext
+from hrta_ext import ops as ops  # registers torch.ops.hrta_ext
 from hrta_ext.activation import HomotopyFunction, homotopy, homotopy_, homotopy_value_and_slope
 from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base

@@ -2,8 +2,8 @@
 
 A call takes one of three ways. Eager calls on ordinary tensors run a compiled kernel (or its stand-in in
 ``reference``), with a light ``autograd.Function`` when gradients are needed. Under ``torch.func`` transforms and
-forward-mode AD the same kernels run behind a Function that knows vmap and jvp. Compilers, tensor subclasses and dispatch
-modes see the plain formula ``reference.compose``, which Inductor fuses with its neighbours.
+forward-mode AD the same kernels run behind a Function that knows vmap and jvp. Compilers, tensor subclasses and
+dispatch modes see the plain formula ``reference.compose``, which Inductor fuses with its neighbours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hrta_ext.reference import Parameter
 
 # What the fast lane of `homotopy` looks up on every call.
 _KINDS = native.KINDS
-_NATIVE_BASES = {name: base.index for name, base in BASES.items() if base.index is not None}
+_NATIVE_BASES = {name: base.number for name, base in BASES.items() if base.number is not None}
 _native_value = None if native._C is None else native._C.value
 _empty_like = torch.empty_like
 _strided = torch.strided
@@ -209,7 +209,9 @@ def homotopy_(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> Tensor:
         torch.autograd.graph.increment_version(x)
         return x
     if x.is_leaf and x.requires_grad:
-        raise ValueError("homotopy_: x is a leaf tensor that requires grad; call hx.homotopy, or wrap in torch.no_grad()")
+        raise ValueError(
+            "homotopy_: x is a leaf tensor that requires grad; call hx.homotopy, or wrap in torch.no_grad()"
+        )
     if base == "relu" and not (isinstance(s, Tensor) and s.requires_grad) and not _per_feature(s):
         return _InPlaceRelu.apply(x, s)
     return x.copy_(homotopy(x.clone(), s, base))

@@ -28,7 +28,7 @@ def why_not(name: str) -> str | None:
     if name not in ("cpp", "cuda"):
         raise ValueError(f'why_not: name must be "cuda", "cpp" or "torch", got {name!r}')
     if native.IMPORT_ERROR is not None:
-        if "_C" in str(native.IMPORT_ERROR) and "cannot import name" in str(native.IMPORT_ERROR):
+        if isinstance(native.IMPORT_ERROR, ModuleNotFoundError):
             return f"hrta_ext was installed without its compiled kernels; with a C++ compiler at hand, {_REBUILD}"
         return f"the compiled kernels do not load ({native.IMPORT_ERROR}); {_REBUILD} against this torch"
     if name == "cpp":
@@ -85,7 +85,8 @@ def build_info() -> dict[str, Any]:
 class _Choice:
     """The backend that the user forces, if any: "torch", or one of "native", "cpp", "cuda"."""
 
-    forced: str | None = None
+    forced: str | None = os.environ.get("HRTA_EXT_BACKEND") or None
+    unchecked = forced is not None  # looked at on the first call, so that importing, and hrta doctor, always work
 
 
 def _check_forced(name: object, source: str) -> str:
@@ -116,11 +117,12 @@ def use_backend(name: str) -> Iterator[None]:
         tensor([-0.5000,  1.0000])
     """
     checked = _check_forced(name, "use_backend")
-    previous, _Choice.forced = _Choice.forced, checked
+    previous = _Choice.forced, _Choice.unchecked
+    _Choice.forced, _Choice.unchecked = checked, False
     try:
         yield
     finally:
-        _Choice.forced = previous
+        _Choice.forced, _Choice.unchecked = previous
 
 
 def kernels_for(x: Tensor, base: str) -> ModuleType:
@@ -130,24 +132,19 @@ def kernels_for(x: Tensor, base: str) -> ModuleType:
         native._C is not None
         and (device == "cpu" or (device == "cuda" and native.cuda_architectures() != ""))
         and x.dtype in native.KINDS
-        and BASES[base].index is not None
+        and BASES[base].number is not None
     )
     forced = _Choice.forced
+    if _Choice.unchecked:
+        _check_forced(forced, "HRTA_EXT_BACKEND")
+        _Choice.unchecked = False
     if forced == "torch":
         return reference
     if forced is not None and (not usable or (forced != "native" and forced != {"cpu": "cpp"}.get(device, device))):
-        what = "base that you registered" if BASES[base].index is None else f"{device} tensor"
+        what = "base that you registered" if BASES[base].number is None else f"{device} tensor"
         raise ValueError(f"use_backend({forced!r}) cannot serve a {what}; leave the block or use the torch backend")
     return native if usable else reference
 
 
-def _start() -> None:
-    """Obey HRTA_EXT_BACKEND; say once when the compiled kernels are missing."""
-    wanted = os.environ.get("HRTA_EXT_BACKEND")
-    if wanted:
-        _Choice.forced = _check_forced(wanted, "HRTA_EXT_BACKEND")
-    elif native.IMPORT_ERROR is not None:
-        warnings.warn(f"hrta_ext runs on its torch backend: {why_not('cpp')}", RuntimeWarning, stacklevel=2)
-
-
-_start()
+if native.IMPORT_ERROR is not None and _Choice.forced != "torch":
+    warnings.warn(f"hrta_ext runs on its torch backend: {why_not('cpp')}", RuntimeWarning, stacklevel=2)

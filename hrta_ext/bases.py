@@ -25,14 +25,14 @@ class Base(NamedTuple):
     """A base activation: sigma, sigma' and sigma'' as maps of a tensor to one of the same shape.
 
     ``rectifier`` says that sigma(x) - max(x, 0) vanishes at both infinities; otherwise sigma is taken as bounded (tanh,
-    erf, sin) or, for "relu2", as quadratic. It fixes the limit of sigma_s at infinite x. ``index`` is the base's number
+    erf, sin) or, for "relu2", as quadratic. It fixes the limit of sigma_s at infinite x. ``number`` is the base's own
     in the compiled kernels; None for a base that only the torch backend serves.
     """
 
     value: TensorMap
     slope: TensorMap
     curvature: TensorMap
-    index: int | None = None
+    number: int | None = None
     rectifier: bool = False
 
 
@@ -118,7 +118,7 @@ def register_base(name: str, value: TensorMap, slope: TensorMap, curvature: Tens
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"register_base: name must be a non-empty str, got {name!r}")
-    if name in BASES and BASES[name].index is not None:
+    if name in BASES and BASES[name].number is not None:
         raise ValueError(f"register_base: {name!r} is a built-in base; choose another name")
     probe = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)
     for role, function in (("value", value), ("slope", slope), ("curvature", curvature)):

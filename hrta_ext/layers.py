@@ -90,6 +90,7 @@ class HomotopyActivation(HomotopyLayer):
         return homotopy(x, self.s, self.base)
 
     def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
         s = f"{self.s.item():g}" if self.s.dim() == 0 else f"<{self.s.numel()} values>"
         learnable = ", learnable=True" if isinstance(self.s, nn.Parameter) else ""
         return f"s={s}, base={self.base!r}{learnable}"

@@ -6,22 +6,24 @@ strides are copied first, into the layout torch's own elementwise operations wou
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.reference import Parameter
 
+_C: Any = None
+IMPORT_ERROR: ImportError | None = None
 try:
-    from hrta_ext import _C
+    _C = importlib.import_module("hrta_ext._C")
 except ImportError as error:  # no compiler at install time, or a binary that does not fit this torch
-    _C = None  # type: ignore[assignment]
-    IMPORT_ERROR: ImportError | None = error
-else:
-    IMPORT_ERROR = None
+    IMPORT_ERROR = error
 
 # Numbers of ScalarKind and Quantity in csrc/.
-KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+KINDS: dict[torch.dtype, int] = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _VALUE, _PARAMETER_GRADIENT = 0, 3
 
 
@@ -71,7 +73,7 @@ def _address(s: Parameter) -> tuple[float, int, int]:
 
 def _transform(x: Tensor, s: Parameter, base: str, quantity: int, y: Tensor, grad: int = 0, slope: int = 0) -> None:
     number, address, features = _address(s)
-    index = BASES[base].index
+    index = BASES[base].number
     _C.transform(
         x.data_ptr(), y.data_ptr(), x.numel(), KINDS[x.dtype], index, quantity, number, address, features, grad, slope,
         x.get_device(),
@@ -123,7 +125,7 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
     partial = torch.empty(scratch, dtype=torch.float64, device=x.device)
     _C.parameter_gradient(
         grad.data_ptr(), dense.data_ptr(), grad_s.data_ptr(), partial.data_ptr(), x.numel(), KINDS[x.dtype],
-        BASES[base].index, _PARAMETER_GRADIENT + order, features, device,
+        BASES[base].number, _PARAMETER_GRADIENT + order, features, device,
     )  # fmt: skip
     return grad_s
 

@@ -1,7 +1,7 @@
 """``torch.ops.hrta_ext.homotopy``: the compiled kernel as a dispatcher op, with its fake kernel and autograd.
 
-For code that wants an opaque op in its graph or calls it from C++. ``hx.homotopy`` does not need it: eager calls take the
-fast lane, and compilers get the formula that they can fuse.
+For code that wants an opaque op in its graph or calls it from C++. ``hx.homotopy`` does not need it: eager calls take
+the fast lane, and compilers get the formula that they can fuse.
 """
 
 from __future__ import annotations

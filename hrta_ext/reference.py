@@ -67,7 +67,7 @@ def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
         z = _wide(x, base)
         s = s.to(z.dtype) if isinstance(s, Tensor) else s
         infinite = torch.isinf(z)
-        special = bool(infinite.any()) and BASES[base].index is not None
+        special = bool(infinite.any()) and BASES[base].number is not None
         finite = z.clamp(-1e150, 1e150) if special and z.dtype == torch.float64 else z
         y = compose(finite, s, base, order)
         if special and order == 0:

@@ -107,6 +107,7 @@ class TwoLayerNet(HomotopyLayer):
         return net
 
     def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
         return (
             f"in_features={self.in_features}, width={self.width}, s={self.s.item():g}, base={self.base!r}, "
             f"bias={self.bias}"

@@ -18,12 +18,3 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         pytest.skip(f"backend {name} is not usable here")
     with hx.use_backend(name):
         yield torch.device("cuda" if name == "cuda" else "cpu")
-
-
-@pytest.fixture()
-def two_threads() -> Iterator[None]:
-    """Two torch threads for the test, the old number after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)

@@ -79,8 +79,8 @@ def exact_sigma(x: float, base: str) -> mpmath.mpf:
 
 @pytest.mark.parametrize("base", BASES)
 def test_float64_values_against_mpmath(request: pytest.FixtureRequest, device: torch.device, base: str) -> None:
-    """Within 8 ulp, tails included; 60 digits as the reference. The torch backend's GELU has torch's erfc behind it, whose
-    argument is rounded: x^2 ulp more in the lower tail."""
+    """Within 8 ulp, tails included; 60 digits as the reference. The torch backend's GELU has torch's erfc behind it,
+    whose argument is rounded: x^2 ulp more in the lower tail."""
     rounded_argument = base == "gelu" and request.node.callspec.params["device"] == "torch"
     x = torch.cat([spread(torch.float64, 160), torch.linspace(-37, 37, 60, dtype=torch.float64)])
     x = torch.cat([x, torch.tensor([1e-300, -1e-300, 5e-324, 1e5, -1e5, 1e6, 1e22, -1e300], dtype=torch.float64)])
@@ -94,7 +94,9 @@ def test_float64_values_against_mpmath(request: pytest.FixtureRequest, device: t
                     continue
                 unit = math.ulp(float(largest)) if largest > 0 else 5e-324
                 error = abs(mpmath.mpf(value) - linear - bent) / unit
-                assert error <= (8 * (1 + z * z) if rounded_argument else 8), f"s={s}: {float(error):.2f} ulp at x={z!r}"
+                assert error <= (8 * (1 + z * z) if rounded_argument else 8), (
+                    f"s={s}: {float(error):.2f} ulp at x={z!r}"
+                )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

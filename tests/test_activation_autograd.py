@@ -77,8 +77,8 @@ def test_backward_against_the_float64_formula(device: torch.device, dtype: torch
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (255,), (256,), (1025,), (7, 3, 65), (3, 300_001)])
 def test_gradient_in_s_is_the_sum(device: torch.device, base: str, shape: tuple[int, ...]) -> None:
-    """Sum of grad_y (sigma(x) - x), float64 inside: float32 loses 4 ulp of the larger of sigma and x in each term (5e-7)
-    and nothing in the sum."""
+    """Sum of grad_y (sigma(x) - x), float64 inside: float32 loses 4 ulp of the larger of sigma and x in each term
+    (5e-7) and nothing in the sum."""
     generator = torch.Generator().manual_seed(3)
     x = (torch.randn(shape, generator=generator) * 2).to(device)
     g = torch.randn(shape, generator=generator).to(device)
@@ -87,7 +87,10 @@ def test_gradient_in_s_is_the_sum(device: torch.device, base: str, shape: tuple[
     for s in (torch.tensor(1.3), torch.linspace(0.5, 1.5, shape[-1]) if shape else torch.tensor(0.2)):
         s = s.to(device).requires_grad_()
         (grad_s,) = torch.autograd.grad(hx.homotopy(x, s, base), s, g)
-        exact, size = ((t.sum() if s.dim() == 0 else t.reshape(*t.shape[:-1], len(s)).flatten(0, -2).sum(0) if t.dim() > 1 else t) for t in (terms, sizes))
+        exact, size = (
+            (t.sum() if s.dim() == 0 else t.reshape(*t.shape[:-1], len(s)).flatten(0, -2).sum(0) if t.dim() > 1 else t)
+            for t in (terms, sizes)
+        )
         assert grad_s.shape == s.shape
         assert grad_s.dtype == s.dtype
         assert ((grad_s.cpu().double() - exact).abs() <= 1e-6 * size + 1e-30).all()
@@ -206,7 +209,9 @@ def test_vmap_over_x_and_s(device: torch.device) -> None:
     s = torch.tensor([0.0, 0.5, 1.0, 1.5], dtype=torch.float64, device=device)
     rows = torch.stack([hx.homotopy(x[i], float(s[i]), "tanh") for i in range(4)])
     torch.testing.assert_close(vmap(lambda z, t: hx.homotopy(z, t, "tanh"))(x, s), rows)
-    torch.testing.assert_close(vmap(lambda z: hx.homotopy(z, s[1], "tanh"), in_dims=1)(x), hx.homotopy(x, 0.5, "tanh").T)
+    torch.testing.assert_close(
+        vmap(lambda z: hx.homotopy(z, s[1], "tanh"), in_dims=1)(x), hx.homotopy(x, 0.5, "tanh").T
+    )
     per_feature = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64, device=device)
     expected = hx.homotopy(x, per_feature, "gelu")
     torch.testing.assert_close(vmap(lambda z: hx.homotopy(z, per_feature, "gelu"))(x), expected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,9 +16,8 @@ needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="Inducto
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
+def _fresh_compiler() -> None:
     torch._dynamo.reset()
-    yield
 
 
 def backends() -> list[object]:

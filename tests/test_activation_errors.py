@@ -12,7 +12,12 @@ import hrta_ext as hx
 X = torch.randn(4, 3)
 
 CALLS = [
-    ((torch.zeros(3, dtype=torch.int64),), {}, TypeError, "x must be float16, bfloat16, float32 or float64, got torch.int64"),
+    (
+        (torch.zeros(3, dtype=torch.int64),),
+        {},
+        TypeError,
+        "x must be float16, bfloat16, float32 or float64, got torch.int64",
+    ),
     ((torch.zeros(3, dtype=torch.complex64),), {}, TypeError, "got torch.complex64"),
     (([1.0, 2.0],), {}, TypeError, "x must be a tensor, got list"),
     ((X.to_sparse(),), {}, TypeError, "x must be a dense .strided. tensor, got layout torch.sparse_coo"),
@@ -86,9 +91,9 @@ def test_layers() -> None:
         hx.HomotopyActivation(num_features=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="base must be one of"):
         hx.HomotopyActivation(base="swish")
-    with pytest.raises(ValueError, match="Linear has no homotopy layer; put an hx.HomotopyActivation into it"):
+    with pytest.raises(ValueError, match=r"Linear has no homotopy layer; put an hx.HomotopyActivation into it"):
         hx.set_homotopy(torch.nn.Linear(2, 2), 0.5)
-    with pytest.raises(TypeError, match="module must be a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"module must be a torch.nn.Module, got str"):
         hx.set_homotopy("net", 0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="s must be finite, got nan"):
         hx.set_homotopy(hx.HomotopyActivation(), math.nan)
@@ -102,7 +107,7 @@ def test_two_layer_net() -> None:
     net = hx.TwoLayerNet(2, 5, seed=0)
     with pytest.raises(ValueError, match=r"x must have shape \(n, 2\), got \(4, 3\)"):
         net(X)
-    with pytest.raises(ValueError, match='needs base "relu", this network has \'tanh\''):
+    with pytest.raises(ValueError, match=r"needs base \"relu\", this network has 'tanh'"):
         hx.TwoLayerNet(2, 5, base="tanh").to_relu()
     with pytest.raises(TypeError, match="x must be a tensor, got list"):
         hx.with_bias([1.0])  # type: ignore[arg-type]

@@ -35,7 +35,9 @@ NAMES = tuple(layouts(torch.zeros(2, 3, 4, 6)))
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_layout_gives_the_values_and_the_strides_of_torch(device: torch.device, name: str, dtype: torch.dtype) -> None:
+def test_every_layout_gives_the_values_and_the_strides_of_torch(
+    device: torch.device, name: str, dtype: torch.dtype
+) -> None:
     x = layouts(spread(dtype, 144).reshape(2, 3, 4, 6).to(device))[name]
     plain = F.leaky_relu(x, 0.25)
     for base in ("relu", "silu"):
@@ -69,7 +71,9 @@ def test_sizes_around_every_block(device: torch.device, count: int) -> None:
     for base in ("relu", "gelu"):
         y = hx.homotopy(x, 1.5, base)
         (g,) = torch.autograd.grad(y, x, torch.full_like(y, 2.0))
-        torch.testing.assert_close(y.detach().cpu().double(), homotopy(x.detach().cpu(), 1.5, base), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            y.detach().cpu().double(), homotopy(x.detach().cpu(), 1.5, base), rtol=1e-6, atol=1e-6
+        )
         torch.testing.assert_close(g.cpu().double(), 2 * homotopy(x.detach().cpu(), 1.5, base, 1), rtol=1e-6, atol=1e-6)
         inside = guarded[32 : 32 + count]
         inside.copy_(x.detach())

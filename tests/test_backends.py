@@ -47,21 +47,24 @@ def test_use_backend_forces_and_restores() -> None:
 
 
 def test_use_backend_errors() -> None:
-    with pytest.raises(ValueError, match="use_backend must be one of torch, native, cpp, cuda, got 'gpu'"), hx.use_backend("gpu"):
+    with (
+        pytest.raises(ValueError, match="use_backend must be one of torch, native, cpp, cuda, got 'gpu'"),
+        hx.use_backend("gpu"),
+    ):
         pass
     if not hx.backends()["cuda"]:
-        with pytest.raises(ValueError, match="use_backend: backend 'cuda' is not usable: .+"), hx.use_backend("cuda"):
+        with pytest.raises(ValueError, match=r"use_backend: backend 'cuda' is not usable: .+"), hx.use_backend("cuda"):
             pass
     if hx.backends()["cpp"]:
+        hx.register_base("test_backends_cos", torch.cos, lambda x: -x.sin(), lambda x: -x.cos())
         with hx.use_backend("native"), pytest.raises(ValueError, match="cannot serve a base that you registered"):
-            hx.register_base("test_backends_cos", torch.cos, lambda x: -x.sin(), lambda x: -x.cos())
             hx.homotopy(torch.zeros(2), 0.5, "test_backends_cos")
 
 
 def test_environment_variable_forces_a_backend() -> None:
     done = python("import hrta_ext as hx; print(hx.activation._Choice.forced)", HRTA_EXT_BACKEND="torch")
     assert done.stdout.strip() == "torch", done.stderr
-    wrong = python("import hrta_ext", HRTA_EXT_BACKEND="gpu")
+    wrong = python("import torch, hrta_ext as hx; hx.homotopy(torch.ones(2))", HRTA_EXT_BACKEND="gpu")
     assert wrong.returncode != 0
     assert "HRTA_EXT_BACKEND must be one of torch, native, cpp, cuda, got 'gpu'" in wrong.stderr
 
@@ -96,7 +99,8 @@ def test_every_simd_level_gives_accurate_results(level: str) -> None:
         "        for order in (0, 1, 2):\n"
         "            y = hx.homotopy(x, 1.5, base, order=order).double()\n"
         "            exact = homotopy(x, 1.5, base, order)\n"
-        "            torch.testing.assert_close(y, exact, rtol=8*torch.finfo(dtype).eps, atol=32*torch.finfo(dtype).eps)\n"
+        "            eps = torch.finfo(dtype).eps\n"
+        "            torch.testing.assert_close(y, exact, rtol=8 * eps, atol=32 * eps)\n"
         "        leaf = x.clone().requires_grad_()\n"
         "        (g,) = torch.autograd.grad(hx.homotopy(leaf, 1.5, base).sum(), leaf)\n"
         "        assert torch.equal(g, hx.homotopy(x, 1.5, base, order=1))\n"

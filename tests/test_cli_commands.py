@@ -154,7 +154,7 @@ def test_help_and_version(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["trian"], "Did you mean 'train'"), (["--frob"], "--frob"), (["demo", "--frob"], "hrta demo --help")],
+    [(["trian"], "'trian'"), (["--frob"], "--frob"), (["demo", "--frob"], "hrta demo --help")],
 )
 def test_mistyped_commands_get_one_line(capsys, arguments, message):
     assert main(arguments) == 2

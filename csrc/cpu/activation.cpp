@@ -28,7 +28,7 @@ void over_blocks(int64_t n, ParallelFor parallel_for, const Work& work) {
   } context{n, &work};
   auto body = [](int64_t begin, int64_t end, void* pointer) {
     const Context& c = *static_cast<const Context*>(pointer);
-    (*c.work)(begin * kBlock, std::min(end * kBlock, c.n));
+    (*c.work)(begin* kBlock, std::min(end * kBlock, c.n));
   };
   parallel_for((n + kBlock - 1) / kBlock, kGrainBlocks, body, &context);
 }
@@ -53,7 +53,8 @@ void relu_mask_backward(const ReluMaskCall& call, ParallelFor parallel_for) {
 void parameter_gradient(const ActivationCall& call, double* grad_s, ParallelFor parallel_for) {
   const Loops& table = loops();
   const int64_t features = std::max<int64_t>(call.n_features, 1);
-  // One partial sum per chunk of whole rows; the chunks depend on the shape alone, so the bits do not depend on threads.
+  // One partial sum per chunk of whole rows; the chunks depend on the shape alone, so the bits do not depend on
+  // threads.
   const int64_t rows = call.n / features;
   const int64_t rows_per_chunk =
       features == 1 ? kBlock : std::max<int64_t>((rows + kMaxRowChunks - 1) / kMaxRowChunks, 1);

@@ -1,5 +1,5 @@
-// The activation's loops, compiled once per SIMD level (CMakeLists.txt sets HRTA_SIMD_LEVEL and HRTA_LOOPS). Nothing here
-// may call an inline function of the standard library: its one merged copy could be the wrong level's.
+// The activation's loops, compiled once per SIMD level (CMakeLists.txt sets HRTA_SIMD_LEVEL and HRTA_LOOPS). Nothing
+// here may call an inline function of the standard library: its one merged copy could be the wrong level's.
 #include "../half.h"
 #include "simd.h"
 
@@ -93,7 +93,9 @@ struct Evaluator {
   }
 };
 
-double uniform_parameter(const ActivationCall& call) { return call.n_features == 0 ? call.s : *call.s_values; }
+double uniform_parameter(const ActivationCall& call) {
+  return call.n_features == 0 ? call.s : *call.s_values;
+}
 
 // s of elements [begin, begin + n), element i having feature i % n_features.
 void repeat_parameter(const ActivationCall& call, int64_t begin, int n, double* s) {
@@ -248,8 +250,8 @@ void parameter_gradient(const ActivationCall& call, int64_t begin, int64_t end, 
   with_type(call.dtype, [&](auto tag) { parameter_gradient_range<decltype(tag)>(call, begin, end, sums); });
 }
 
-// Byte k gets the bits x > 0 of elements 8k..8k+7. Flags are bytes first, a loop that vectorises; the product then moves
-// the lowest bit of each byte to the top one.
+// Byte k gets the bits x > 0 of elements 8k..8k+7. Flags are bytes first, a loop that vectorises; the product then
+// moves the lowest bit of each byte to the top one.
 template <typename T>
 void pack_signs(const T* x, uint8_t* mask, int n) {
   uint8_t flags[kBlock + 8];

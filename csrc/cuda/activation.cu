@@ -69,7 +69,9 @@ void launch_transform(const ActivationCall& call, cudaStream_t stream) {
 constexpr int64_t kMaxSumBlocks = 1024;
 constexpr int kFeatureLanes = 32, kRowLanes = 8;  // of a block, when there is one s per feature
 
-int64_t sum_blocks(int64_t n) { return blocks_for(n) < kMaxSumBlocks ? blocks_for(n) : kMaxSumBlocks; }
+int64_t sum_blocks(int64_t n) {
+  return blocks_for(n) < kMaxSumBlocks ? blocks_for(n) : kMaxSumBlocks;
+}
 
 int64_t row_chunks(int64_t rows) {
   const int64_t wanted = (rows + kRowLanes * 16 - 1) / (kRowLanes * 16);
@@ -90,8 +92,8 @@ __device__ double sum_over_block(double value) {
 
 // Stage 1, one s: block b adds tiles b, b + gridDim.x, ... into partial[b].
 template <typename Base, Quantity kQuantity, typename T>
-__global__ void __launch_bounds__(kThreads) gradient_sum_kernel(const __grid_constant__ ActivationCall call,
-                                                                double* partial) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_sum_kernel(const __grid_constant__ ActivationCall call, double* partial) {
   double sum = 0.0;
   for (int64_t tile = blockIdx.x; tile * kPerBlock < call.n; tile += gridDim.x) {
     const int64_t i = tile * kPerBlock + int64_t(threadIdx.x) * kPerThread;
@@ -111,9 +113,9 @@ __global__ void __launch_bounds__(kThreads) gradient_sum_kernel(const __grid_con
 
 // Stage 1, one s per feature: partial (chunks, features), chunk c holding rows [c, c + 1) * rows_per_chunk.
 template <typename Base, Quantity kQuantity, typename T>
-__global__ void __launch_bounds__(kThreads) gradient_columns_kernel(const __grid_constant__ ActivationCall call,
-                                                                    int64_t rows, int64_t rows_per_chunk,
-                                                                    double* partial) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_columns_kernel(const __grid_constant__ ActivationCall call, int64_t rows, int64_t rows_per_chunk,
+                            double* partial) {
   __shared__ double shared[kRowLanes][kFeatureLanes];
   const int lane = threadIdx.x % kFeatureLanes, row_lane = threadIdx.x / kFeatureLanes;
   const int64_t chunk = blockIdx.x;
@@ -141,8 +143,8 @@ __global__ void __launch_bounds__(kThreads) gradient_columns_kernel(const __grid
 }
 
 // Stage 2: grad_s[j] = sum over chunks, in order.
-__global__ void __launch_bounds__(kThreads) add_chunks_kernel(const double* partial, int64_t chunks, int64_t features,
-                                                              double* grad_s) {
+__global__ void __launch_bounds__(kThreads)
+    add_chunks_kernel(const double* partial, int64_t chunks, int64_t features, double* grad_s) {
   for (int64_t j = int64_t(blockIdx.x) * kThreads + threadIdx.x; j < features; j += int64_t(gridDim.x) * kThreads) {
     double sum = 0.0;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * features + j];
@@ -167,7 +169,7 @@ void launch_gradient(const ActivationCall& call, double* partial, double* grad_s
   }
   const int64_t blocks = (features + kThreads - 1) / kThreads;
   add_chunks_kernel<<<unsigned(blocks < 65535 ? blocks : 65535), kThreads, 0, stream>>>(partial, chunks, features,
-                                                                                       grad_s);
+                                                                                        grad_s);
 }
 
 // Calls launch(base tag, type tag).

@@ -18,7 +18,8 @@ constexpr int64_t kPerBlock = int64_t(kThreads) * kPerThread;
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
-    if (cudaGetDevice(&previous_) == cudaSuccess && previous_ != device) changed_ = cudaSetDevice(device) == cudaSuccess;
+    if (cudaGetDevice(&previous_) == cudaSuccess && previous_ != device)
+      changed_ = cudaSetDevice(device) == cudaSuccess;
   }
   ~DeviceGuard() {
     if (changed_) cudaSetDevice(previous_);
@@ -31,7 +32,9 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
-inline unsigned blocks_for(int64_t n) { return static_cast<unsigned>((n + kPerBlock - 1) / kPerBlock); }
+inline unsigned blocks_for(int64_t n) {
+  return static_cast<unsigned>((n + kPerBlock - 1) / kPerBlock);
+}
 
 inline const char* launch_error() {
   cudaError_t error = cudaGetLastError();

@@ -38,7 +38,9 @@ Tensor in_layout_of(const Tensor& like, const Tensor& tensor) {
   return torch::stable::copy_(copy, tensor);
 }
 
-int device_of(const Tensor& x) { return x.is_cuda() ? x.get_device_index() : kCpuDevice; }
+int device_of(const Tensor& x) {
+  return x.is_cuda() ? x.get_device_index() : kCpuDevice;
+}
 
 // One s per feature wants the features innermost in memory; any other dense order serves a single s.
 Tensor working_copy(const Tensor& x, const Tensor& s) {
@@ -72,13 +74,19 @@ Tensor homotopy(const Tensor& x, const Tensor& s, int64_t base, int64_t order) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(hrta_ext, m) { m.def("homotopy(Tensor x, Tensor s, int base, int order) -> Tensor"); }
+STABLE_TORCH_LIBRARY(hrta_ext, m) {
+  m.def("homotopy(Tensor x, Tensor s, int base, int order) -> Tensor");
+}
 
 // The adapter chooses the device itself, so both keys get the same function.
-STABLE_TORCH_LIBRARY_IMPL(hrta_ext, CPU, m) { m.impl("homotopy", TORCH_BOX(&homotopy)); }
+STABLE_TORCH_LIBRARY_IMPL(hrta_ext, CPU, m) {
+  m.impl("homotopy", TORCH_BOX(&homotopy));
+}
 
 #if defined(HRTA_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(hrta_ext, CUDA, m) { m.impl("homotopy", TORCH_BOX(&homotopy)); }
+STABLE_TORCH_LIBRARY_IMPL(hrta_ext, CUDA, m) {
+  m.impl("homotopy", TORCH_BOX(&homotopy));
+}
 #endif
 
 }  // namespace hrta

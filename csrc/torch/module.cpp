@@ -43,13 +43,8 @@ void value(Address x, Address y, int64_t n, int dtype, int base, double s) {
 }
 
 ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, int dtype, double s, Address s_value) {
-  return {static_cast<ScalarKind>(dtype),
-          n,
-          reinterpret_cast<const void*>(input),
-          reinterpret_cast<void*>(output),
-          reinterpret_cast<uint8_t*>(mask),
-          s,
-          reinterpret_cast<const double*>(s_value)};
+  return {static_cast<ScalarKind>(dtype),   n, reinterpret_cast<const void*>(input),    reinterpret_cast<void*>(output),
+          reinterpret_cast<uint8_t*>(mask), s, reinterpret_cast<const double*>(s_value)};
 }
 
 void relu_mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, double s, Address s_value,

@@ -24,8 +24,7 @@ void* current_cuda_stream(int device) {
   using Query = int32_t (*)(int32_t device, void** stream);
   static const Query query = [] {
     void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-    return library == nullptr ? nullptr
-                              : reinterpret_cast<Query>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+    return library == nullptr ? nullptr : reinterpret_cast<Query>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
   }();
   void* stream = nullptr;
   if (query == nullptr || query(device, &stream) != 0) {
@@ -38,27 +37,35 @@ void check_cuda(const char* kernel, const char* error) {
   if (error != nullptr) throw std::runtime_error(std::string("hrta_ext: ") + kernel + ": CUDA error: " + error);
 }
 
-const char* cuda_architectures() { return HRTA_CUDA_ARCHITECTURES; }
+const char* cuda_architectures() {
+  return HRTA_CUDA_ARCHITECTURES;
+}
 
 #if defined(HRTA_WITH_CUDA)
-#define HRTA_RUN(function, call, device)                                                        \
-  if ((device) == kCpuDevice) {                                                                 \
-    cpu::function(call, torch_pool_parallel_for);                                               \
-  } else {                                                                                      \
-    check_cuda(#function, cuda::function(call, device, current_cuda_stream(device)));           \
+#define HRTA_RUN(function, call, device)                                              \
+  if ((device) == kCpuDevice) {                                                       \
+    cpu::function(call, torch_pool_parallel_for);                                     \
+  } else {                                                                            \
+    check_cuda(#function, cuda::function(call, device, current_cuda_stream(device))); \
   }
 #else
-#define HRTA_RUN(function, call, device)                                                        \
-  if ((device) == kCpuDevice) {                                                                 \
-    cpu::function(call, torch_pool_parallel_for);                                               \
-  } else {                                                                                      \
-    check_cuda(#function, "hrta_ext was built without CUDA");                                   \
+#define HRTA_RUN(function, call, device)                      \
+  if ((device) == kCpuDevice) {                               \
+    cpu::function(call, torch_pool_parallel_for);             \
+  } else {                                                    \
+    check_cuda(#function, "hrta_ext was built without CUDA"); \
   }
 #endif
 
-void run_transform(const ActivationCall& call, int device) { HRTA_RUN(transform, call, device) }
-void run_relu_mask_forward(const ReluMaskCall& call, int device) { HRTA_RUN(relu_mask_forward, call, device) }
-void run_relu_mask_backward(const ReluMaskCall& call, int device) { HRTA_RUN(relu_mask_backward, call, device) }
+void run_transform(const ActivationCall& call, int device) {
+  HRTA_RUN(transform, call, device)
+}
+void run_relu_mask_forward(const ReluMaskCall& call, int device) {
+  HRTA_RUN(relu_mask_forward, call, device)
+}
+void run_relu_mask_backward(const ReluMaskCall& call, int device) {
+  HRTA_RUN(relu_mask_backward, call, device)
+}
 
 void run_parameter_gradient(const ActivationCall& call, double* partial, double* grad_s, int device) {
   if (device == kCpuDevice) return cpu::parameter_gradient(call, grad_s, torch_pool_parallel_for);

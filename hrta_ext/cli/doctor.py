@@ -65,7 +65,7 @@ def self_test(name: str) -> str | None:
     device = "cuda" if name == "cuda" else "cpu"
     start = torch.linspace(-4.0, 4.0, 1001)
     exact = start.double()
-    for base in (base for base, functions in BASES.items() if functions.index is not None):
+    for base in (base for base, functions in BASES.items() if functions.number is not None):
         for s in (0.5, 1.0, 1.5):
             formula = BASES[base]
             expected_value = (1.0 - s) * exact + s * formula.value(exact)

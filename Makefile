@@ -1,0 +1,80 @@
+# make demo | test | bench | lint fill .venv themselves when something it is made of has changed.
+PYTHON ?= python3
+VENV ?= .venv
+# The CPU build where the index has one, which spares gigabytes; TORCH=... asks for another.
+TORCH ?=
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+
+.PHONY: help demo test bench lint format cuda test-matrix clean
+
+help:
+	@echo "make demo         train the paper's first example three ways and draw it (demo/)"
+	@echo "make test         the whole test suite"
+	@echo "make bench        speed against torch (benchmarks/results/)"
+	@echo "make lint         ruff, mypy, clang-format"
+	@echo "make cuda         compile the CUDA sources and show registers and spills"
+	@echo "make test-matrix  one wheel under torch 2.13 CPU and torch 2.11 CUDA 13 (downloads gigabytes)"
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),)
+	$(BIN)/pip install -q torch==2.13.0+cpu || $(BIN)/pip install -q torch==2.13.0
+else
+	$(BIN)/pip install -q $(TORCH)
+endif
+	$(BIN)/pip install -q "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
+	touch $@
+
+# pip install -e compiles what has changed in csrc/ (build/ keeps the rest) and adds the extras named.
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+	$(BIN)/pip install -q --no-build-isolation -e ".[cli,plot]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(BIN)/pip install -q --no-build-isolation -e ".[test]"
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/pip install -q --no-build-isolation -e ".[lint]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/hrta demo --out demo --overwrite
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.test
+	$(BIN)/hrta bench --out benchmarks/results
+
+lint: $(VENV)/.lint
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+
+# Object files only: no GPU and no torch are needed to see that the sources compile for every architecture.
+cuda:
+	@mkdir -p build; for arch in 80 90a 100; do for source in csrc/cuda/*.cu; do \
+	  echo "sm_$$arch $$source"; \
+	  nvcc -std=c++20 -O3 -gencode=arch=compute_$$arch,code=sm_$$arch -Xptxas -v -c $$source -o /dev/null \
+	    2> build/ptxas.log || { cat build/ptxas.log; exit 1; }; \
+	  awk '/Used [0-9]+ registers/ {for (i = 1; i < NF; i++) if ($$i == "Used" && $$(i+1) > most) most = $$(i+1)} \
+	       /spill stores/ {spilled += $$5; kernels++} \
+	       END {print "  functions " kernels ", most registers " most ", bytes spilled " spilled+0}' build/ptxas.log; \
+	done; done
+
+# One wheel, built here against torch 2.13, tested where it was not built: another torch, another Python environment.
+test-matrix: $(VENV)/.test
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+	for torch in torch==2.13.0+cpu torch==2.11.0; do \
+	  $(PYTHON) -m venv --clear $(VENV)-matrix && \
+	  $(VENV)-matrix/bin/pip install -q $$torch && \
+	  wheel=$$(ls -t dist/hrta_ext-*.whl | head -n 1) && \
+	  $(VENV)-matrix/bin/pip install -q "$$wheel[test]" && \
+	  $(VENV)-matrix/bin/python -P -m pytest -q tests -p no:cacheprovider || exit 1; \
+	done
+
+clean:
+	rm -rf build dist *.egg-info hrta_ext/_C.*.so $(VENV)

@@ -1,0 +1,173 @@
+"""The activation's competitors: ours and its peers, as calls that take prepared tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import hrta_ext as hx
+
+S = 0.5  # every case; the kernels' speed does not depend on it
+OURS, LEAKY, FORMULA, COMPILED, TWO_CALLS = (
+    "hx.homotopy",
+    "F.leaky_relu",
+    "eager formula",
+    "compiled formula",
+    "two calls",
+)
+PAIR = "hx.homotopy_value_and_slope"
+
+# |ours - peer| <= atol + rtol |peer|, gradients too: a few roundings of the formula's terms, which are of order 1.
+TOLERANCES = {
+    torch.float64: (1e-13, 1e-13),
+    torch.float32: (1e-5, 2e-6),
+    torch.bfloat16: (2e-2, 2e-2),
+}
+
+_BASES: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
+
+
+def formula(base: str) -> Callable[[Tensor], Tensor]:
+    """(1 - s) x + s sigma(x) as a user would write it."""
+    function = _BASES[base]
+    return lambda x: (1 - S) * x + S * function(x)
+
+
+def formula_pair(base: str) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The formula and its slope (1 - s) + s sigma'(x)."""
+    value = formula(base)
+
+    def relu(x: Tensor) -> Tensor:
+        return (1 - S) + S * (x > 0)
+
+    def tanh(x: Tensor) -> Tensor:
+        return (1 - S) + S * (1 - torch.tanh(x) ** 2)
+
+    def gelu(x: Tensor) -> Tensor:
+        cdf = 0.5 * (1 + torch.erf(x * 0.7071067811865476))
+        return (1 - S) + S * (cdf + x * 0.3989422804014327 * torch.exp(-0.5 * x * x))
+
+    slope = {"relu": relu, "tanh": tanh, "gelu": gelu}[base]
+    return lambda x: (value(x), slope(x))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the benchmark.
+
+    ``mode`` is "forward", "forward + backward", "backward" or "value and slope"; ``goals`` maps a peer to the least
+    speed-up over it (peer's time / ours).
+    """
+
+    mode: str
+    base: str
+    n: int
+    dtype: torch.dtype
+    peers: tuple[str, ...]
+    goals: dict[str, float] = field(default_factory=dict)
+    ceiling_goal: float | None = None  # share of the copy bandwidth
+
+    @property
+    def name(self) -> str:
+        """Such as ``forward relu 1e6 float32``."""
+        size = f"{self.n:.0e}".replace("e+0", "e").replace("e+", "e") if self.n >= 10_000 else str(self.n)
+        return f"{self.mode}, {self.base}, {size} {str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def bytes_moved(self) -> float:
+        """The fewest bytes: every input read once, every output written once.
+
+        forward: x in, y out. Backward of ReLU: g in, grad_x out, and the mask of one bit per element, which forward
+        writes and backward reads; of another base: g and x in, grad_x out. Value and slope: x in, two results out.
+        """
+        item = self.n * self.dtype.itemsize
+        mask = self.n / 8
+        backward = 2 * item + mask if self.base == "relu" else 3 * item
+        forward_for_backward = 2 * item + (mask if self.base == "relu" else 0)
+        return {
+            "forward": 2 * item,
+            "backward": backward,
+            "forward + backward": forward_for_backward + backward,
+            "value and slope": 3 * item,
+        }[self.mode]
+
+
+def cpu_cases() -> list[Case]:
+    """The Speed table, and float64 beside it."""
+    f32, f64 = torch.float32, torch.float64
+    relu_peers = (LEAKY, FORMULA, COMPILED)
+    never_slower = {LEAKY: 1.0}
+    cases = [Case("forward", "relu", n, f32, relu_peers, never_slower) for n in (100_000, 1_000_000)]
+    cases += [
+        Case("forward + backward", "relu", n, f32, relu_peers, {LEAKY: 1.0, FORMULA: 6.0}) for n in (100_000, 1_000_000)
+    ]
+    cases += [
+        Case("forward + backward", base, 1_000_000, f32, (FORMULA, COMPILED), {FORMULA: 5.0})
+        for base in ("tanh", "gelu")
+    ]
+    # At most 1.6 and 2 times the peer's time.
+    cases.append(Case("forward", "relu", 1000, f32, relu_peers, {LEAKY: 1 / 1.6}))
+    cases.append(Case("forward + backward", "relu", 1000, f32, relu_peers, {LEAKY: 1 / 2}))
+    cases += [
+        Case("value and slope", base, n, f32, (TWO_CALLS, FORMULA, COMPILED), {TWO_CALLS: 1.7})
+        for base in ("relu", "tanh", "gelu")
+        for n in (100_000, 1_000_000)
+    ]
+    for mode in ("forward", "forward + backward"):
+        cases.append(Case(mode, "relu", 1_000_000, f64, relu_peers))
+        cases.append(Case(mode, "gelu", 1_000_000, f64, (FORMULA, COMPILED)))
+    return cases
+
+
+def cuda_cases(n: int) -> list[Case]:
+    """Memory-bound sizes against the copy bandwidth, and the cost of a small call."""
+    cases = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for base in ("relu", "tanh", "gelu"):
+            peers = ((LEAKY,) if base == "relu" else ()) + (FORMULA, COMPILED)
+            cases += [Case(mode, base, n, dtype, peers, ceiling_goal=0.92) for mode in ("forward", "backward")]
+    small = (LEAKY, FORMULA, COMPILED)
+    cases += [Case(mode, "relu", 1000, torch.float32, small) for mode in ("forward", "forward + backward")]
+    return cases
+
+
+def _functions(case: Case) -> Iterator[tuple[str, Callable[[Tensor], Any]]]:
+    """Name and function of x for ours and every peer of the case."""
+    pair = case.mode == "value and slope"
+    base = case.base
+    plain = formula_pair(base) if pair else formula(base)
+    if pair:
+        yield PAIR, lambda x: hx.homotopy_value_and_slope(x, S, base)
+    else:
+        yield OURS, lambda x: hx.homotopy(x, S, base)
+    for peer in case.peers:
+        if peer == LEAKY:
+            yield peer, lambda x: F.leaky_relu(x, 1 - S)
+        elif peer == TWO_CALLS:
+            yield peer, lambda x: (hx.homotopy(x, S, base), hx.homotopy(x, S, base, order=1))
+        elif peer == FORMULA:
+            yield peer, plain
+        else:
+            torch.compiler.reset()  # guards of earlier cases would be tried on every call
+            yield peer, torch.compile(plain, fullgraph=True, dynamic=False)
+
+
+def competitors(case: Case, x: Tensor, grad: Tensor) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Name and call, without arguments, of ours and every peer; x and grad have the case's size and dtype.
+
+    Forward: the result. Backward: the gradient in x from a graph that is kept. Forward + backward: the gradient.
+    """
+    leaf = x.detach().requires_grad_()
+    for name, function in _functions(case):
+        if case.mode in ("forward", "value and slope"):
+            yield name, lambda f=function: f(x)
+        elif case.mode == "forward + backward":
+            yield name, lambda f=function: torch.autograd.grad(f(leaf), leaf, grad)
+        else:
+            y = function(leaf)
+            yield name, lambda y=y: torch.autograd.grad(y, leaf, grad, retain_graph=True)
