@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,10 +165,16 @@ def competitors(case: Case, x: Tensor, grad: Tensor) -> Iterator[tuple[str, Call
     """
     leaf = x.detach().requires_grad_()
     for name, function in _functions(case):
-        if case.mode in ("forward", "value and slope"):
-            yield name, lambda f=function: f(x)
-        elif case.mode == "forward + backward":
-            yield name, lambda f=function: torch.autograd.grad(f(leaf), leaf, grad)
+        if case.mode == "forward + backward":
+            yield name, _forward_backward(function, leaf, grad)
+        elif case.mode == "backward":
+            yield name, partial(torch.autograd.grad, function(leaf), leaf, grad, retain_graph=True)
         else:
-            y = function(leaf)
-            yield name, lambda y=y: torch.autograd.grad(y, leaf, grad, retain_graph=True)
+            yield name, partial(function, x)
+
+
+def _forward_backward(function: Callable[[Tensor], Tensor], leaf: Tensor, grad: Tensor) -> Callable[[], Any]:
+    def call() -> Any:
+        return torch.autograd.grad(function(leaf), leaf, grad)
+
+    return call

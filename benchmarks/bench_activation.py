@@ -127,7 +127,7 @@ def memory_row(record: dict[str, Any]) -> list[str]:
 def print_report(records: list[dict[str, Any]]) -> None:
     print("\nratio: the peer's time / ours, median over rounds; of minima: the same of the fastest rounds")
     print(format_table(COLUMNS, [row for record in records for row in peer_rows(record)]))
-    # Below the size of a cache line's worth of work the call, not the memory, is what one measures.
+    # On a thousand elements the call is what one measures, not the memory.
     bound = [record for record in records if record["n"] > 10_000 and is_memory_bound(record)]
     if bound:
         print("\nmemory-bound cases: bytes that must move / time, beside a copy of the same size into a reused buffer")

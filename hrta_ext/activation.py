@@ -9,6 +9,7 @@ dispatch modes see the plain formula ``reference.compose``, which Inductor fuses
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def _check(function: str, x: Tensor, s: object, base: str, order: int = 0) -> No
             )
         if s.device != x.device and not (s.dim() == 0 and s.device.type == "cpu"):
             raise ValueError(f"{function}: s must be on x's device {x.device}, got {s.device}")
-    elif isinstance(s, bool) or not isinstance(s, (int, float, torch.SymFloat)):
+    elif isinstance(s, bool) or not isinstance(s, (Real, torch.SymFloat)):
         raise TypeError(f"{function}: s must be a float or a tensor, got {type(s).__name__}")
     elif not isinstance(s, torch.SymFloat) and not math.isfinite(s):
         raise ValueError(f"{function}: s must be finite, got {s}")
@@ -221,25 +222,29 @@ def _per_feature(s: Parameter) -> bool:
     return isinstance(s, Tensor) and s.dim() == 1
 
 
+def _save(ctx: Any, tensor: Tensor, s: Parameter) -> None:
+    """Keep x or the mask, and s, for backward."""
+    if isinstance(s, Tensor):
+        ctx.save_for_backward(tensor, s)
+    else:
+        ctx.s = s
+        ctx.save_for_backward(tensor)
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Parameter]:
+    saved = ctx.saved_tensors
+    return saved if len(saved) == 2 else (saved[0], ctx.s)
+
+
 def _relu_mask_backward(ctx: Any, grad: Tensor) -> Tensor:
     """grad times the slope that the mask stands for; linear in grad, so its own backward multiplies again."""
-    mask, *saved_s = ctx.saved_tensors
-    s = saved_s[0] if saved_s else ctx.s
+    mask, s = _saved(ctx)
     kernels = reference if mask.dtype == torch.bool else native
     if torch.is_grad_enabled():
         with torch.no_grad():
             slope = kernels.relu_mask_backward(torch.ones_like(grad), mask, s, ctx.stride)
         return grad * slope
     return kernels.relu_mask_backward(grad, mask, s, ctx.stride)
-
-
-def _save_mask(ctx: Any, mask: Tensor, s: Parameter, stride: tuple[int, ...]) -> None:
-    ctx.stride = stride
-    if isinstance(s, Tensor):
-        ctx.save_for_backward(mask, s)
-    else:
-        ctx.s = s
-        ctx.save_for_backward(mask)
 
 
 def _input_gradients(
@@ -295,13 +300,10 @@ class HomotopyFunction(Function):
         ctx.masked = base == "relu" and order == 0 and not ctx.needs_input_grad[1] and not _per_feature(s)
         if ctx.masked:
             y, mask, stride = kernels.relu_mask_forward(x, number)
-            _save_mask(ctx, mask, number, stride)
+            ctx.stride = stride
+            _save(ctx, mask, number)
             return y
-        if isinstance(s, Tensor):
-            ctx.save_for_backward(x, s)
-        else:
-            ctx.s = s
-            ctx.save_for_backward(x)
+        _save(ctx, x, s)
         return kernels.evaluate(x, number, base, order)
 
     @staticmethod
@@ -310,8 +312,7 @@ class HomotopyFunction(Function):
         if ctx.masked:
             gradients: tuple[Tensor | None, Tensor | None] = (_relu_mask_backward(ctx, grad), None)
         else:
-            x, *saved_s = ctx.saved_tensors
-            s = saved_s[0] if saved_s else ctx.s
+            x, s = _saved(ctx)
             gradients = _input_gradients(grad, x, s, ctx.base, ctx.order, ctx.needs_input_grad)
         return (*gradients, None, None)[: len(ctx.needs_input_grad)]
 
@@ -324,7 +325,8 @@ class _InPlaceRelu(Function):
         number = _kernel_parameter(s, x)
         y, mask, stride = kernels_for(x, "relu").relu_mask_forward(x, number, in_place=True)
         ctx.mark_dirty(x)
-        _save_mask(ctx, mask, number, stride)
+        ctx.stride = stride
+        _save(ctx, mask, number)
         return y
 
     @staticmethod
@@ -339,17 +341,12 @@ class _ValueAndSlope(Function):
     def forward(ctx: Any, x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.base = base
-        if isinstance(s, Tensor):
-            ctx.save_for_backward(x, s)
-        else:
-            ctx.s = s
-            ctx.save_for_backward(x)
+        _save(ctx, x, s)
         return kernels_for(x, base).value_and_slope(x, _kernel_parameter(s, x), base)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, *saved_s = ctx.saved_tensors
-        s = saved_s[0] if saved_s else ctx.s
+        x, s = _saved(ctx)
         total: list[Tensor | None] = [None, None]
         for order, grad in enumerate(grads):
             if grad is None:
@@ -370,21 +367,17 @@ class _TransformableHomotopy(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, s, ctx.base, ctx.order = inputs
-        ctx.s = None if isinstance(s, Tensor) else s
-        saved = (x, s) if isinstance(s, Tensor) else (x,)
-        ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+        _save(ctx, x, s)
+        ctx.save_for_forward(*((x, s) if isinstance(s, Tensor) else (x,)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *saved_s = ctx.saved_tensors
-        s = saved_s[0] if saved_s else ctx.s
+        x, s = _saved(ctx)
         return (*_input_gradients(grad, x, s, ctx.base, ctx.order, ctx.needs_input_grad), None, None)
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor | None, s_tangent: Tensor | None, *_: None) -> Tensor:
-        x, *saved_s = ctx.saved_tensors
-        s = saved_s[0] if saved_s else ctx.s
+        x, s = _saved(ctx)
         parts = []
         if x_tangent is not None:
             parts.append(x_tangent * homotopy(x, s, ctx.base, order=ctx.order + 1))

@@ -101,7 +101,7 @@ def _check_forced(name: object, source: str) -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve every call inside the block by one backend.
+    """Serve every call inside the block, in every thread of the process, by one backend.
 
     Args:
         name: "torch" for plain PyTorch; "native" for the compiled kernels of the tensor's device; "cpp" or "cuda" for

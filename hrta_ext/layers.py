@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ def check_homotopy_parameter(s: object, name: str = "s") -> float:
     """``s`` as a finite float; TypeError or ValueError that names the argument otherwise."""
     if isinstance(s, Tensor) and s.numel() == 1:
         s = s.item()
-    if isinstance(s, bool) or not isinstance(s, (int, float)):
+    if isinstance(s, bool) or not isinstance(s, Real):
         raise TypeError(f"{name} must be a real number, got {type(s).__name__}")
     if not math.isfinite(s):
         raise ValueError(f"{name} must be finite, got {s}")

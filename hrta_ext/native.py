@@ -49,6 +49,11 @@ def _arranged(x: Tensor, s: Parameter) -> Tensor:
     return _dense(x)
 
 
+def _output(dense: Tensor, x: Tensor) -> Tensor:
+    """Where the result goes: over the copy, if ``_arranged(x)`` made one, else into new memory."""
+    return torch.empty_like(dense) if dense is x else dense
+
+
 def _like(tensor: Tensor, x: Tensor) -> Tensor:
     """``tensor`` in the memory order of ``x``."""
     if tensor.is_neg() or tensor.stride() != x.stride():
@@ -83,7 +88,7 @@ def _transform(x: Tensor, s: Parameter, base: str, quantity: int, y: Tensor, gra
 def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     """The ``order``-th derivative of sigma_s at x."""
     dense = _arranged(x, s)
-    y = torch.empty_like(dense)
+    y = _output(dense, x)
     _transform(dense, s, base, order, y)
     return _restored(y, x)
 
@@ -99,7 +104,7 @@ def evaluate_in_place(x: Tensor, s: Parameter, base: str) -> None:
 def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]:
     """sigma_s(x) and sigma_s'(x) in one pass over x."""
     dense = _arranged(x, s)
-    y, slope = torch.empty_like(dense), torch.empty_like(dense)
+    y, slope = _output(dense, x), torch.empty_like(dense)
     _transform(dense, s, base, _VALUE, y, slope=slope.data_ptr())
     return _restored(y, x), _restored(slope, x)
 
@@ -108,7 +113,7 @@ def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Te
     """``grad`` times the derivative of order + 1 at x."""
     dense = _arranged(x, s)
     grad = _like(grad, dense)
-    grad_x = torch.empty_like(dense)
+    grad_x = _output(dense, x)
     _transform(dense, s, base, order + 1, grad_x, grad=grad.data_ptr())
     return _restored(grad_x, x)
 
@@ -133,7 +138,7 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
 def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """sigma_s(x) for ReLU, the bits x > 0 in memory order (1/8 byte per element), and the strides of that order."""
     dense = _dense(x)
-    y = dense if in_place else torch.empty_like(dense)
+    y = dense if in_place else _output(dense, x)
     mask = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
     number, address, _ = _address(s)
     _C.relu_mask_forward(

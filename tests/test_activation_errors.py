@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,12 @@ def test_each_bad_argument_has_its_message(function, arguments, keywords, error,
 def test_order(order: object) -> None:
     with pytest.raises(ValueError, match="order must be 0, 1 or 2, got"):
         hx.homotopy(X, 0.5, order=order)  # type: ignore[arg-type]
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    for s in (np.float64(0.5), np.float32(0.5), np.int64(1)):
+        assert torch.equal(hx.homotopy(X, s), hx.homotopy(X, float(s)))
+        assert hx.HomotopyActivation(s).s.item() == float(s)
 
 
 def test_in_place_on_a_leaf_that_requires_grad_leaves_it_as_it_was() -> None:

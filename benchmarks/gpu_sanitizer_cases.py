@@ -1,0 +1,96 @@
+"""Every CUDA kernel once per dtype and ragged size, for compute-sanitizer (run_gpu_checks.sh) or on its own.
+
+Sizes straddle the 8 elements of a thread and the 2048 of a block; each runs on aligned memory and one element further on,
+where 16-byte accesses are not possible. Results are compared with the float64 formula, so a kernel that writes nothing
+fails too. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, without which memcheck cannot
+see an access beyond its end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import hrta_ext as hx
+from hrta_ext import native, reference
+from hrta_ext.bases import BASES
+
+SIZES = (1, 7, 8, 9, 2047, 2049)
+FEATURES = 3
+TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 6e-2, torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def tensors(n: int, dtype: torch.dtype, offset: int) -> tuple[Tensor, Tensor]:
+    """x and a gradient, (n), that start ``offset`` elements into their allocations."""
+    return tuple(torch.randn(n + offset, device="cuda").to(dtype)[offset:] for _ in range(2))  # type: ignore[return-value]
+
+
+def results(x: Tensor, grad: Tensor, base: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, result and exact result of every kernel on x (n) and of the ones with one s per feature."""
+    wide, wide_grad = x.double(), grad.double()
+    rows = x.numel() // FEATURES
+    matrix, matrix_grad = (t[: rows * FEATURES].view(rows, FEATURES) for t in (x, grad))
+    per_feature = torch.linspace(0.0, 1.5, FEATURES, device="cuda", dtype=torch.float64)
+    one = torch.tensor(0.7, device="cuda", dtype=torch.float64)
+    compose = reference.compose
+    for order in (0, 1, 2):
+        yield f"order {order}", native.evaluate(x, 0.7, base, order), compose(wide, 0.7, base, order)
+        yield f"order {order}, s on the device", native.evaluate(x, one, base, order), compose(wide, 0.7, base, order)
+        exact = compose(matrix.double(), per_feature, base, order)
+        yield f"order {order}, s per feature", native.evaluate(matrix, per_feature, base, order), exact
+    for order in (0, 1):
+        slope = compose(wide, 0.7, base, order + 1)
+        yield f"backward {order}", native.backward(grad, x, 0.7, base, order), wide_grad * slope
+        inner = compose(wide, 1.0, base, order) - compose(wide, 0.0, base, order)
+        yield f"gradient in s {order}", native.parameter_gradient(grad, x, one, base, order), (wide_grad * inner).sum()
+        inner = inner[: rows * FEATURES].view(rows, FEATURES)
+        got = native.parameter_gradient(matrix_grad, matrix, per_feature, base, order)
+        yield f"gradient in s per feature {order}", got, (matrix_grad.double() * inner).sum(0)
+    value, slope = native.value_and_slope(x, 0.7, base)
+    yield "value of the pair", value, compose(wide, 0.7, base, 0)
+    yield "slope of the pair", slope, compose(wide, 0.7, base, 1)
+    in_place = x.clone()
+    native.evaluate_in_place(in_place, 0.7, base)
+    yield "in place", in_place, compose(wide, 0.7, base, 0)
+
+
+def relu_results(x: Tensor, grad: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The mask kernels."""
+    wide, wide_grad = x.double(), grad.double()
+    y, mask, stride = native.relu_mask_forward(x, 0.7)
+    yield "mask forward", y, reference.compose(wide, 0.7, "relu", 0)
+    slope = reference.compose(wide, 0.7, "relu", 1)
+    yield "mask backward", native.relu_mask_backward(grad, mask, 0.7, stride), wide_grad * slope
+
+
+def main() -> int:
+    """Run and compare everything; the exit code says whether all agree."""
+    if not hx.backends()["cuda"]:
+        print(f"no CUDA backend: {hx.build_info()['cuda_reason']}", file=sys.stderr)
+        return 2
+    torch.manual_seed(0)
+    bases = [name for name, base in BASES.items() if base.index is not None]
+    count, failures = 0, []
+    for dtype, tolerance in TOLERANCES.items():
+        for n in SIZES:
+            for offset in (0, 1):
+                x, grad = tensors(n, dtype, offset)
+                cases = [(base, *case) for base in bases for case in results(x, grad, base)]
+                cases += [("relu", *case) for case in relu_results(x, grad)]
+                for base, name, got, exact in cases:
+                    count += 1
+                    scale = 1.0 + (exact.abs().max().item() if exact.numel() else 0.0)
+                    error = (got.double() - exact).abs().max().item() if exact.numel() else 0.0
+                    if not error <= tolerance * scale:  # NaN fails too
+                        failures.append(f"{base}, {name}, {dtype}, n {n}, offset {offset}: error {error:.3g}")
+    torch.cuda.synchronize()
+    print("\n".join(failures[:50]))
+    print(f"{count} results, {len(failures)} wrong")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
