@@ -143,8 +143,10 @@ def assert_equal_results(names: Sequence[str], results: Sequence[Sequence[Tensor
             for a, b in zip(
                 ours.detach().flatten().split(_CHUNK), theirs.detach().flatten().split(_CHUNK), strict=True
             ):
-                message = f"{names[0]} and {name} differ in result {i}"
-                torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda text, m=message: f"{m}: {text}")
+                try:
+                    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+                except AssertionError as error:
+                    raise AssertionError(f"{names[0]} and {name} differ in result {i}: {error}") from None
 
 
 def _cpu_model() -> str:

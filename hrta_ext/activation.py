@@ -121,12 +121,12 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
 
     Example:
         >>> import torch, hrta_ext as hx
-        >>> x = torch.tensor([-2.0, 0.0, 2.0], requires_grad=True)
+        >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
         >>> y = hx.homotopy(x, s=1.5)
         >>> y
-        tensor([1., 0., 2.], grad_fn=<HomotopyFunctionBackward>)
+        tensor([1., 2.], grad_fn=<HomotopyFunctionBackward>)
         >>> torch.autograd.grad(y.sum(), x)
-        (tensor([-0.5000, -0.5000,  1.0000]),)
+        (tensor([-0.5000,  1.0000]),)
     """
     # The fast lane: an ordinary contiguous CPU tensor, a float s, no gradient. Python is most of such a call on small
     # tensors, so the conditions stand here rather than in functions of their own.
