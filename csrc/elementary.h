@@ -98,9 +98,15 @@ HRTA_INLINE T times_exp(T factor, ExpParts<T> e) {
 // exp(-factor x^2), factor 1 or 1/2, with x^2 carried in two pieces: a rounded square would cost x^2 ulp.
 template <typename T>
 HRTA_INLINE ExpParts<T> exp_of_minus_square(T x, T factor) {
-  using Bits = typename FloatTraits<T>::Bits;
-  T head = bit_cast<T>(bit_cast<Bits>(x) & FloatTraits<T>::kHighHalf);
-  return exp_of_sum(-factor * (head * head), -factor * ((x - head) * (x + head)));
+  T scaled = factor * x;
+  if constexpr (kHasFusedMultiplyAdd<T>) {
+    T square = scaled * x;
+    return exp_of_sum(-square, -multiply_add(scaled, x, -square));
+  } else {
+    using Bits = typename FloatTraits<T>::Bits;
+    T head = bit_cast<T>(bit_cast<Bits>(x) & FloatTraits<T>::kHighHalf);
+    return exp_of_sum(-factor * (head * head), -factor * ((x - head) * (x + head)));
+  }
 }
 
 // high + low: a number to about twice the precision, for the few places where one more rounding would show.

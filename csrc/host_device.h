@@ -19,6 +19,14 @@
 namespace hrta {
 inline namespace HRTA_SIMD_LEVEL {
 
+// Whether multiply_add rounds once.
+template <typename T>
+#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__aarch64__)
+constexpr bool kHasFusedMultiplyAdd = true;
+#else
+constexpr bool kHasFusedMultiplyAdd = sizeof(T) == 4;
+#endif
+
 // a b + c, in one rounding where the machine has the instruction. Written out rather than left to the compiler
 // (-ffp-contract=off), so that vector bodies and scalar remainders of a loop give the same bits.
 template <typename T>

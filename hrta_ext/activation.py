@@ -32,6 +32,7 @@ _functorch_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _is_compiling = torch.compiler.is_compiling
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 def _transforms_active() -> bool:
@@ -128,10 +129,10 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         >>> torch.autograd.grad(y.sum(), x)
         (tensor([-0.5000,  1.0000]),)
     """
-    # The fast lane: an ordinary contiguous CPU tensor, a float s, no gradient. Python is most of such a call on small
-    # tensors, so the conditions stand here rather than in functions of their own.
+    # The fast lane: an ordinary contiguous CPU tensor and a float s. Python is most of such a call on small tensors, so
+    # the conditions stand here rather than in functions of their own.
     if (
-        not _is_compiling()
+        not _is_dynamo_compiling()
         and type(x) is Tensor
         and type(s) is float
         and order == 0
@@ -141,7 +142,6 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
-        and not (x.requires_grad and _grad_enabled())
         and s - s == 0.0
         and _native_value is not None
         and _Choice.forced is None
@@ -150,6 +150,8 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and forward_ad._current_level < 0
         and _tracing_state() is None
     ):
+        if x.requires_grad and _grad_enabled():
+            return _lean_relu(x, s) if base == "relu" else _light_homotopy(x, s, base, 0)
         y = _empty_like(x)
         _native_value(x.data_ptr(), y.data_ptr(), x.numel(), _KINDS[x.dtype], _NATIVE_BASES[base], s)
         return y
@@ -317,6 +319,32 @@ class HomotopyFunction(Function):
         return (*gradients, None, None)[: len(ctx.needs_input_grad)]
 
 
+class _LeanRelu(Function):
+    """The case that is called most, sigma_s of ReLU on a contiguous CPU tensor, with the least Python."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, s: float) -> Tensor:
+        y, n = _empty_like(x), x.numel()
+        mask = torch.empty((n + 7) >> 3, dtype=torch.uint8)
+        native._C.relu_mask_forward(x.data_ptr(), y.data_ptr(), mask.data_ptr(), n, _KINDS[x.dtype], s, 0, -1)
+        ctx.s = s
+        ctx.save_for_backward(mask)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if _grad_enabled() or _functorch_active() or not grad.is_contiguous() or grad.is_neg():
+            grad = grad.contiguous()
+            ctx.stride = grad.stride()
+            return _relu_mask_backward(ctx, grad), None
+        (mask,) = ctx.saved_tensors
+        grad_x = _empty_like(grad)
+        native._C.relu_mask_backward(
+            grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], ctx.s, 0, -1
+        )
+        return grad_x, None
+
+
 class _InPlaceRelu(Function):
     """sigma_s for ReLU, overwriting x; the mask alone is kept."""
 
@@ -401,3 +429,8 @@ class _TransformableHomotopy(Function):
         s = s.movedim(s_dim, 0)
         s = s.reshape(info.batch_size, *(1,) * (x.dim() - s.dim()), *s.shape[1:])
         return reference.compose(x, s, base, order), 0
+
+
+# Function.apply without torch's wrapper, which looks for functorch on every call; the fast lane has looked already.
+_lean_relu = super(Function, _LeanRelu).apply
+_light_homotopy = super(Function, HomotopyFunction).apply
