@@ -31,6 +31,7 @@ _grad_enabled = torch.is_grad_enabled
 _functorch_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
+_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _is_compiling = torch.compiler.is_compiling
 _is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
@@ -238,13 +239,19 @@ def _saved(ctx: Any) -> tuple[Tensor, Parameter]:
     return saved if len(saved) == 2 else (saved[0], ctx.s)
 
 
+def _needs_operations(grad: Tensor) -> bool:
+    """Backward must be made of differentiable, batchable operations: create_graph, torch.func, is_grads_batched."""
+    return _grad_enabled() or _functorch_active() or _legacy_batched(grad) or forward_ad._current_level >= 0
+
+
 def _relu_mask_backward(ctx: Any, grad: Tensor) -> Tensor:
     """grad times the slope that the mask stands for; linear in grad, so its own backward multiplies again."""
     mask, s = _saved(ctx)
     kernels = reference if mask.dtype == torch.bool else native
-    if torch.is_grad_enabled():
-        with torch.no_grad():
-            slope = kernels.relu_mask_backward(torch.ones_like(grad), mask, s, ctx.stride)
+    if _needs_operations(grad):
+        with torch.no_grad():  # ones of its own: grad may carry a batch dimension of vmap that the mask lacks
+            ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
+            slope = kernels.relu_mask_backward(ones, mask, s, ctx.stride)
         return grad * slope
     return kernels.relu_mask_backward(grad, mask, s, ctx.stride)
 
@@ -254,7 +261,7 @@ def _input_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients in x and s of the derivative of ``order``; differentiable again in grad mode."""
     grad_x = grad_s = None
-    if torch.is_grad_enabled() or _transforms_active():
+    if _needs_operations(grad):
         if needs[0]:
             grad_x = grad * homotopy(x, s, base, order=order + 1)
         if needs[1]:
@@ -333,7 +340,7 @@ class _LeanRelu(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if _grad_enabled() or _functorch_active() or not grad.is_contiguous() or grad.is_neg():
+        if _needs_operations(grad) or not grad.is_contiguous() or grad.is_neg():
             grad = grad.contiguous()
             ctx.stride = grad.stride()
             return _relu_mask_backward(ctx, grad), None

@@ -261,6 +261,18 @@ def test_grad_through_slope_of_saved_relu_mask_is_linear(device: torch.device) -
     assert torch.equal(back.cpu(), slope(x.detach().cpu(), "relu") * 1.5 - 0.5)
 
 
+@pytest.mark.parametrize("base", BASES)
+def test_batched_gradients(device: torch.device, base: str) -> None:
+    """is_grads_batched and vectorised Jacobians run backward under vmap."""
+    x = away_from_kinks((5,), device)
+    slopes = torch.diag(homotopy(x.detach().cpu(), 1.5, base, 1)).to(device)
+    for f in (lambda z: hx.homotopy(z, 1.5, base), lambda z: hx.homotopy_(z * 1.0, 1.5, base)):
+        torch.testing.assert_close(torch.autograd.functional.jacobian(f, x, vectorize=True), slopes)
+        eye = torch.eye(5, dtype=torch.float64, device=device)
+        (batched,) = torch.autograd.grad(f(x), x, eye, is_grads_batched=True)
+        torch.testing.assert_close(batched, slopes)
+
+
 def test_backward_of_a_layout_other_than_the_inputs(device: torch.device) -> None:
     """The mask is in x's memory order; a gradient in another one must be brought into it."""
     x = torch.randn(4, 6, 5, device=device).permute(2, 0, 1).requires_grad_()
