@@ -1,7 +1,8 @@
 """Every CUDA kernel once per dtype and ragged size, for compute-sanitizer (run_gpu_checks.sh) or on its own.
 
 Sizes straddle the 8 elements of a thread and the 2048 of a block; each runs on aligned memory and one element further
-on, where 16-byte accesses are not possible. Results are compared with the float64 formula, so a kernel that writes nothing
+on, where 16-byte accesses are not possible. Results are compared with the float64 formula, so a kernel that writes
+nothing
 fails too. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, without which memcheck cannot
 see an access beyond its end.
 """

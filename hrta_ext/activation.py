@@ -137,8 +137,9 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and type(x) is Tensor
         and type(s) is float
         and order == 0
-        and base in _NATIVE_BASES
-        and x.dtype in _KINDS
+        and type(base) is str
+        and (number := _NATIVE_BASES.get(base)) is not None
+        and (kind := _KINDS.get(x.dtype)) is not None
         and x.is_cpu
         and x.layout is _strided
         and x.is_contiguous()
@@ -154,7 +155,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         if x.requires_grad and _grad_enabled():
             return _lean_relu(x, s) if base == "relu" else _light_homotopy(x, s, base, 0)
         y = _empty_like(x)
-        _native_value(x.data_ptr(), y.data_ptr(), x.numel(), _KINDS[x.dtype], _NATIVE_BASES[base], s)
+        _native_value(x.data_ptr(), y.data_ptr(), x.numel(), kind, number, s)
         return y
     _check("homotopy", x, s, base, order)
     if _sees_formula(x):

@@ -32,6 +32,7 @@ CALLS = [
     ((torch.zeros(()), torch.ones(1)), {}, ValueError, r"s must have shape \(\) for x of shape \(\), got \(1,\)"),
     ((X, torch.ones((), dtype=torch.int64)), {}, TypeError, "got a tensor of torch.int64"),
     ((X, 0.5, "swish"), {}, ValueError, "base must be one of relu, relu2, .*, got 'swish'"),
+    ((X, 0.5, ["relu"]), {}, TypeError, r"base must be the name of a base activation \(str\), got list"),
     ((X, 0.5, 3), {}, TypeError, r"base must be the name of a base activation \(str\), got int"),
 ]
 
