@@ -249,10 +249,11 @@ def _relu_mask_backward(ctx: Any, grad: Tensor) -> Tensor:
     """grad times the slope that the mask stands for; linear in grad, so its own backward multiplies again."""
     mask, s = _saved(ctx)
     kernels = reference if mask.dtype == torch.bool else native
-    if _needs_operations(grad):
+    if _needs_operations(grad) or _per_feature(s):
         with torch.no_grad():  # ones of its own: grad may carry a batch dimension of vmap that the mask lacks
             ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
-            slope = kernels.relu_mask_backward(ones, mask, s, ctx.stride)
+            active = kernels.relu_mask_backward(ones, mask, 1.0, ctx.stride)
+            slope = (active + (1.0 - active) * (1.0 - s)).to(grad.dtype)
         return grad * slope
     return kernels.relu_mask_backward(grad, mask, s, ctx.stride)
 
@@ -307,12 +308,11 @@ class HomotopyFunction(Function):
         """The kernel, and what backward needs of x."""
         kernels, number = kernels_for(x, base), _kernel_parameter(s, x)
         ctx.base, ctx.order = base, order
-        ctx.masked = base == "relu" and order == 0 and not ctx.needs_input_grad[1] and not _per_feature(s)
+        ctx.masked = base == "relu" and order == 0 and not ctx.needs_input_grad[1]
         if ctx.masked:
-            y, mask, stride = kernels.relu_mask_forward(x, number)
-            ctx.stride = stride
+            y, mask, ctx.stride = kernels.relu_mask_forward(x, 1.0 if _per_feature(number) else number)
             _save(ctx, mask, number)
-            return y
+            return kernels.evaluate(x, number, base, 0) if _per_feature(number) else y
         _save(ctx, x, s)
         return kernels.evaluate(x, number, base, order)
 

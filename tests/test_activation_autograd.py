@@ -27,6 +27,8 @@ def test_first_and_second_derivatives_in_x_and_s(device: torch.device, base: str
     single = torch.tensor(1.3, dtype=torch.float64, device=device, requires_grad=True)
     assert gradcheck(lambda z: hx.homotopy(z, 1.5, base, order=order), x)
     assert gradgradcheck(lambda z: hx.homotopy(z, 1.5, base, order=order), x)
+    assert gradcheck(lambda z: hx.homotopy(z, per_feature.detach(), base, order=order), x)
+    assert gradgradcheck(lambda z: hx.homotopy(z, per_feature.detach(), base, order=order), x)
     for s in (single, per_feature):
         assert gradcheck(lambda z, t: hx.homotopy(z, t, base, order=order), (x, s))
         assert gradgradcheck(lambda z, t: hx.homotopy(z, t, base, order=order), (x, s))
@@ -139,6 +141,10 @@ def test_relu_keeps_one_bit_per_element(device: torch.device) -> None:
     assert saved_bytes(lambda z: hx.homotopy(z, 0.5), x) == n * bytes_per_element
     frozen = torch.tensor(0.5, dtype=torch.float64)
     assert saved_bytes(lambda z: hx.homotopy(z, frozen), x) == n * bytes_per_element
+    features = torch.linspace(0.0, 2.0, 8, dtype=torch.float64, device=device)
+    matrix = torch.randn(1000, 8, device=device, requires_grad=True)
+    kept_bytes = saved_bytes(lambda z: hx.homotopy(z, features), matrix)
+    assert kept_bytes == n * bytes_per_element + features.nbytes
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
         hx.homotopy(x, 0.5)
