@@ -2,9 +2,8 @@
 
 Sizes straddle the 8 elements of a thread and the 2048 of a block; each runs on aligned memory and one element further
 on, where 16-byte accesses are not possible. Results are compared with the float64 formula, so a kernel that writes
-nothing
-fails too. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, without which memcheck cannot
-see an access beyond its end.
+nothing fails too. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, without which memcheck
+cannot see an access beyond its end.
 """
 
 from __future__ import annotations

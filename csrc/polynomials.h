@@ -57,41 +57,25 @@ HRTA_INLINE double log1p_core(double u) {
 // (a + 4) Phi(-a) exp(a^2/2) in t = (a - 4)/(a + 4), a >= 0
 // float: degree 10, relative error 2.9e-9
 HRTA_INLINE float normal_tail_core(float u) {
-  float square = u * u;
-  return multiply_add(
-      multiply_add(
-          multiply_add(multiply_add(multiply_add(-2.31798678e-4f, square, 1.6452193e-3f), square, -7.54526827e-3f),
-                       square, -1.86521281e-1f),
-          square, -6.07896659e-1f),
-      u,
-      multiply_add(multiply_add(multiply_add(multiply_add(multiply_add(-5.15565933e-5f, square, 1.71054612e-4f), square,
-                                                          -3.48931728e-3f),
-                                             square, 6.03975331e-2f),
-                                square, 3.87137368e-1f),
-                   square, 7.55285131e-1f));
-}
-// double: degree 22, relative error 3.8e-17
-HRTA_INLINE double normal_tail_core(double u) {
-  double square = u * u;
   return multiply_add(
       multiply_add(
           multiply_add(
               multiply_add(
-                  multiply_add(
-                      multiply_add(
-                          multiply_add(
-                              multiply_add(multiply_add(multiply_add(multiply_add(-1.015295717649618e-11, square,
-                                                                                  1.4842390072751343e-8),
-                                                                     square, -1.5461968191221919e-7),
-                                                        square, 1.0200713392568464e-6),
-                                           square, -5.9190131861540441e-6),
-                              square, 3.5144214968257804e-5),
-                          square, -2.3109482414997104e-4),
-                      square, 1.6308184424805886e-3),
-                  square, -7.5401889656250168e-3),
-              square, -1.8652185795969339e-1),
-          square, -6.0789664197189176e-1),
-      u,
+                  multiply_add(multiply_add(multiply_add(multiply_add(multiply_add(multiply_add(-5.15565933e-5f, u,
+                                                                                                -2.31798678e-4f),
+                                                                                   u, 1.71054612e-4f),
+                                                                      u, 1.6452193e-3f),
+                                                         u, -3.48931728e-3f),
+                                            u, -7.54526827e-3f),
+                               u, 6.03975331e-2f),
+                  u, -1.86521281e-1f),
+              u, 3.87137368e-1f),
+          u, -6.07896659e-1f),
+      u, 7.55285131e-1f);
+}
+// double: degree 22, relative error 3.8e-17
+HRTA_INLINE double normal_tail_core(double u) {
+  return multiply_add(
       multiply_add(
           multiply_add(
               multiply_add(
@@ -99,18 +83,43 @@ HRTA_INLINE double normal_tail_core(double u) {
                       multiply_add(
                           multiply_add(
                               multiply_add(
-                                  multiply_add(multiply_add(multiply_add(multiply_add(-9.990624160023276e-10, square,
-                                                                                      1.3976528155950822e-8),
-                                                                         square, -7.6347128434410861e-8),
-                                                            square, 2.6354310560684454e-7),
-                                               square, -6.2499069953697852e-7),
-                                  square, 7.1493083254784009e-7),
-                              square, -1.9078434059248705e-6),
-                          square, 1.3334424978358428e-4),
-                      square, -3.4796923618040596e-3),
-                  square, 6.0396574890676654e-2),
-              square, 3.8713740074221934e-1),
-          square, 7.5528513041575148e-1));
+                                  multiply_add(
+                                      multiply_add(
+                                          multiply_add(
+                                              multiply_add(
+                                                  multiply_add(
+                                                      multiply_add(
+                                                          multiply_add(
+                                                              multiply_add(
+                                                                  multiply_add(
+                                                                      multiply_add(
+                                                                          multiply_add(
+                                                                              multiply_add(
+                                                                                  multiply_add(
+                                                                                      multiply_add(
+                                                                                          -9.990624160023276e-10, u,
+                                                                                          -1.015295717649618e-11),
+                                                                                      u, 1.3976528155950822e-8),
+                                                                                  u, 1.4842390072751343e-8),
+                                                                              u, -7.6347128434410861e-8),
+                                                                          u, -1.5461968191221919e-7),
+                                                                      u, 2.6354310560684454e-7),
+                                                                  u, 1.0200713392568464e-6),
+                                                              u, -6.2499069953697852e-7),
+                                                          u, -5.9190131861540441e-6),
+                                                      u, 7.1493083254784009e-7),
+                                                  u, 3.5144214968257804e-5),
+                                              u, -1.9078434059248705e-6),
+                                          u, -2.3109482414997104e-4),
+                                      u, 1.3334424978358428e-4),
+                                  u, 1.6308184424805886e-3),
+                              u, -3.4796923618040596e-3),
+                          u, -7.5401889656250168e-3),
+                      u, 6.0396574890676654e-2),
+                  u, -1.8652185795969339e-1),
+              u, 3.8713740074221934e-1),
+          u, -6.0789664197189176e-1),
+      u, 7.5528513041575148e-1);
 }
 
 // (erf(x)/x - 2/sqrt(pi)) / x^2 in u = x^2, 0 <= x <= 1
