@@ -42,10 +42,14 @@ step() {
 build() {
   rm -rf "$site"
   step build env HRTA_EXT_CUDA=1 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site" "$root"
+  # An editable install elsewhere in this Python could lend its kernels to the package just built.
   step cuda_backend "$python" -c '
 import sys, hrta_ext as hx
+from hrta_ext import native
 print(hx.build_info())
-sys.exit(not hx.backends()["cuda"])'
+kernels = native._C and native._C.__file__
+print(hx.__file__, kernels)
+sys.exit(not hx.backends()["cuda"] or not kernels.startswith(sys.argv[1]))' "$site"
 }
 
 tests() {
