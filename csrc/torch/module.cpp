@@ -98,6 +98,9 @@ void parameter_gradient(Address grad, Address x, Address grad_s, Address partial
 }
 
 }  // namespace
+
+void bind_gram(py::module_& m);
+
 }  // namespace hrta
 
 PYBIND11_MODULE(_C, m) {
@@ -109,6 +112,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("relu_mask_backward", &relu_mask_backward);
   m.def("parameter_gradient", &parameter_gradient);
   m.def("parameter_gradient_scratch", &parameter_gradient_scratch);
+  bind_gram(m);
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = HRTA_COMPILER;

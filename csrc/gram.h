@@ -1,0 +1,59 @@
+// The Gram-matrix kernels as the torch layer calls them: pointers and sizes, no torch.
+//
+// With n_ik = sigma(z_ik) - z_ik, b_ik = 1 - sigma'(z_ik) and z_ik = w_k . x_i the kernels are quadratic in s:
+//   sum_k sigma_s(z_ik) sigma_s(z_jk)           = linear_i . x_j + s (cross_i . x_j + cross_j . x_i) + s^2 P_ij
+//   sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk)   = square_sum - s (slope_sum_i + slope_sum_j) + s^2 Q_ij
+// so one pass over the neurons collects the six sums of GramSums.
+#pragma once
+
+#include "activation.h"
+
+namespace hrta {
+
+// Sums over neurons, all float64, in the caller's memory. The kernels add to them; only the upper triangles of the two
+// products are touched (entries j >= i).
+struct GramSums {
+  double* linear;         // (n, D)  sum_k z_ik w_k
+  double* cross;          // (n, D)  sum_k n_ik w_k
+  double* square_sum;     // (1)     sum_k a_k^2
+  double* slope_sum;      // (n)     sum_k a_k^2 b_ik
+  double* value_product;  // (n, n)  P_ij = sum_k n_ik n_jk
+  double* slope_product;  // (n, n)  Q_ij = sum_k a_k^2 b_ik b_jk
+};
+
+// Where the neurons come from: memory, or the counter-based generator of random_normals.h when weight is null.
+struct Neurons {
+  ScalarKind dtype;           // kFloat32 or kFloat64
+  const void* weight;         // (m, D) or null
+  const void* output_weight;  // (m) or null
+  uint64_t seed;
+  uint64_t first;  // index of the first drawn neuron
+};
+
+struct GramCall {
+  int base;         // BaseIndex
+  bool high;        // float64 class: relative error 1e-13; else float32 class: 1e-6
+  int64_t n, D;     // samples, features
+  int64_t m;        // neurons
+  const double* x;  // (n, D)
+  Neurons neurons;
+  int64_t scratch_bytes;  // at most, at least gram_least_scratch
+  GramSums sums;
+};
+
+namespace cpu {
+
+// Scratch for the smallest block of neurons.
+int64_t gram_least_scratch(const GramCall& call);
+
+// Adds the neurons [0, m) to the sums, in an order that depends on n, D and m alone. Returns false when a weight is not
+// finite: the sums are then meaningless.
+bool gram_sums(const GramCall& call, ParallelFor parallel_for);
+
+// weight (count, D), output_weight (count): the numbers of neurons first, first + 1, ...
+void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
+                    ParallelFor parallel_for);
+
+}  // namespace cpu
+
+}  // namespace hrta
