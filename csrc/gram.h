@@ -41,7 +41,22 @@ struct GramCall {
   GramSums sums;
 };
 
+// Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
+// (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j.
+struct GramEvaluation {
+  int64_t n, S;
+  bool high;  // results in double, else float
+  bool derivative;
+  double width;     // m
+  const double* s;  // (S)
+  const double *inner, *linear, *cross;
+  GramSums sums;  // linear and cross are not used
+  void *a, *w;    // (S, n, n), exactly symmetric
+};
+
 namespace cpu {
+
+void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for);
 
 // Scratch for the smallest block of neurons.
 int64_t gram_least_scratch(const GramCall& call);

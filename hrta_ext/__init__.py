@@ -4,6 +4,8 @@ from hrta_ext import ops as ops  # registers torch.ops.hrta_ext
 from hrta_ext.activation import HomotopyFunction, homotopy, homotopy_, homotopy_value_and_slope
 from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
+from hrta_ext.gram_builder import GramPath, gram, gram_path, random_gram_path, random_weights
+from hrta_ext.kernels import Gram
 from hrta_ext.layers import HomotopyActivation, set_homotopy
 from hrta_ext.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.training import FitResult, fit
@@ -13,6 +15,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FitResult",
+    "Gram",
+    "GramPath",
     "HomotopyActivation",
     "HomotopyFunction",
     "HomotopyScheduler",
@@ -21,9 +25,13 @@ __all__ = [
     "backends",
     "build_info",
     "fit",
+    "gram",
+    "gram_path",
     "homotopy",
     "homotopy_",
     "homotopy_value_and_slope",
+    "random_gram_path",
+    "random_weights",
     "register_base",
     "set_homotopy",
     "use_backend",

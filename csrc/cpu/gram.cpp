@@ -206,9 +206,10 @@ class Builder {
     if (by_moment_) add_linear_from(moment.data());
   }
 
-  // Parts whose slots and sums fit in the scratch memory: 16 unless the caller allows less.
+  // Parts whose slots and sums take 128 MiB at most; a function of the shape, so that the bits depend on it alone.
   static int64_t part_count(const GramCall& call) {
-    return std::clamp<int64_t>(call.scratch_bytes / part_bytes(call), 1, 16);
+    constexpr int64_t kMostBytes = 128 << 20;
+    return std::clamp<int64_t>(kMostBytes / part_bytes(call), 1, 16);
   }
 
   static int64_t part_bytes(const GramCall& call) {
@@ -346,7 +347,21 @@ class Builder {
 
 int64_t gram_least_scratch(const GramCall& call) {
   if (call.D == 2 && call.base == kRelu) return arcs_scratch(call);
-  return call.n <= kPanel ? Builder::part_bytes(call) : Slot::bytes(call, amx_loops() != nullptr);
+  return call.n <= kPanel ? Builder::part_count(call) * Builder::part_bytes(call)
+                          : Slot::bytes(call, amx_loops() != nullptr);
+}
+
+void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for) {
+  const int64_t tiles = (call.n + kTile - 1) / kTile;
+  const GramLoops& loops = gram_loops();
+  for_each_task(
+      tiles * (tiles + 1) / 2, parallel_for,
+      [&](int64_t task) {
+        int64_t row = 0;
+        while (task >= tiles - row) task -= tiles - row++;
+        loops.evaluate(call, row * kTile, (row + task) * kTile);
+      },
+      call.n * call.n * call.S < (1 << 18));
 }
 
 bool gram_sums(const GramCall& call, ParallelFor parallel_for) {

@@ -225,12 +225,92 @@ void product(bool high, const void* left, const void* right, int count, Entries 
   }
 }
 
+// --- the matrices at s -----------------------------------------------------------------------------------------------
+
+// Coefficients of 1, s and s^2 on a tile, and their mirror image.
+struct Quadratic {
+  double entry[2][3][kTile][kTile];
+};
+
+// kFull: all kTile columns, a trip count that the compiler can count on.
+template <bool kFull, typename T>
+void write_tile(const GramEvaluation& call, const double (*c)[kTile][kTile], int64_t row, int64_t column, int rows,
+                int columns, T* out) {
+  const int count = kFull ? kTile : columns;
+  for (int64_t at = 0; at < call.S; ++at) {
+    const double s = call.s[at];
+    for (int i = 0; i < rows; ++i) {
+      T* to = out + (at * call.n + row + i) * call.n + column;
+      const double *constant = c[0][i], *slope = c[1][i], *square = c[2][i];
+      if (call.derivative) {
+        for (int j = 0; j < count; ++j) to[j] = T(multiply_add(2.0 * s, square[j], slope[j]));
+      } else {
+        for (int j = 0; j < count; ++j) to[j] = T(multiply_add(multiply_add(s, square[j], slope[j]), s, constant[j]));
+      }
+    }
+  }
+}
+
+template <typename T>
+void write_tile_of(const GramEvaluation& call, const double (*c)[kTile][kTile], int64_t row, int64_t column, int rows,
+                   int columns, void* out) {
+  if (columns == kTile) return write_tile<true>(call, c, row, column, rows, columns, static_cast<T*>(out));
+  write_tile<false>(call, c, row, column, rows, columns, static_cast<T*>(out));
+}
+
+void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int64_t column, int rows, int columns,
+                     void* out) {
+  for (int p = 0; p < 3; ++p) {
+    for (int i = 0; i < rows; ++i) {
+      for (int j = row == column ? i : 0; j < columns; ++j) {
+        q.entry[1][p][j][i] = q.entry[0][p][i][j];
+        if (row == column) q.entry[0][p][j][i] = q.entry[0][p][i][j];
+      }
+    }
+  }
+  for (int mirrored = 0; mirrored < (row == column ? 1 : 2); ++mirrored) {
+    const int64_t r = mirrored ? column : row, c = mirrored ? row : column;
+    const int height = mirrored ? columns : rows, breadth = mirrored ? rows : columns;
+    if (call.high) {
+      write_tile_of<double>(call, q.entry[mirrored], r, c, height, breadth, out);
+    } else {
+      write_tile_of<float>(call, q.entry[mirrored], r, c, height, breadth, out);
+    }
+  }
+}
+
+void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
+  const int64_t n = call.n;
+  const int rows = int(n - row < kTile ? n - row : kTile), columns = int(n - column < kTile ? n - column : kTile);
+  const double per_neuron = 1.0 / call.width, square_sum = *call.sums.square_sum * per_neuron;
+  Quadratic q;
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) {
+      const int64_t here = (row + i) * n + column + j, there = (column + j) * n + row + i;
+      q.entry[0][0][i][j] = 0.5 * per_neuron * (call.linear[here] + call.linear[there]);
+      q.entry[0][1][i][j] = per_neuron * (call.cross[here] + call.cross[there]);
+      q.entry[0][2][i][j] = per_neuron * call.sums.value_product[here];
+    }
+  }
+  write_quadratic(call, q, row, column, rows, columns, call.a);
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) {
+      const int64_t here = (row + i) * n + column + j;
+      const double inner = call.inner[here];
+      q.entry[0][0][i][j] = inner * square_sum;
+      q.entry[0][1][i][j] = -inner * (per_neuron * (call.sums.slope_sum[row + i] + call.sums.slope_sum[column + j]));
+      q.entry[0][2][i][j] = inner * (per_neuron * call.sums.slope_product[here]);
+    }
+  }
+  write_quadratic(call, q, row, column, rows, columns, call.w);
+}
+
 }  // namespace
 
 }  // namespace HRTA_SIMD_LEVEL
 
 extern const GramLoops HRTA_GRAM_LOOPS;
-const GramLoops HRTA_GRAM_LOOPS = {random_neurons, responses, product};
+const GramLoops HRTA_GRAM_LOOPS = {random_neurons, responses, product, evaluate};
 
 }  // namespace cpu
 }  // namespace hrta

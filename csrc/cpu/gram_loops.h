@@ -46,6 +46,9 @@ struct GramLoops {
 
   // entries += sum over k < count of left (count, kGroup) times right (count, kGroup), in T.
   void (*product)(bool high, const void* left, const void* right, int count, Entries entries);
+
+  // The results' tile (row, column) of kTile rows and columns, row <= column, and its mirror image.
+  void (*evaluate)(const GramEvaluation& call, int64_t row, int64_t column);
 };
 
 const GramLoops& gram_loops();

@@ -24,10 +24,15 @@ class Buffer {
   T* memory_;
 };
 
-// Runs task(0) .. task(count - 1), each once, on whichever thread is free: uneven tasks share the threads well.
+// Runs task(0) .. task(count - 1), each once, on whichever thread is free: uneven tasks share the threads well. Work
+// that is over before another thread wakes up (`small`) stays on this one.
 template <typename Task>
-void for_each_task(int64_t count, ParallelFor parallel_for, const Task& task) {
+void for_each_task(int64_t count, ParallelFor parallel_for, const Task& task, bool small = false) {
   if (count == 0) return;
+  if (small) {
+    for (int64_t i = 0; i < count; ++i) task(i);
+    return;
+  }
   struct Context {
     const Task* task;
     std::atomic<int64_t> next;

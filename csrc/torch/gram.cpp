@@ -3,9 +3,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <stdexcept>
-#include <string>
-
 #include "runtime.h"
 
 namespace py = pybind11;
@@ -34,13 +31,37 @@ bool gram_sums(int base, bool high, int64_t n, int64_t D, int64_t m, Address x, 
                        reinterpret_cast<const void*>(output_weight), seed, first},
                       scratch_bytes,
                       {at(0), at(1), at(2), at(3), at(4), at(5)}};
-  const int64_t least = cpu::gram_least_scratch(call);
-  if (scratch_bytes < least) {
-    throw py::value_error("memory_budget must be at least " + std::to_string(least) + " bytes here, got " +
-                          std::to_string(scratch_bytes));
-  }
   py::gil_scoped_release release;
   return cpu::gram_sums(call, torch_pool_parallel_for);
+}
+
+// sums: addresses of the last four members of GramSums; inner_products: of the three matrices; results: of a and w.
+void gram_evaluate(int64_t n, int64_t S, bool high, bool derivative, double width, Address s,
+                   const py::tuple& inner_products, const py::tuple& sums, const py::tuple& results) {
+  const auto at = [](const py::tuple& addresses, size_t i) { return doubles(addresses[i].cast<Address>()); };
+  const GramEvaluation call{n,
+                            S,
+                            high,
+                            derivative,
+                            width,
+                            doubles(s),
+                            at(inner_products, 0),
+                            at(inner_products, 1),
+                            at(inner_products, 2),
+                            {nullptr, nullptr, at(sums, 0), at(sums, 1), at(sums, 2), at(sums, 3)},
+                            at(results, 0),
+                            at(results, 1)};
+  py::gil_scoped_release release;
+  cpu::gram_evaluate(call, torch_pool_parallel_for);
+}
+
+int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D) {
+  GramCall call{};
+  call.base = base;
+  call.high = high;
+  call.n = n;
+  call.D = D;
+  return cpu::gram_least_scratch(call);
 }
 
 void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, Address weight, Address output_weight) {
@@ -52,7 +73,9 @@ void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, Add
 }  // namespace
 
 void bind_gram(py::module_& m) {
+  m.def("gram_least_scratch", &gram_least_scratch);
   m.def("gram_sums", &gram_sums);
+  m.def("gram_evaluate", &gram_evaluate);
   m.def("random_weights", &random_weights);
 }
 

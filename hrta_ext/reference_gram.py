@@ -1,0 +1,85 @@
+"""The Gram builder in plain PyTorch, for the torch backend and for CUDA tensors: the same sums by library matmuls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hrta_ext.bases import get_base
+from hrta_ext.kernels import Gram, GramSums, Neurons
+from hrta_ext.random import normals
+
+_BYTES_PER_ENTRY = 64  # z, n, a b, their products' operands and the temporaries of the base, at most
+_ROWS = 512  # of the products at a time: the lower triangle is not computed
+
+
+def _chunk(n_samples: int) -> int:
+    """Neurons at a time: a function of n alone, so that the bits do not depend on the memory budget."""
+    return min(max(2**27 // (_BYTES_PER_ENTRY * n_samples), 64), 1024)
+
+
+def least_scratch(n_samples: int, n_features: int, base: str, high: bool) -> int:
+    """Bytes of scratch that the builder needs."""
+    return _chunk(n_samples) * (_BYTES_PER_ENTRY * n_samples + 16 * (n_features + 1))
+
+
+def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Weights (count, D) and output weights (count,) of the drawn neurons, float32."""
+    drawn = normals(seed, first, count, n_features + 1, device)
+    return drawn[:, 1:].contiguous(), drawn[:, 0].contiguous()
+
+
+def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
+    """Add all neurons to the sums (upper triangles of the products). x (n, D) float64."""
+    functions = get_base(base)
+    dtype = torch.float64 if high else torch.float32
+    chunk = _chunk(x.shape[0])
+    with torch.no_grad():
+        for begin in range(0, neurons.count, chunk):
+            count = min(chunk, neurons.count - begin)
+            if neurons.weight is None or neurons.output_weight is None:
+                weight, a = random_weights(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
+            else:
+                weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
+            weight, a = weight.double(), a.double()
+            z = x @ weight.mT  # in float64, so that its sign is the one that the float64 formula has
+            sums.linear.add_(z @ weight)
+            value = functions.value(z) - z
+            slope = 1.0 - functions.slope(z)
+            sums.cross.add_(value @ weight)
+            sums.square_sum.add_((a * a).sum())
+            sums.slope_sum.add_(slope @ (a * a))
+            _add_product(value.to(dtype), sums.value_product)
+            _add_product((slope * a).to(dtype), sums.slope_product)
+
+
+def _add_product(rows: Tensor, product: Tensor) -> None:
+    """product (n, n) += rows rows^T, rows (n, count), on and above the diagonal."""
+    for begin in range(0, rows.shape[0], _ROWS):
+        product[begin : begin + _ROWS, begin:] += rows[begin : begin + _ROWS] @ rows[begin:].mT
+
+
+def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
+    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric."""
+    inner = x @ x.mT
+    inner = 0.5 * (inner + inner.mT)
+    linear, cross = sums.linear @ x.mT, sums.cross @ x.mT
+    row = sums.slope_sum[..., :, None]
+    coefficients = (
+        (0.5 * (linear + linear.mT), cross + cross.mT, _mirrored(sums.value_product)),
+        (inner * sums.square_sum[..., None], -inner * (row + row.mT), inner * _mirrored(sums.slope_product)),
+    )
+    values = s.to(x.device).reshape(s.shape + (1,) * linear.dim())
+    results = []
+    for constant, slope, square in coefficients:
+        # Products and sums of two tensors only: a fused form might round entries (i, j) and (j, i) differently.
+        if derivative:
+            result = square * (2.0 * values) + slope
+        else:
+            result = (square * values + slope) * values + constant
+        results.append((result / width).to(dtype))
+    return Gram(*results)
+
+
+def _mirrored(upper: Tensor) -> Tensor:
+    return torch.triu(upper) + torch.triu(upper, 1).mT
