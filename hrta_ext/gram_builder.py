@@ -1,7 +1,7 @@
 """Gram matrices of wide two-layer networks: the whole homotopy path from one pass over the neurons.
 
-Both matrices are quadratic polynomials in s (THEORY, section 3.1), so a pass collects six sums, and any s, derivative or
-spectrum follows from them. ``native_gram`` and ``reference_gram`` collect the sums.
+Both matrices are quadratic polynomials in s (THEORY, section 3.1), so a pass collects six sums, and any s, derivative
+or spectrum follows from them. ``native_gram`` and ``reference_gram`` collect the sums.
 """
 
 from __future__ import annotations
@@ -257,7 +257,8 @@ def _check_weights(x: Tensor, weight: object, output_weight: object, function: s
             raise TypeError(f"{function}: {name} must have the dtype of x, {x.dtype}, got {value.dtype}")
         if value.device != x.device:
             raise ValueError(f"{function}: {name} must be on the device of x, {x.device}, got {value.device}")
-    assert isinstance(weight, Tensor) and isinstance(output_weight, Tensor)
+    assert isinstance(weight, Tensor)
+    assert isinstance(output_weight, Tensor)
     if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
         expected = f"(..., width, {x.shape[1]})"
         raise ValueError(f"{function}: weight must have shape {expected} to match x, got {tuple(weight.shape)}")
@@ -312,8 +313,8 @@ def gram_path(
         memory_budget: Bytes of scratch memory beside the sums (16 n^2 bytes per network); default 256 MiB. Scratch does
             not grow with m.
     Raises:
-        TypeError, ValueError: Wrong shapes, dtypes, devices; x not finite (the message names the row); width 0; a budget
-            below the least that works (the message says how much that is). A weight that is not finite gives NaN.
+        TypeError, ValueError: Wrong shapes, dtypes, devices; x not finite (the message names the row); width 0; a
+            budget below the least that works (the message says how much that is). A weight that is not finite gives NaN.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -401,7 +402,9 @@ def _check_draw(seed: object, first_neuron: object, count: object, name: str, fu
     for label, value in (("seed", seed), ("first_neuron", first_neuron), (name, count)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{function}: {label} must be an int, got {value!r}")
-    assert isinstance(seed, int) and isinstance(first_neuron, int) and isinstance(count, int)
+    assert isinstance(seed, int)
+    assert isinstance(first_neuron, int)
+    assert isinstance(count, int)
     if not 0 <= seed < 2**64:
         raise ValueError(f"{function}: seed must be in [0, 2^64), got {seed}")
     if first_neuron < 0 or count < 0 or first_neuron + count > _WIDEST:

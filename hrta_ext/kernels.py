@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,8 @@ class GramSums(NamedTuple):
     slope_product: Tensor  # (..., n, n)  sum_k a_k^2 b_ik b_jk
 
 
-class Neurons(NamedTuple):
+@dataclass(frozen=True)
+class Neurons:
     """Neurons in memory, or (weight None) those numbered first .. first + count - 1 of the generator."""
 
     count: int

@@ -73,10 +73,7 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     results = []
     for constant, slope, square in coefficients:
         # Products and sums of two tensors only: a fused form might round entries (i, j) and (j, i) differently.
-        if derivative:
-            result = square * (2.0 * values) + slope
-        else:
-            result = (square * values + slope) * values + constant
+        result = square * (2.0 * values) + slope if derivative else (square * values + slope) * values + constant
         results.append((result / width).to(dtype))
     return Gram(*results)
 
