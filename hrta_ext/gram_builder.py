@@ -314,7 +314,7 @@ def gram_path(
             not grow with m.
     Raises:
         TypeError, ValueError: Wrong shapes, dtypes, devices; x not finite (the message names the row); width 0; a
-            budget below the least that works (the message says how much that is). A weight that is not finite gives NaN.
+            budget below the least that works (the message says how much). A weight that is not finite gives NaN.
 
     Example:
         >>> import torch, hrta_ext as hx
