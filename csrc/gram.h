@@ -58,6 +58,10 @@ namespace cpu {
 
 void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for);
 
+// result (n, n2) = sum_k left[i, k] right[k, j] base[i, j]^k, by Horner's rule; left (n, terms), right (terms, n2).
+void power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
+               double* result, ParallelFor parallel_for);
+
 // Scratch for the smallest block of neurons.
 int64_t gram_least_scratch(const GramCall& call);
 

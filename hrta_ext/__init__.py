@@ -5,9 +5,11 @@ from hrta_ext.activation import HomotopyFunction, homotopy, homotopy_, homotopy_
 from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
 from hrta_ext.gram_builder import GramPath, gram, gram_path, random_gram_path, random_weights
+from hrta_ext.infinite import infinite_gram, infinite_gram_error
 from hrta_ext.kernels import Gram
 from hrta_ext.layers import HomotopyActivation, set_homotopy
 from hrta_ext.schedules import HomotopyScheduler, PlateauHomotopyScheduler
+from hrta_ext.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.training import FitResult, fit
 from hrta_ext.two_layer import TwoLayerNet, with_bias
 
@@ -21,19 +23,26 @@ __all__ = [
     "HomotopyFunction",
     "HomotopyScheduler",
     "PlateauHomotopyScheduler",
+    "SquareLaw",
     "TwoLayerNet",
     "backends",
     "build_info",
+    "decay_rate",
+    "eigenvalues",
     "fit",
     "gram",
     "gram_path",
     "homotopy",
     "homotopy_",
     "homotopy_value_and_slope",
+    "infinite_gram",
+    "infinite_gram_error",
+    "lambda_min",
     "random_gram_path",
     "random_weights",
     "register_base",
     "set_homotopy",
+    "square_law",
     "use_backend",
     "with_bias",
 ]

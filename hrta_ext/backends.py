@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext import native, reference
+from hrta_ext import native, native_gram, reference, reference_gram
 from hrta_ext.bases import BASES
 
 _FORCED_NAMES = ("torch", "native", "cpp", "cuda")
@@ -60,15 +60,16 @@ def build_info() -> dict[str, Any]:
     """Versions and build facts: what hrta_ext was built with and what it runs on.
 
     Returns:
-        Keys version, torch, built_for_torch, compiler, simd_levels, simd, cuda_architectures (a list), cuda_reason (why
-        the cuda backend is not usable, or None), python, platform.
+        Keys version, torch, built_for_torch, compiler, simd_levels, simd, gram (how this processor multiplies Gram
+        matrices: "int8 tiles" or "vectors"), cuda_architectures (a list), cuda_reason (why the cuda backend is not
+        usable, or None), python, platform.
 
     Example:
         >>> import hrta_ext as hx
         >>> sorted(hx.build_info())[:3]
         ['built_for_torch', 'compiler', 'cuda_architectures']
     """
-    info: dict[str, Any] = {"built_for_torch": None, "compiler": None, "simd_levels": "", "simd": None}
+    info: dict[str, Any] = {"built_for_torch": None, "compiler": None, "simd_levels": "", "simd": None, "gram": None}
     if native._C is not None:
         info.update(native._C.build_info())
     info["simd_levels"] = info["simd_levels"].split()
@@ -144,6 +145,14 @@ def kernels_for(x: Tensor, base: str) -> ModuleType:
         what = "base that you registered" if BASES[base].number is None else f"{device} tensor"
         raise ValueError(f"use_backend({forced!r}) cannot serve a {what}; leave the block or use the torch backend")
     return native if usable else reference
+
+
+def gram_kernels_for(x: Tensor, base: str) -> ModuleType:
+    """The module of the Gram builder, ``native_gram`` or ``reference_gram``, that serves samples x and this base.
+
+    CUDA tensors go through torch's own matmuls.
+    """
+    return native_gram if kernels_for(x, base) is native and x.device.type == "cpu" else reference_gram
 
 
 if native.IMPORT_ERROR is not None and _Choice.forced != "torch":

@@ -10,14 +10,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrta_ext import native, native_gram, reference_gram
-from hrta_ext.backends import kernels_for
+from hrta_ext.backends import gram_kernels_for
 from hrta_ext.bases import get_base
 from hrta_ext.files import replaced
 from hrta_ext.kernels import Gram, GramSums, Neurons, Parameters, check_samples, parameter_values
@@ -196,7 +194,7 @@ class GramPath:
             total = GramSums(*(value[0] for value in self.sums))
         else:
             total = GramSums(*(value[list(chosen)].sum(0) for value in self.sums))
-        return _builder(self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
+        return gram_kernels_for(self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
 
     def _need_batches(self, method: str) -> None:
         if self.batches < 2:
@@ -234,11 +232,6 @@ def _safetensors() -> Any:
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
-
-
-def _builder(x: Tensor, base: str) -> ModuleType:
-    """The module whose ``add_to`` serves x; CUDA tensors go through torch's own matmuls."""
-    return native_gram if kernels_for(x, base) is native and x.device.type == "cpu" else reference_gram
 
 
 def _result_dtype(dtype: torch.dtype | None, x: Tensor, function: str) -> torch.dtype:
@@ -340,7 +333,7 @@ def _gram_path(
     x = check_samples(x, function).detach()
     weight, output_weight = _check_weights(x, weight, output_weight, function)
     result = _result_dtype(dtype, x, function)
-    builder, high = _builder(x, base), result == torch.float64
+    builder, high = gram_kernels_for(x, base), result == torch.float64
     n, features = x.shape
     budget = _check_budget(memory_budget, builder.least_scratch(n, features, base, high) if n else 0, function)
     networks, width = weight.shape[:-2], weight.shape[-2]
@@ -451,7 +444,7 @@ def random_weights(
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:
         raise ValueError(f"random_weights: dtype must be a floating-point type, got {dtype}")
-    builder = _builder(torch.empty(0, device=where), "relu")
+    builder = gram_kernels_for(torch.empty(0, device=where), "relu")
     weight, output_weight = builder.random_weights(seed, first_neuron, count, n_features, where)
     return weight.to(dtype), output_weight.to(dtype)
 
@@ -517,7 +510,7 @@ def random_gram_path(
         raise ValueError(f"{function}: batches must be at least 1, got {batches}")
     batches = min(batches, width)
     result = _result_dtype(dtype, x, function)
-    builder, high = _builder(x, base), result == torch.float64
+    builder, high = gram_kernels_for(x, base), result == torch.float64
     budget = _check_budget(memory_budget, builder.least_scratch(n, features, base, high) if n else 0, function)
     samples = x.double().contiguous()
     sums = _zero_sums(samples, (batches,))

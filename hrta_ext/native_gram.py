@@ -58,3 +58,13 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
         return Gram(a[0], w[0])
     shape = (*s.shape, *networks, n, n)
     return Gram(*(part.movedim(0, s.dim()).reshape(shape) for part in (a, w)))
+
+
+def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:
+    """sum_k left[i, k] right[k, j] base[i, j]^k: left (n, terms), right (terms, n2), base (n, n2), float64."""
+    left, right, base = left.contiguous(), right.contiguous(), base.contiguous()
+    result = torch.empty_like(base)
+    native._C.power_sum(
+        *base.shape, left.shape[1], left.data_ptr(), right.data_ptr(), base.data_ptr(), result.data_ptr()
+    )
+    return result

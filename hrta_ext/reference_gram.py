@@ -80,3 +80,15 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
 
 def _mirrored(upper: Tensor) -> Tensor:
     return torch.triu(upper) + torch.triu(upper, 1).mT
+
+
+def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:
+    """sum_k left[i, k] right[k, j] base[i, j]^k: left (n, terms), right (terms, n2), base (n, n2), float64."""
+    result = torch.empty_like(base)
+    for begin in range(0, base.shape[0], 16):  # rows that stay in the cache
+        rows = slice(begin, begin + 16)
+        sums = torch.zeros_like(base[rows])
+        for k in range(left.shape[1] - 1, -1, -1):
+            sums.mul_(base[rows]).addr_(left[rows, k], right[k])
+        result[rows] = sums
+    return result

@@ -364,6 +364,13 @@ void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for) {
       call.n * call.n * call.S < (1 << 18));
 }
 
+void power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
+               double* result, ParallelFor parallel_for) {
+  for_each_task(n, parallel_for, [&](int64_t i) {
+    gram_loops().power_sum(n2, terms, left + i * terms, right, base + i * n2, result + i * n2);
+  });
+}
+
 bool gram_sums(const GramCall& call, ParallelFor parallel_for) {
   if (call.D == 2 && call.base == kRelu) return gram_sums_by_arcs(call, parallel_for);
   return Builder(call, parallel_for).run();

@@ -305,12 +305,39 @@ void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
   write_quadratic(call, q, row, column, rows, columns, call.w);
 }
 
+// --- Hermite expansions (hrta_ext/infinite.py) -----------------------------------------------------------------------
+
+void power_sum(int64_t n2, int64_t terms, const double* left, const double* right, const double* base, double* result) {
+  constexpr int kColumns = 8 * kLanes<double>;
+  for (int64_t begin = 0; begin < n2; begin += kColumns) {
+    const int count = int(n2 - begin < kColumns ? n2 - begin : kColumns);
+    double power[kColumns] = {}, column[kColumns] = {};
+    for (int j = 0; j < count; ++j) power[j] = base[begin + j];
+    Vector<double> sum[8] = {};
+    for (int64_t k = terms - 1; k >= 0; --k) {
+      const double* from = right + k * n2 + begin;
+      if (count < kColumns) {
+        for (int j = 0; j < count; ++j) column[j] = from[j];
+        from = column;
+      }
+      const Vector<double> factor = broadcast(left[k]);
+      for (int v = 0; v < 8; ++v) {
+        const Vector<double> term = factor * load_vector(from + v * kLanes<double>);
+        sum[v] = multiply_add_vector(sum[v], load_vector(power + v * kLanes<double>), term);
+      }
+    }
+    double lanes[kColumns];
+    for (int v = 0; v < 8; ++v) store_vector(lanes + v * kLanes<double>, sum[v]);
+    for (int j = 0; j < count; ++j) result[begin + j] = lanes[j];
+  }
+}
+
 }  // namespace
 
 }  // namespace HRTA_SIMD_LEVEL
 
 extern const GramLoops HRTA_GRAM_LOOPS;
-const GramLoops HRTA_GRAM_LOOPS = {random_neurons, responses, product, evaluate};
+const GramLoops HRTA_GRAM_LOOPS = {random_neurons, responses, product, evaluate, power_sum};
 
 }  // namespace cpu
 }  // namespace hrta

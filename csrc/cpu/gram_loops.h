@@ -49,6 +49,10 @@ struct GramLoops {
 
   // The results' tile (row, column) of kTile rows and columns, row <= column, and its mirror image.
   void (*evaluate)(const GramEvaluation& call, int64_t row, int64_t column);
+
+  // One row of power_sum: left (terms), base and result (n2).
+  void (*power_sum)(int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
+                    double* result);
 };
 
 const GramLoops& gram_loops();

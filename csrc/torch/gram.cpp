@@ -55,6 +55,11 @@ void gram_evaluate(int64_t n, int64_t S, bool high, bool derivative, double widt
   cpu::gram_evaluate(call, torch_pool_parallel_for);
 }
 
+void power_sum(int64_t n, int64_t n2, int64_t terms, Address left, Address right, Address base, Address result) {
+  py::gil_scoped_release release;
+  cpu::power_sum(n, n2, terms, doubles(left), doubles(right), doubles(base), doubles(result), torch_pool_parallel_for);
+}
+
 int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D) {
   GramCall call{};
   call.base = base;
@@ -76,6 +81,7 @@ void bind_gram(py::module_& m) {
   m.def("gram_least_scratch", &gram_least_scratch);
   m.def("gram_sums", &gram_sums);
   m.def("gram_evaluate", &gram_evaluate);
+  m.def("power_sum", &power_sum);
   m.def("random_weights", &random_weights);
 }
 

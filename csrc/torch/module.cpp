@@ -4,6 +4,7 @@
 
 #include <exception>
 
+#include "../cpu/gram_loops.h"
 #include "../cpu/simd.h"
 #include "runtime.h"
 
@@ -119,6 +120,7 @@ PYBIND11_MODULE(_C, m) {
     info["built_for_torch"] = HRTA_BUILT_FOR_TORCH;
     info["simd_levels"] = cpu::compiled_levels();
     info["simd"] = cpu::loops().level;
+    info["gram"] = cpu::amx_loops() != nullptr ? "int8 tiles" : "vectors";
     info["cuda_architectures"] = cuda_architectures();
     return info;
   });

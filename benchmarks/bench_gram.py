@@ -1,0 +1,272 @@
+"""Speed of the Gram builder beside naive torch, torch.compile of it, and torch.func's empirical NTK.
+
+Every case first compares the results with naive torch in float64. "16 values of s" means 16 Gram matrices G^[a] and
+G^[w]: the peers need a pass for each, so their time is that of one s, times 16. Times are medians of interleaved rounds
+(timing.py); nothing is asserted about time. The rates count 2 n^2 m operations for the two symmetric products, beside
+what torch's own matrix products reach in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import QUICK, Effort, Samples, environment, format_seconds, format_table, json_path, measure, save
+from torch import Tensor
+
+import hrta_ext as hx
+
+S = 0.7
+COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
+RATES = ("case", "algorithm", "GOP/s", "of sgemm", "of int8 matmul", "bound by")
+NAIVE, COMPILED, FUNC, CHUNKS = "naive torch", "torch.compile", "torch.func NTK", "generate, then naive"
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+@dataclass(frozen=True)
+class Case:
+    """n samples, m neurons, D features; goal: the peer's time over ours that the project wants for one s and for 16."""
+
+    n: int
+    m: int
+    D: int
+    dtype: torch.dtype = torch.float32
+    base: str = "relu"
+    goals: tuple[float | None, float | None] = (None, None)
+    drawn: bool = False
+    rounds: int = 11
+
+    @property
+    def name(self) -> str:
+        kind = "random " if self.drawn else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{kind}{self.base} n={self.n} m={self.m:.3g} D={self.D} {dtype}"
+
+    @property
+    def algorithm(self) -> str:
+        if self.D == 2 and self.base == "relu":
+            return "arcs"
+        return hx.build_info()["gram"]
+
+
+CASES = (
+    Case(100, 1000, 2, goals=(1.5, 20.0), rounds=41),
+    Case(100, 100_000, 2, goals=(12.0, 150.0)),
+    Case(1000, 65_536, 4, goals=(3.5, 50.0), rounds=7),
+    Case(1000, 65_536, 4, torch.float64, goals=(3.0, None), rounds=5),
+    Case(100, 10_000_000, 2, goals=(10.0, None), drawn=True, rounds=3),
+    Case(1000, 1_000_000, 2, goals=(300.0, None), rounds=3),
+    Case(100, 100_000, 4),
+    Case(1000, 16_384, 4, base="gelu", rounds=7),
+    Case(1000, 16_384, 16, rounds=7),
+    Case(1000, 16_384, 784, rounds=3),
+)
+SMALL = (Case(100, 1000, 2, goals=(1.5, 20.0)), Case(64, 3000, 4), Case(50, 20_000, 2, drawn=True))
+
+
+def naive(x: Tensor, weight: Tensor, a: Tensor, s: float, base: str) -> tuple[Tensor, Tensor]:
+    """Both Gram matrices the way one writes them down."""
+    z = x @ weight.mT
+    if base == "relu":
+        value, slope = torch.relu(z), (z > 0).to(z.dtype)
+    else:
+        cdf = 0.5 * torch.erfc(-z * 0.5**0.5)
+        value, slope = z * cdf, cdf + z * torch.exp(-0.5 * z * z) * 0.3989422804014327
+    value, slope = (1 - s) * z + s * value, (1 - s) + s * slope
+    m = weight.shape[0]
+    return value @ value.mT / m, (slope * (a * a)) @ slope.mT * (x @ x.mT) / m
+
+
+def naive_in_chunks(x: Tensor, weight: Tensor, a: Tensor, s: float, base: str, chunk: int) -> tuple[Tensor, Tensor]:
+    """The same, a chunk of neurons at a time, summed in float64: memory stays bounded."""
+    n, m = x.shape[0], weight.shape[0]
+    total = [torch.zeros(n, n, dtype=torch.float64) for _ in range(2)]
+    for begin in range(0, m, chunk):
+        part = slice(begin, begin + chunk)
+        for into, one in zip(total, naive(x, weight[part], a[part], s, base), strict=True):
+            into += one.double() * (len(a[part]) / m)
+    return total[0], total[1]
+
+
+def generated(x: Tensor, width: int, s: float, base: str, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
+    """torch.randn a chunk at a time, then the naive formula."""
+    n = x.shape[0]
+    total = [torch.zeros(n, n, dtype=torch.float64) for _ in range(2)]
+    for begin in range(0, width, chunk):
+        count = min(chunk, width - begin)
+        weight, a = torch.randn(count, x.shape[1], dtype=x.dtype), torch.randn(count, dtype=x.dtype)
+        for into, one in zip(total, naive(x, weight, a, s, base), strict=True):
+            into += one.double() * (count / width)
+    return total[0], total[1]
+
+
+def functional_ntk(x: Tensor, weight: Tensor, a: Tensor, s: float, base: str) -> Tensor:
+    """The NTK by per-sample Jacobians of all parameters."""
+
+    def network(parameters: tuple[Tensor, Tensor], sample: Tensor) -> Tensor:
+        z = parameters[0] @ sample
+        return ((1 - s) * z + s * torch.relu(z)) @ parameters[1] * weight.shape[0] ** -0.5
+
+    jacobians = torch.func.vmap(torch.func.jacrev(network), (None, 0))((weight, a), x)
+    return sum(j.flatten(1) @ j.flatten(1).mT for j in jacobians)
+
+
+def check(case: Case, x: Tensor, weight: Tensor, a: Tensor) -> None:
+    """Our matrices agree with the naive formula in float64 within the class of the dtype."""
+    ours = hx.gram(x, weight, a, S, base=case.base)
+    wide = naive_in_chunks(x.double(), weight.double(), a.double(), S, case.base, 8192)
+    for mine, expected in zip(ours, wide, strict=True):
+        error = float((mine.double() - expected).norm() / expected.norm())
+        if not error <= TOLERANCE[case.dtype]:
+            raise AssertionError(f"{case.name}: relative Frobenius error {error:.2g}")
+
+
+def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
+    """Check, then time, one case; the JSON record of it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(case.n, case.D, dtype=case.dtype, generator=generator)
+    many = torch.linspace(0.1, 2.0, 16, dtype=torch.float64)
+    calls: dict[str, Callable[[], object]]
+    if case.drawn:
+        check(case, x, *hx.random_weights(0, 100_000, case.D, dtype=case.dtype))
+        calls = {
+            "one": lambda: hx.random_gram_path(x, case.m)(S),
+            "sixteen": lambda: hx.random_gram_path(x, case.m)(many),
+            CHUNKS: lambda: generated(x, case.m, S, case.base),
+        }
+    else:
+        weight, a = hx.random_weights(0, case.m, case.D, dtype=case.dtype)
+        check(case, x, weight, a)
+        large = case.n * case.m > 2 * 10**8  # n x m temporaries of the naive formula: then it, too, goes in chunks
+        peer = (lambda: naive_in_chunks(x, weight, a, S, case.base, 65_536)) if large else None
+        calls = {
+            "one": lambda: hx.gram(x, weight, a, S, base=case.base),
+            "sixteen": lambda: hx.gram(x, weight, a, many, base=case.base),
+            NAIVE: peer or (lambda: naive(x, weight, a, S, case.base)),
+        }
+        if use_compile and not large:
+            compiled = torch.compile(naive)
+            calls[COMPILED] = lambda: compiled(x, weight, a, S, case.base)
+        if case.n * case.m * case.D <= 10**6 and case.base == "relu":
+            calls[FUNC] = lambda: functional_ntk(x, weight, a, S, case.base)
+    times = measure(calls, effort)
+    one, sixteen = times.pop("one"), times.pop("sixteen")
+    peers = {}
+    for name, peer_time in times.items():
+        goals = case.goals if name in (NAIVE, CHUNKS) else (None, None)
+        repeated = Samples(tuple(16 * seconds for seconds in peer_time.seconds))
+        peers[f"{name}, one s"] = compare(one, peer_time, goals[0])
+        peers[f"{name}, 16 s"] = compare(sixteen, repeated, goals[1])
+    return {
+        "name": case.name,
+        **{key: getattr(case, key) for key in ("n", "m", "D", "base", "algorithm")},
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "one": one.as_dict(),
+        "sixteen": sixteen.as_dict(),
+        "peers": peers,
+        "operations_per_second": 2 * case.n**2 * case.m / one.median,
+    }
+
+
+def compare(ours: Samples, peer: Samples, goal: float | None) -> dict[str, Any]:
+    """A peer's times, the ratios to ours, and whether the goal is met."""
+    ratio = ours.speedup_over(peer)
+    return {
+        **peer.as_dict(),
+        "ratio": ratio,
+        "ratio_of_minima": ours.best_speedup_over(peer),
+        "goal": goal,
+        "met": None if goal is None else ratio >= goal,
+    }
+
+
+def ceilings(effort: Effort) -> dict[str, float]:
+    """Operations per second of torch's matrix products, (2048, 4096) by (4096, 2048)."""
+    shape = (2048, 4096, 2048)
+    single = torch.randn(shape[0], shape[1]), torch.randn(shape[1], shape[2])
+    integers = tuple((matrix * 30).clamp(-127, 127).to(torch.int8) for matrix in single)
+    times = measure(
+        {"sgemm": lambda: single[0] @ single[1], "int8": lambda: torch._int_mm(integers[0], integers[1])}, effort
+    )
+    return {name: 2 * shape[0] * shape[1] * shape[2] / samples.minimum for name, samples in times.items()}
+
+
+def print_report(records: list[dict[str, Any]], ceiling: dict[str, float]) -> None:
+    print("\nratio: the peer's time / ours, median over rounds; of minima: the same of the fastest rounds")
+    rows = []
+    for record in records:
+        for i, (name, peer) in enumerate(record["peers"].items()):
+            ours = record["sixteen" if name.endswith("16 s") else "one"]["median"]
+            goal = "" if peer["goal"] is None else f">= {peer['goal']:.3g}"
+            met = "" if peer["met"] is None else "yes" if peer["met"] else "NO"
+            ratios = [f"{peer['ratio']:.3g}", f"{peer['ratio_of_minima']:.3g}"]
+            times = [format_seconds(ours), format_seconds(peer["median"])]
+            rows.append(["" if i else record["name"], name, *times, *ratios, goal, met])
+    print(format_table(COLUMNS, rows))
+    print(f"\nceilings in this run: sgemm {ceiling['sgemm'] / 1e9:.0f} GF/s, int8 {ceiling['int8'] / 1e9:.0f} GOP/s")
+    print("rate of the whole call, counting 2 n^2 m operations (both products, their symmetry used)")
+    rows = []
+    for record in records:
+        rate = record["operations_per_second"]
+        shares = [f"{100 * rate / ceiling[name]:.0f}%" for name in ("sgemm", "int8")]
+        rows.append([record["name"], record["algorithm"], f"{rate / 1e9:.0f}", *shares, bound(record)])
+    print(format_table(RATES, rows))
+    goals = [peer for record in records for peer in record["peers"].values() if peer["met"] is not None]
+    print(f"\n{sum(goal['met'] for goal in goals)} of {len(goals)} goals met")
+
+
+def bound(record: dict[str, Any]) -> str:
+    """What limits the case, from where a profile showed the time."""
+    if record["algorithm"] == "arcs":
+        if record["m"] < 10**4:
+            return "n^2 work and call overhead"
+        return "drawing and sorting neurons into arcs" if "random" in record["name"] else "sorting neurons into arcs"
+    if record["D"] >= 64:
+        return "pre-activations and their sums, n m D"
+    if record["n"] <= 192:
+        return "responses and packing, n m"
+    return "operands from the last cache" if record["algorithm"] == "int8 tiles" else "vector multiply-adds"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file, or a directory for gram.json")
+    parser.add_argument("--quick", action="store_true", help="few short rounds and small cases: a smoke test")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run all cases, print the tables, write the JSON."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    info = environment()
+    print(
+        f"hrta_ext {info['build_info']['version']}, torch {info['torch']}, {info['cpu']}, {arguments.threads} threads"
+    )
+    missing = [name for name in ("neural_tangents", "pykeops") if importlib.util.find_spec(name) is None]
+    print(f"peers not measured: {', '.join(missing) or 'none'} (GPU.md, section 2, has their times)")
+    cases = SMALL if arguments.quick else CASES
+    records = []
+    for i, case in enumerate(cases):
+        print(f"[{i + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
+        effort = QUICK if arguments.quick else Effort(rounds=case.rounds)
+        records.append(run_case(case, effort, not arguments.no_compile))
+    ceiling = ceilings(QUICK if arguments.quick else Effort(rounds=7))
+    print_report(records, ceiling)
+    if arguments.out is not None:
+        path = json_path(arguments.out, "gram")
+        save(path, "gram", info, ceilings=ceiling, cases=records)
+        print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
