@@ -123,7 +123,7 @@ HRTA_INLINE Pair<T> quotient(Pair<T> n, Pair<T> d, T inverse) {
   return {q, rest * inverse};
 }
 
-// constant + x for |x| <= constant.
+// constant + x for |x| <= constant, or for any |x| < 2 if the constant is a multiple of 1/4 below 1.
 template <typename T>
 HRTA_INLINE Pair<T> exact_sum(T constant, T x) {
   T sum = constant + x;
@@ -160,18 +160,19 @@ template <typename T>
 HRTA_INLINE T scaled_normal_tail(T a) {
   T inverse = T(1) / (a + T(4));
   T t = multiply_add(a + a, inverse, T(-1));  // (a - 4) / (a + 4)
-  return normal_tail_core(t) * inverse;
+  return (T(0.75) + normal_tail_core(t)) * inverse;
 }
 
-// a Phi(-a): the same, with the roundings of the product and of the quotient made good.
+// a Phi(-a): the same, with the roundings of the sum, of the product and of the quotient made good.
 template <typename T>
 HRTA_INLINE T weighted_normal_tail(T a) {
   T sum = a + T(4);
   T rest = a < T(4) ? a - (sum - T(4)) : T(4) - (sum - a);
   T inverse = T(1) / sum;
-  T core = normal_tail_core(multiply_add(a + a, inverse, T(-1)));
-  T product = a * core;
-  Pair<T> q = quotient(Pair<T>{product, multiply_add(a, core, -product)}, Pair<T>{sum, rest}, inverse);
+  Pair<T> core = exact_sum(T(0.75), normal_tail_core(multiply_add(a + a, inverse, T(-1))));
+  T product = a * core.high;
+  T product_rest = multiply_add(a, core.low, multiply_add(a, core.high, -product));
+  Pair<T> q = quotient(Pair<T>{product, product_rest}, Pair<T>{sum, rest}, inverse);
   ExpParts<T> e = exp_of_minus_square(a, T(0.5));
   return (multiply_add(q.high, e.reduced, q.low) + q.high) * e.scale_high * e.scale_low;
 }

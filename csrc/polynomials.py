@@ -34,7 +34,8 @@ def tail_interval(last: float) -> tuple[mp.mpf, mp.mpf]:
     return mp.mpf(-1), (mp.mpf(last) - TAIL_CENTRE) / (mp.mpf(last) + TAIL_CENTRE)
 
 
-# name, formula (for the comment), function, interval for float and double, degree for float and double
+# name, formula (for the comment), function, interval for float and double, degree for float and double, the part of the
+# constant term that the caller adds itself
 POLYNOMIALS = [
     (
         "expm1_core",
@@ -42,6 +43,7 @@ POLYNOMIALS = [
         series(lambda r: (mp.expm1(r) - r) / r**2, mp.mpf(1) / 2),
         ((-HALF_LN2, HALF_LN2),) * 2,
         (5, 10),
+        0,
     ),
     (
         "log1p_core",
@@ -49,13 +51,15 @@ POLYNOMIALS = [
         series(lambda u: (mp.atanh(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, mp.mpf(1) / 3),
         ((mp.mpf(0), mp.mpf(1) / 9),) * 2,
         (4, 10),
+        0,
     ),
     (
         "normal_tail_core",
-        "(a + 4) Phi(-a) exp(a^2/2) in t = (a - 4)/(a + 4), a >= 0",
+        "(a + 4) Phi(-a) exp(a^2/2) - 3/4 in t = (a - 4)/(a + 4), a >= 0",
         normal_tail,
         (tail_interval(15), tail_interval(40)),
         (10, 22),
+        mp.mpf(3) / 4,
     ),
     (
         "erf_core",
@@ -63,6 +67,7 @@ POLYNOMIALS = [
         series(lambda u: (mp.erf(mp.sqrt(u)) / mp.sqrt(u) - 2 / mp.sqrt(mp.pi)) / u, -2 / (3 * mp.sqrt(mp.pi))),
         ((mp.mpf(0), mp.mpf(1)),) * 2,
         (6, 12),
+        0,
     ),
     (
         "sin_core",
@@ -70,6 +75,7 @@ POLYNOMIALS = [
         series(lambda u: (mp.sin(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, -mp.mpf(1) / 6),
         ((mp.mpf(0), QUARTER_PI_SQUARED),) * 2,
         (3, 6),
+        0,
     ),
     (
         "cos_core",
@@ -77,6 +83,7 @@ POLYNOMIALS = [
         series(lambda u: (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2, mp.mpf(1) / 24),
         ((mp.mpf(0), QUARTER_PI_SQUARED),) * 2,
         (2, 5),
+        0,
     ),
 ]
 
@@ -108,10 +115,11 @@ def main() -> None:
     print("#pragma once\n")
     print('#include "host_device.h"\n')
     print("namespace hrta {\ninline namespace HRTA_SIMD_LEVEL {\n")
-    for name, formula, function, intervals, degrees in POLYNOMIALS:
+    for name, formula, function, intervals, degrees, apart in POLYNOMIALS:
         print(f"// {formula}")
         for type_name, interval, degree in zip(("float", "double"), intervals, degrees, strict=True):
             coefficients, error = interpolate(function, *interval, degree)
+            coefficients[0] -= apart
             suffix, digits = ("f", 9) if type_name == "float" else ("", 17)
             words = [mp.nstr(c, digits, min_fixed=0, max_fixed=0) + suffix for c in coefficients]
             print(f"// {type_name}: degree {degree}, relative error {mp.nstr(error, 2)}")
