@@ -1,6 +1,6 @@
 // exp, log1p, tanh, the normal tail, erf, sin and cos without branches, so that a plain loop over them vectorises.
-// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_accuracy.py measures
-// them.
+// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_activation_accuracy.py
+// measures them.
 #pragma once
 
 #include <math.h>
@@ -175,7 +175,8 @@ HRTA_INLINE Pair<T> weighted_normal_tail(T a) {
   Pair<T> q = quotient(Pair<T>{product, product_rest}, tail.sum, tail.inverse);
   ExpParts<T> e = exp_of_minus_square(a, T(0.5));
   T scale = e.scale * FloatTraits<T>::kUnscale;
-  return {q.high * scale, multiply_add(q.high, e.reduced, q.low) * scale};
+  Pair<T> result = exact_sum(q.high, multiply_add(q.high, e.reduced, q.low));
+  return {result.high * scale, result.low * scale};
 }
 
 template <typename T>
