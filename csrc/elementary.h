@@ -41,7 +41,7 @@ struct FloatTraits<double> {
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr Bits kScaleExponent = 512;
   static constexpr double kUnscale = 0x1p-512;
-  static constexpr double kExpLowest = -760.0;
+  static constexpr double kExpLowest = -800.0;
   static constexpr double kLargest = 0x1.fffffffffffffp1023;
   static constexpr Bits kHighHalf = 0xfffffffff8000000ull;
 };
@@ -54,7 +54,7 @@ struct ExpParts {
   T scale;
 };
 
-// exp(high + low) for kExpLowest - 50 <= high <= 0 and small low.
+// exp(high + low) for kExpLowest <= high <= 0 and small low.
 template <typename T>
 HRTA_INLINE ExpParts<T> exp_of_sum(T high, T low) {
   using Traits = FloatTraits<T>;
@@ -81,7 +81,7 @@ HRTA_INLINE T times_exp(T factor, ExpParts<T> e) {
   return multiply_add(factor, e.reduced, factor) * e.scale * FloatTraits<T>::kUnscale;
 }
 
-// exp(-factor x^2), factor 1 or 1/2, for factor x^2 <= 50 - kExpLowest, with x^2 carried in two pieces: a rounded
+// exp(-factor x^2), factor 1 or 1/2, for factor x^2 <= -kExpLowest, with x^2 carried in two pieces: a rounded
 // square would cost x^2 ulp.
 template <typename T>
 HRTA_INLINE ExpParts<T> exp_of_minus_square(T x, T factor) {

@@ -124,7 +124,7 @@ def main() -> None:
             words = [mp.nstr(c, digits, min_fixed=0, max_fixed=0) + suffix for c in coefficients]
             print(f"// {type_name}: degree {degree}, relative error {mp.nstr(error, 2)}")
             print(f"HRTA_INLINE {type_name} {name}({type_name} u) {{")
-            if name == "normal_tail_core":  # the longest: here two chains would cost three quarters of an ulp
+            if name == "normal_tail_core":  # the longest: one chain rounds less
                 print(f"  return {horner(words, 'u')};\n}}")
             else:
                 print(f"  {type_name} square = u * u;")
