@@ -3,7 +3,7 @@
 //
 // A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
 // vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
-// itself as `tail`.
+// itself as `tail`. It comes in two pieces, since the rounding of their sum would be worth an ulp of sigma_s.
 #pragma once
 
 #include "elementary.h"
@@ -21,8 +21,8 @@ enum class Growth { kRamp, kRectifier, kQuadratic, kBounded, kOscillating };
 struct Relu {
   static constexpr Growth kGrowth = Growth::kRamp;
   template <typename T>
-  static HRTA_INLINE T tail(T) {
-    return T(0);
+  static HRTA_INLINE Pair<T> tail(T) {
+    return {T(0), T(0)};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
@@ -38,8 +38,8 @@ struct Relu {
 struct Relu2 {
   static constexpr Growth kGrowth = Growth::kQuadratic;
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
-    return x < T(0) ? T(0) : T(0.5) * x * x;
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return {x < T(0) ? T(0) : T(0.5) * x * x, T(0)};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
@@ -55,9 +55,11 @@ struct Relu2 {
 struct Tanh {
   static constexpr Growth kGrowth = Growth::kBounded;
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
+  static HRTA_INLINE Pair<T> tail(T x) {
     TanhParts<T> parts = tanh_parts(absolute(x));
-    return with_sign(-parts.em1 / (T(2) + parts.em1), x);
+    T n = with_sign(parts.em1, x), d = T(2) + parts.em1, inverse = T(1) / d;
+    T q = n * inverse;
+    return {q, multiply_add(-q, d, n) * inverse};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
@@ -67,7 +69,8 @@ struct Tanh {
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
-    return T(-2) * tail(x) * slope(x);
+    Pair<T> value = tail(x);
+    return T(-2) * (value.high + value.low) * slope(x);
   }
 };
 
@@ -82,8 +85,9 @@ struct Gelu {
     return at_most(absolute(x), normal_tail_limit<T>());
   }
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
-    return -weighted_normal_tail(distance(x));
+  static HRTA_INLINE Pair<T> tail(T x) {
+    Pair<T> below = weighted_normal_tail(distance(x));
+    return {-below.high, -below.low};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {  // Phi(x) + x phi(x)
@@ -101,17 +105,19 @@ struct Gelu {
 // The logistic function at |x| and at -|x|, from exp(-|x|): neither overflows.
 template <typename T>
 struct LogisticPair {
-  T a;             // |x|, bounded
-  T above, below;  // 1 / (1 + exp(-a)), 1 / (1 + exp(a))
-  ExpParts<T> e;   // exp(-a)
+  T a;                // |x|, bounded
+  ExpParts<T> e;      // exp(-a)
+  Pair<T> one_and_e;  // 1 + exp(-a)
+  T above, below;     // 1 / (1 + exp(-a)), 1 / (1 + exp(a))
 };
 
 template <typename T>
 HRTA_INLINE LogisticPair<T> logistic_pair(T x) {
   LogisticPair<T> pair;
   pair.a = at_most(absolute(x), -FloatTraits<T>::kExpLowest);
-  pair.e = exp_of_negative(-pair.a);
-  pair.above = T(1) / (T(1) + times_exp(T(1), pair.e));
+  pair.e = exp_of_sum(-pair.a, T(0));
+  pair.one_and_e = exact_sum(T(1), times_exp(T(1), pair.e));
+  pair.above = T(1) / pair.one_and_e.high;
   pair.below = times_exp(pair.above, pair.e);
   return pair;
 }
@@ -120,9 +126,11 @@ HRTA_INLINE LogisticPair<T> logistic_pair(T x) {
 struct Silu {
   static constexpr Growth kGrowth = Growth::kRectifier;
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
+  static HRTA_INLINE Pair<T> tail(T x) {
     LogisticPair<T> pair = logistic_pair(x);
-    return -times_exp(pair.a, pair.e) / (T(1) + times_exp(T(1), pair.e));
+    T n = -pair.a * pair.e.scale;
+    Pair<T> scaled = quotient(Pair<T>{n, n * pair.e.reduced}, pair.one_and_e, pair.above);
+    return {scaled.high * FloatTraits<T>::kUnscale, scaled.low * FloatTraits<T>::kUnscale};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
@@ -141,7 +149,7 @@ struct Silu {
 struct Softplus {
   static constexpr Growth kGrowth = Growth::kRectifier;
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
+  static HRTA_INLINE Pair<T> tail(T x) {
     return log1p_of_unit(times_exp(T(1), exp_of_negative(-absolute(x))));
   }
   template <typename T>
@@ -162,18 +170,20 @@ struct Erf {
   static constexpr T kTwoOverSqrtPi = T(1.1283791670955125738961589031215452L);
 
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
-    return erf_of(x);
+  static HRTA_INLINE T distance(T x) {
+    return at_most(absolute(x), T(0.7) * normal_tail_limit<T>());
+  }
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return erf_of(x, distance(x));
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
-    T bounded = at_most(absolute(x), normal_tail_limit<T>());
-    return times_exp(kTwoOverSqrtPi<T>, exp_of_minus_square(bounded, T(1)));
+    return times_exp(kTwoOverSqrtPi<T>, exp_of_minus_square(distance(x), T(1)));
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
-    T bounded = at_least(at_most(x, normal_tail_limit<T>()), -normal_tail_limit<T>());
-    return T(-2) * bounded * slope(x);
+    return T(-2) * with_sign(distance(x), x) * slope(x);
   }
 };
 
@@ -196,8 +206,8 @@ template <bool kFast>
 struct SinBase {
   static constexpr Growth kGrowth = kFast ? Growth::kBounded : Growth::kOscillating;
   template <typename T>
-  static HRTA_INLINE T tail(T x) {
-    return SinAt<T, kFast>::sine(x, 0);
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return {SinAt<T, kFast>::sine(x, 0), T(0)};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {

@@ -1,6 +1,6 @@
 // exp, log1p, tanh, the normal tail, erf, sin and cos without branches, so that a plain loop over them vectorises.
-// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_accuracy.py measures
-// them.
+// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_activation_accuracy.py
+// measures them.
 #pragma once
 
 #include <math.h>
@@ -23,7 +23,8 @@ struct FloatTraits<float> {
   static constexpr float kLog2E = 0x1.715476p0f;
   static constexpr float kLn2High = 0x1.62e4p-1f;  // 15 bits: times |n| <= 256 exact
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
-  static constexpr float kScaleSplit = -100.0f;
+  static constexpr Bits kScaleExponent = 64;
+  static constexpr float kUnscale = 0x1p-64f;
   static constexpr float kExpLowest = -120.0f;  // x exp(x) and exp(x) have underflowed to zero here
   static constexpr float kLargest = 0x1.fffffep127f;
   static constexpr Bits kHighHalf = 0xfffff000u;
@@ -38,64 +39,50 @@ struct FloatTraits<double> {
   static constexpr double kLog2E = 0x1.71547652b82fep0;
   static constexpr double kLn2High = 0x1.62e42feep-1;  // 32 bits: times |n| <= 2048 exact
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr double kScaleSplit = -1000.0;
-  static constexpr double kExpLowest = -760.0;
+  static constexpr Bits kScaleExponent = 512;
+  static constexpr double kUnscale = 0x1p-512;
+  static constexpr double kExpLowest = -800.0;
   static constexpr double kLargest = 0x1.fffffffffffffp1023;
   static constexpr Bits kHighHalf = 0xfffffffff8000000ull;
 };
 
-// 2^n for an integral n in the normal range.
-template <typename T>
-HRTA_INLINE T power_of_two(T n) {
-  using Traits = FloatTraits<T>;
-  using Bits = typename Traits::Bits;
-  Bits integer = bit_cast<Bits>(n + Traits::kRoundingMagic);
-  return bit_cast<T>((integer + Traits::kExponentBias) << Traits::kMantissaBits);
-}
-
-// exp(x) = scale_high scale_low (1 + reduced), where x = high + low and low is small. The pieces serve exp and expm1.
+// exp(x) = scale kUnscale (1 + reduced). scale is a normal number where exp(x) no longer is, so that results come out
+// denormal and not as zero.
 template <typename T>
 struct ExpParts {
   T reduced;  // expm1 of the reduced argument, |reduced| <= 0.42
-  T scale_high, scale_low;
+  T scale;
 };
 
+// exp(high + low) for kExpLowest <= high <= 0 and small low.
 template <typename T>
-HRTA_INLINE ExpParts<T> exp_parts(T high, T low) {
+HRTA_INLINE ExpParts<T> exp_of_sum(T high, T low) {
   using Traits = FloatTraits<T>;
-  T n = multiply_add(high + low, Traits::kLog2E, Traits::kRoundingMagic) - Traits::kRoundingMagic;
+  using Bits = typename Traits::Bits;
+  T shifted = multiply_add(high, Traits::kLog2E, Traits::kRoundingMagic);
+  T n = shifted - Traits::kRoundingMagic;
   // r + r_low is the reduced argument; without r_low its rounding alone would cost half an ulp.
   T r_high = multiply_add(-n, Traits::kLn2High, high);
   T correction = multiply_add(-n, Traits::kLn2Low, low);
   T r = r_high + correction;
   T r_low = (r_high - r) + correction;
-  ExpParts<T> parts;
-  parts.reduced = multiply_add(r * r, expm1_core(r), r_low) + r;
-  // Two factors, so that results below the normal range come out denormal and not as zero.
-  T n_high = at_least(n, Traits::kScaleSplit);
-  parts.scale_high = power_of_two(n_high);
-  parts.scale_low = power_of_two(n - n_high);
-  return parts;
-}
-
-// exp(high + low) for high <= 0 and small low.
-template <typename T>
-HRTA_INLINE ExpParts<T> exp_of_sum(T high, T low) {
-  return exp_parts(at_least(high, FloatTraits<T>::kExpLowest), low);
+  Bits exponent = bit_cast<Bits>(shifted) + (Traits::kExponentBias + Traits::kScaleExponent);
+  return {multiply_add(r * r, expm1_core(r), r_low) + r, bit_cast<T>(exponent << Traits::kMantissaBits)};
 }
 
 template <typename T>
 HRTA_INLINE ExpParts<T> exp_of_negative(T x) {
-  return exp_of_sum(x, T(0));
+  return exp_of_sum(at_least(x, FloatTraits<T>::kExpLowest), T(0));
 }
 
 // factor exp(x): rounded twice in all, and once more if it ends up denormal.
 template <typename T>
 HRTA_INLINE T times_exp(T factor, ExpParts<T> e) {
-  return multiply_add(factor, e.reduced, factor) * e.scale_high * e.scale_low;
+  return multiply_add(factor, e.reduced, factor) * e.scale * FloatTraits<T>::kUnscale;
 }
 
-// exp(-factor x^2), factor 1 or 1/2, with x^2 carried in two pieces: a rounded square would cost x^2 ulp.
+// exp(-factor x^2), factor 1 or 1/2, for factor x^2 <= -kExpLowest, with x^2 carried in two pieces: a rounded
+// square would cost x^2 ulp.
 template <typename T>
 HRTA_INLINE ExpParts<T> exp_of_minus_square(T x, T factor) {
   T scaled = factor * x;
@@ -109,7 +96,7 @@ HRTA_INLINE ExpParts<T> exp_of_minus_square(T x, T factor) {
   }
 }
 
-// high + low: a number to about twice the precision, for the few places where one more rounding would show.
+// high + low, where the rounding of their sum would show. low need not be small.
 template <typename T>
 struct Pair {
   T high, low;
@@ -123,7 +110,7 @@ HRTA_INLINE Pair<T> quotient(Pair<T> n, Pair<T> d, T inverse) {
   return {q, rest * inverse};
 }
 
-// constant + x for |x| <= constant.
+// constant + x, exact while the constant is a multiple of the sum's ulp: |x| <= constant, or a constant of few bits.
 template <typename T>
 HRTA_INLINE Pair<T> exact_sum(T constant, T x) {
   T sum = constant + x;
@@ -132,11 +119,11 @@ HRTA_INLINE Pair<T> exact_sum(T constant, T x) {
 
 // log(1 + e) for 0 <= e <= 1: 2 atanh(t) with t = e / (2 + e).
 template <typename T>
-HRTA_INLINE T log1p_of_unit(T e) {
+HRTA_INLINE Pair<T> log1p_of_unit(T e) {
   Pair<T> d = exact_sum(T(2), e);
   Pair<T> twice = quotient(Pair<T>{e + e, T(0)}, d, T(1) / d.high);
   T u = T(0.25) * twice.high * twice.high;
-  return multiply_add(twice.high * u, log1p_core(u), twice.low) + twice.high;
+  return {twice.high, multiply_add(twice.high * u, log1p_core(u), twice.low)};
 }
 
 // exp(-2a) and expm1(-2a) at a = |x|, from which tanh and its derivatives follow.
@@ -150,30 +137,46 @@ HRTA_INLINE TanhParts<T> tanh_parts(T a) {
   ExpParts<T> parts = exp_of_negative(T(-2) * a);
   TanhParts<T> result;
   result.e = times_exp(T(1), parts);
-  T scale = parts.scale_high * parts.scale_low;
+  T scale = parts.scale * FloatTraits<T>::kUnscale;
   result.em1 = multiply_add(parts.reduced, scale, scale - T(1));
   return result;
 }
 
-// Phi(-a) exp(a^2 / 2) for a >= 0 (Mills' ratio times the normal density at 0).
+// Phi(-a) exp(a^2 / 2) for a >= 0 (Mills' ratio times the normal density at 0) = (3/4 + core) inverse.
 template <typename T>
-HRTA_INLINE T scaled_normal_tail(T a) {
-  T inverse = T(1) / (a + T(4));
-  T t = multiply_add(a + a, inverse, T(-1));  // (a - 4) / (a + 4)
-  return normal_tail_core(t) * inverse;
+struct NormalTail {
+  Pair<T> sum;  // a + 2
+  T inverse;    // of the sum
+  T core;
+};
+
+template <typename T>
+HRTA_INLINE NormalTail<T> normal_tail(T a) {
+  NormalTail<T> tail;
+  tail.sum = exact_sum(T(2), a);
+  tail.inverse = T(1) / tail.sum.high;
+  tail.core = normal_tail_core(multiply_add(T(-4), tail.inverse, T(1)));  // at (a - 2) / (a + 2)
+  return tail;
 }
 
-// a Phi(-a): the same, with the roundings of the product and of the quotient made good.
 template <typename T>
-HRTA_INLINE T weighted_normal_tail(T a) {
-  T sum = a + T(4);
-  T rest = a < T(4) ? a - (sum - T(4)) : T(4) - (sum - a);
-  T inverse = T(1) / sum;
-  T core = normal_tail_core(multiply_add(a + a, inverse, T(-1)));
-  T product = a * core;
-  Pair<T> q = quotient(Pair<T>{product, multiply_add(a, core, -product)}, Pair<T>{sum, rest}, inverse);
+HRTA_INLINE T scaled_normal_tail(T a) {
+  NormalTail<T> tail = normal_tail(a);
+  return (T(0.75) + tail.core) * tail.inverse;
+}
+
+// a Phi(-a), with the roundings of the sum, of the product and of the quotient made good.
+template <typename T>
+HRTA_INLINE Pair<T> weighted_normal_tail(T a) {
+  NormalTail<T> tail = normal_tail(a);
+  Pair<T> core = exact_sum(T(0.75), tail.core);
+  T product = a * core.high;
+  T product_rest = multiply_add(a, core.low, multiply_add(a, core.high, -product));
+  Pair<T> q = quotient(Pair<T>{product, product_rest}, tail.sum, tail.inverse);
   ExpParts<T> e = exp_of_minus_square(a, T(0.5));
-  return (multiply_add(q.high, e.reduced, q.low) + q.high) * e.scale_high * e.scale_low;
+  T scale = e.scale * FloatTraits<T>::kUnscale;
+  Pair<T> result = exact_sum(q.high, multiply_add(q.high, e.reduced, q.low));
+  return {result.high * scale, result.low * scale};
 }
 
 template <typename T>
@@ -181,16 +184,13 @@ HRTA_INLINE T normal_tail_limit() {  // Phi(-a) and its derivatives are zero fro
   return sizeof(T) == 4 ? T(15) : T(40);
 }
 
+// x + x (erf(x)/x - 1) near 0, else sign(x) (1 - 2 Phi(-sqrt(2) |x|)).
 template <typename T>
-HRTA_INLINE T erf_of(T x) {
-  constexpr T kTwoOverSqrtPi = T(1.1283791670955125738961589031215452L);
+HRTA_INLINE Pair<T> erf_of(T x, T bounded) {  // bounded = |x| up to where erf and its slope no longer change
   constexpr T kSqrtTwo = T(1.4142135623730950488016887242096981L);
-  T a = absolute(x);
-  T bounded = at_most(a, T(6.5));
-  T u = a * a;
-  T near_zero = multiply_add(a * u, erf_core(u), a * kTwoOverSqrtPi);
   T tail = times_exp(T(2) * scaled_normal_tail(bounded * kSqrtTwo), exp_of_minus_square(bounded, T(1)));
-  return with_sign(a < T(0.75) ? near_zero : T(1) - tail, x);
+  bool near_zero = absolute(x) < T(0.75);
+  return {near_zero ? x : with_sign(T(1), x), near_zero ? x * erf_core(x * x) : -with_sign(tail, x)};
 }
 
 // sin(x + quarter_turns pi/2) for |x| <= fast_turn_limit. The reduction x - n pi/2 is exact to 2^-70 for float (done in

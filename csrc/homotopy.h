@@ -39,10 +39,11 @@ struct Homotopy {
   HRTA_INLINE T below_zero(T x) const { return linear * (linear == T(0) ? at_least(x, -FloatTraits<T>::kLargest) : x); }
 
   // (1 - s) x + s sigma: the larger terms last, what rounding left over first (at finite x, lest it be 0 inf).
-  HRTA_INLINE T combine(T x, T sigma) const {
+  HRTA_INLINE T combine(T x, Pair<T> sigma) const {
     T finite = at_most(at_least(x, -FloatTraits<T>::kLargest), FloatTraits<T>::kLargest);
-    T rest = multiply_add(s_rest, sigma, linear_rest * finite);
-    return multiply_add(s, sigma, multiply_add(linear, linear == T(0) ? finite : x, rest));
+    T rest = multiply_add(s, sigma.low, multiply_add(s_rest, sigma.high, linear_rest * finite));
+    rest = rest == T(0) ? T(-0.0) : rest;  // which adds nothing even to -0
+    return multiply_add(s, sigma.high, multiply_add(linear, linear == T(0) ? finite : x, rest));
   }
 };
 
@@ -51,8 +52,8 @@ HRTA_INLINE T homotopy_value(T x, Homotopy<T> h) {
   if constexpr (Base::kGrowth == Growth::kRamp) {
     return x > T(0) ? x : h.below_zero(x);
   } else if constexpr (Base::kGrowth == Growth::kRectifier) {
-    T tail = Base::tail(x);
-    return x > T(0) ? multiply_add(h.s, tail, x) : h.combine(x, tail);
+    Pair<T> tail = Base::tail(x);
+    return x > T(0) ? multiply_add(h.s, tail.high + tail.low, x) : h.combine(x, tail);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     // x (1 - s + (s/2) x): at s = 0 and x = inf the inner product stays 0.
     T bounded = at_most(x, FloatTraits<T>::kLargest);
@@ -91,11 +92,13 @@ HRTA_INLINE T homotopy_curvature(T x, Homotopy<T> h) {
 template <typename Base, typename T>
 HRTA_INLINE T homotopy_parameter_gradient(T x) {
   if constexpr (Base::kGrowth == Growth::kRamp || Base::kGrowth == Growth::kRectifier) {
-    return (x > T(0) ? T(0) : -x) + Base::tail(x);
+    Pair<T> tail = Base::tail(x);
+    return (x > T(0) ? T(0) : -x) + (tail.high + tail.low);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     return x > T(0) ? x * multiply_add(T(0.5), x, T(-1)) : -x;
   } else {
-    return Base::tail(x) - x;
+    Pair<T> sigma = Base::tail(x);
+    return (sigma.high - x) + sigma.low;
   }
 }
 

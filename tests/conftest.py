@@ -18,3 +18,10 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         pytest.skip(f"backend {name} is not usable here")
     with hx.use_backend(name):
         yield torch.device("cuda" if name == "cuda" else "cpu")
+
+
+@pytest.fixture
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    """x (12, 1) and y (12,) in float64 for the tests of training."""
+    x = torch.linspace(0.0, 1.0, 12, dtype=torch.float64)[:, None]
+    return x, torch.sin(2 * torch.pi * x[:, 0])

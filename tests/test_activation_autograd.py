@@ -226,6 +226,51 @@ def test_vmap_over_x_and_s(device: torch.device) -> None:
     torch.testing.assert_close(grads.cpu(), exact)
 
 
+@pytest.mark.parametrize("base", ["relu", "tanh"])
+def test_tensors_that_outlive_their_transform(device: torch.device, base: str) -> None:
+    """torch unwraps them wherever they go; without memory of their own they must not reach a kernel."""
+    leaked: list[torch.Tensor] = []
+
+    def leak(x: torch.Tensor) -> torch.Tensor:
+        leaked.append(2.0 * x)
+        return (leaked[-1] ** 2).sum()
+
+    x = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64, device=device)
+    torch.func.grad(leak)(x)
+    torch.func.grad(lambda z: torch.func.grad(leak)(z).sum())(x)
+    torch.func.functionalize(leak)(x)
+    torch.func.jvp(leak, (x,), (x,))
+    assert len(leaked) == 4
+    for tensor in leaked:
+        expected = homotopy(2.0 * x, 0.3, base), homotopy(2.0 * x, 0.3, base, order=1)
+        torch.testing.assert_close(hx.homotopy(tensor, 0.3, base) + 0.0, expected[0])
+        torch.testing.assert_close(hx.homotopy(tensor, 0.3, base, order=1) + 0.0, expected[1])
+        for value, wanted in zip(hx.homotopy_value_and_slope(tensor, 0.3, base), expected, strict=True):
+            torch.testing.assert_close(value + 0.0, wanted)
+        s = torch.tensor(0.3, dtype=torch.float64, device=device, requires_grad=True)
+        (grad_s,) = torch.autograd.grad(hx.homotopy(tensor, s, base).sum(), s)
+        torch.testing.assert_close(grad_s, (homotopy(2.0 * x, 1.0, base) - 2.0 * x).sum())
+        assert hx.homotopy_(tensor, 0.3, base) is tensor
+        torch.testing.assert_close(tensor + 0.0, expected[0])
+
+
+def test_a_tensor_that_outlives_its_vmap_gets_torchs_error(device: torch.device) -> None:
+    leaked: list[torch.Tensor] = []
+    torch.func.vmap(lambda x: (leaked.append(x), x)[1])(torch.ones(3, 4, device=device))
+    for call in (hx.homotopy, hx.homotopy_value_and_slope, hx.homotopy_):
+        with pytest.raises(RuntimeError, match=r"escaped from inside a function being vmapped|data pointer"):
+            call(leaked[0], 0.5)
+
+
+@pytest.mark.skipif(not hx.backends()["cpp"], reason="torch's own operations crash on such a tensor")
+def test_freed_storage_is_an_error_and_no_crash() -> None:
+    x = torch.ones(5)
+    x.untyped_storage().resize_(0)
+    for call in (hx.homotopy, hx.homotopy_value_and_slope, hx.homotopy_):
+        with pytest.raises(RuntimeError, match="no memory behind it"):
+            call(x, 0.5)
+
+
 def test_forward_mode_duals(device: torch.device) -> None:
     x = away_from_kinks((5,), device).detach()
     s = torch.tensor(1.3, dtype=torch.float64, device=device)

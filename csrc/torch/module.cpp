@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 
 #include <exception>
+#include <initializer_list>
+#include <stdexcept>
 
 #include "../cpu/gram_loops.h"
 #include "../cpu/simd.h"
@@ -25,8 +27,16 @@ void without_gil(int64_t n, const Run& run) {
 
 using Address = uintptr_t;
 
+// Wrappers of functorch, and tensors whose storage was freed, have no memory to work on.
+void require_memory(int64_t n, std::initializer_list<Address> addresses) {
+  for (Address address : addresses) {
+    if (n > 0 && address == 0) throw std::runtime_error("hrta_ext: a tensor has no memory behind it");
+  }
+}
+
 void transform(Address x, Address y, int64_t n, int dtype, int base, int quantity, double s, Address s_values,
                int64_t n_features, Address grad, Address slope, int device) {
+  require_memory(n, {x, y});
   ActivationCall call{static_cast<Quantity>(quantity),
                       base,
                       static_cast<ScalarKind>(dtype),
@@ -41,20 +51,22 @@ void transform(Address x, Address y, int64_t n, int dtype, int base, int quantit
   without_gil(n, [&] { run_transform(call, device); });
 }
 
-// value(x, y, n, dtype, base, s): the call that is made most, as a plain CPython function. pybind11's conversion of the
-// arguments would cost as much again as the kernel on a thousand elements.
+// value(x, y, slope, n, dtype, base, s), slope 0 for the value alone: the calls that are made most, as a plain CPython
+// function on CPU memory. pybind11's conversion of the arguments would cost as much again as the kernel on a thousand
+// elements.
 PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 6) {
-    PyErr_SetString(PyExc_TypeError, "value takes 6 arguments");
+  if (count != 7) {
+    PyErr_SetString(PyExc_TypeError, "value takes 7 arguments");
     return nullptr;
   }
   const Address x = PyLong_AsSize_t(arguments[0]), y = PyLong_AsSize_t(arguments[1]);
-  const int64_t n = PyLong_AsSsize_t(arguments[2]);
-  const int dtype = static_cast<int>(PyLong_AsLong(arguments[3])), base = static_cast<int>(PyLong_AsLong(arguments[4]));
-  const double s = PyFloat_AsDouble(arguments[5]);
+  const Address slope = PyLong_AsSize_t(arguments[2]);
+  const int64_t n = PyLong_AsSsize_t(arguments[3]);
+  const int dtype = static_cast<int>(PyLong_AsLong(arguments[4])), base = static_cast<int>(PyLong_AsLong(arguments[5]));
+  const double s = PyFloat_AsDouble(arguments[6]);
   if (PyErr_Occurred() != nullptr) return nullptr;
   try {
-    transform(x, y, n, dtype, base, static_cast<int>(Quantity::kValue), s, 0, 0, 0, 0, kCpuDevice);
+    transform(x, y, n, dtype, base, static_cast<int>(Quantity::kValue), s, 0, 0, 0, slope, kCpuDevice);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
@@ -62,11 +74,12 @@ PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   Py_RETURN_NONE;
 }
 
-PyMethodDef kPlainFunctions[] = {
-    {"value", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(value)), METH_FASTCALL, "sigma_s on the CPU"},
-    {nullptr, nullptr, 0, nullptr}};
+PyMethodDef kPlainFunctions[] = {{"value", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(value)),
+                                  METH_FASTCALL, "sigma_s and, if asked for, its slope on the CPU"},
+                                 {nullptr, nullptr, 0, nullptr}};
 
 ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, int dtype, double s, Address s_value) {
+  require_memory(n, {input, output, mask});
   return {static_cast<ScalarKind>(dtype),   n, reinterpret_cast<const void*>(input),    reinterpret_cast<void*>(output),
           reinterpret_cast<uint8_t*>(mask), s, reinterpret_cast<const double*>(s_value)};
 }
@@ -85,6 +98,7 @@ void relu_mask_backward(Address grad, Address grad_x, Address mask, int64_t n, i
 
 void parameter_gradient(Address grad, Address x, Address grad_s, Address partial, int64_t n, int dtype, int base,
                         int quantity, int64_t n_features, int device) {
+  require_memory(n, {grad, x});
   ActivationCall call{};
   call.quantity = static_cast<Quantity>(quantity);
   call.base = base;
