@@ -6,6 +6,7 @@ from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
 from hrta_ext.gram_builder import GramPath, gram, gram_path, random_gram_path, random_weights
 from hrta_ext.infinite import infinite_gram, infinite_gram_error
+from hrta_ext.kernel_regression import KernelRegression
 from hrta_ext.kernels import Gram
 from hrta_ext.layers import HomotopyActivation, set_homotopy
 from hrta_ext.schedules import HomotopyScheduler, PlateauHomotopyScheduler
@@ -22,6 +23,7 @@ __all__ = [
     "HomotopyActivation",
     "HomotopyFunction",
     "HomotopyScheduler",
+    "KernelRegression",
     "PlateauHomotopyScheduler",
     "SquareLaw",
     "TwoLayerNet",

@@ -1,0 +1,116 @@
+"""Kernel regression: interpolation, ridge, gradient flow, and agreement with a trained wide network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import hrta_ext as hx
+
+
+def data(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.linspace(-1, 1, n, dtype=torch.float64)[:, None]
+    return x, torch.sin(3 * x[:, 0])
+
+
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_interpolates_and_ridge_solves_its_normal_equations(kernel: str) -> None:
+    """Without ridge f(x_i) = y_i; with it (K + ridge n I) alpha = y, checked by a plain solve, to 1e-9."""
+    x, y = data()
+    assert torch.allclose(hx.KernelRegression(kernel=kernel).fit(x, y).predict(x), y, atol=1e-6)
+    ridge, new = 1e-3, torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)[:, None]
+    gram = hx.infinite_gram(hx.with_bias(x), 1.5)
+    cross = hx.infinite_gram(hx.with_bias(new), 1.5, x2=hx.with_bias(x))
+    k, k_new = (gram.ntk, cross.ntk) if kernel == "ntk" else (gram.a, cross.a)
+    expected = k_new @ torch.linalg.solve(k + ridge * len(x) * torch.eye(len(x), dtype=torch.float64), y)
+    model = hx.KernelRegression(s=1.5, kernel=kernel, ridge=ridge).fit(x, y)
+    torch.testing.assert_close(model.predict(new), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_flow_solves_its_differential_equation() -> None:
+    """f_t on the training samples is (I - exp(-K t / n)) y, by torch's matrix exponential; t -> inf interpolates."""
+    x, y = data()
+    k = hx.infinite_gram(hx.with_bias(x)).ntk
+    for t in (0.1, 10.0, 1000.0):
+        expected = y - torch.linalg.matrix_exp(-k * t / len(x)) @ y
+        found = hx.KernelRegression(time=t).fit(x, y).predict(x)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    assert torch.allclose(hx.KernelRegression(time=1e12).fit(x, y).predict(x), y, atol=1e-5)
+
+
+def test_agrees_with_a_wide_network_trained_by_gradient_descent() -> None:
+    """Width 20 000 against infinity: predictions of the flow within 0.05, a few times m^(-1/2) = 0.007.
+
+    Two copies of the same weights with opposite output weights start at f = 0, as the kernel flow does.
+    """
+    x, y = data(8)
+    s, t, steps = 1.5, 20.0, 400
+    generator = torch.Generator().manual_seed(0)
+    m = 20_000
+    half, out = torch.randn(m // 2, 2, generator=generator), torch.randn(m // 2, generator=generator)
+    net = hx.TwoLayerNet(1, m, s=s).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.cat([half, half]))
+        net.output_weight.copy_(torch.cat([out, -out]))
+    optimizer = torch.optim.SGD(net.parameters(), lr=t / steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (0.5 * (net(x) - y).square().mean()).backward()
+        optimizer.step()
+    new = torch.linspace(-1, 1, 15, dtype=torch.float64)[:, None]
+    expected = hx.KernelRegression(s=s, time=t).fit(x, y).predict(new)
+    assert float((net(new) - expected).detach().abs().max()) < 0.05
+    assert float(expected.abs().max()) > 0.3  # the flow has gone somewhere
+
+
+def test_numpy_in_numpy_out_and_many_outputs() -> None:
+    x, y = (z.numpy() for z in data())
+    both = np.stack([y, 2 * y], axis=1)
+    model = hx.KernelRegression(base="erf", depth=2).fit(x, both)
+    assert isinstance(model.predict(x), np.ndarray)
+    assert model.predict(x).shape == both.shape
+    assert model.score(x, both) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_parameters_are_scikit_learn_s() -> None:
+    model = hx.KernelRegression(s=0.5)
+    assert model.set_params(ridge=0.1).get_params()["ridge"] == 0.1
+    assert "ridge=0.1" in repr(model)
+    with pytest.raises(ValueError, match="'alpha' is no parameter"):
+        model.set_params(alpha=1)
+
+
+def test_works_inside_scikit_learn() -> None:
+    selection = pytest.importorskip("sklearn.model_selection")
+    x, y = (z.numpy() for z in data(30))
+    folds = selection.KFold(3, shuffle=True, random_state=0)
+    search = selection.GridSearchCV(hx.KernelRegression(), {"s": [0.5, 1.0], "ridge": [1e-8, 1e-2]}, cv=folds)
+    assert search.fit(x, y).best_score_ > 0.99
+
+
+@pytest.mark.parametrize(
+    ("options", "x", "y", "message"),
+    [
+        ({"kernel": "rbf"}, [[1.0]], [1.0], 'kernel must be "ntk" or "nngp"'),
+        ({"ridge": -1.0}, [[1.0]], [1.0], "ridge must be finite and not negative"),
+        ({"time": 0.0}, [[1.0]], [1.0], "time must be positive or None"),
+        ({"time": 1.0, "ridge": 1.0}, [[1.0]], [1.0], "time and ridge cannot be combined"),
+        ({}, [1.0], [1.0], r"x must have shape \(n, d\)"),
+        ({}, [[1.0]], [1.0, 2.0], r"y must have shape \(1,\)"),
+        ({}, [[float("nan")]], [1.0], "x must be finite"),
+        ({}, [["a"]], [1.0], "x must hold numbers"),
+        ({}, np.zeros((0, 2)), np.zeros(0), "at least one sample"),
+    ],
+)
+def test_bad_input(options: dict[str, object], x: object, y: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hx.KernelRegression(**options).fit(x, y)
+
+
+def test_predict_needs_fit_and_the_same_features() -> None:
+    with pytest.raises(ValueError, match="call fit before predict"):
+        hx.KernelRegression().predict([[1.0]])
+    x, y = data()
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 1\), as in fit"):
+        hx.KernelRegression().fit(x, y).predict(torch.zeros(3, 2))
