@@ -74,17 +74,16 @@ class GramPath:
             s: Homotopy parameters.
             kernel: "ntk", or "a" or "w" for one of its two parts.
         """
-        values = parameter_values(s, "GramPath.eigenvalues")
-        return torch.linalg.eigvalsh(_chosen(self._evaluate(values), kernel))
+        return self._spectrum(parameter_values(s, "GramPath.eigenvalues"), kernel)
 
     def lambda_min(self, s: Parameters, kernel: str = "ntk") -> Tensor:
         """Smallest eigenvalue at each s, float64: (...) for one s, (S, ...) for S values.
 
         It grows as s^2 once n > D (THEORY, section 3.4), and the loss decays at least like exp(-2 lambda_min t / n).
         """
-        if self.x.shape[0] == 0:
-            raise ValueError("GramPath.lambda_min: there are no samples, so no eigenvalues")
-        return self.eigenvalues(s, kernel)[..., 0]
+        values = parameter_values(s, "GramPath.lambda_min")
+        self._need_samples("lambda_min")
+        return self._spectrum(values, kernel)[..., 0]
 
     def standard_error(self, s: Parameters) -> Gram:
         """Standard error of every entry as an estimate of the infinite-width kernel, from the scatter of the batches.
@@ -110,12 +109,10 @@ class GramPath:
             ValueError: There are fewer than two batches.
         """
         values = parameter_values(s, "GramPath.lambda_min_error")
+        self._need_samples("lambda_min_error")
         self._need_batches("lambda_min_error")
         every = range(self.batches)
-        left_out = [
-            torch.linalg.eigvalsh(_chosen(self._evaluate(values, tuple(b for b in every if b != out)), kernel))[..., 0]
-            for out in every
-        ]
+        left_out = [self._spectrum(values, kernel, tuple(b for b in every if b != out))[..., 0] for out in every]
         stacked = torch.stack(left_out)
         spread = (stacked - stacked.mean(0)).square().sum(0)
         return ((self.batches - 1) / self.batches * spread).sqrt()
@@ -173,7 +170,9 @@ class GramPath:
                     tensors = {name: file.get_tensor(name) for name in ("x", *GramSums._fields)}
             sums = GramSums(*(tensors[name] for name in GramSums._fields))
             dtype = {"float32": torch.float32, "float64": torch.float64}[about["dtype"]]
-            return cls(tensors["x"], get_base(about["base"]) and about["base"], dtype, tuple(about["widths"]), sums)
+            get_base(about["base"])
+            _check_loaded(tensors["x"], sums, about["widths"])
+            return cls(tensors["x"], about["base"], dtype, tuple(about["widths"]), sums)
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -196,6 +195,15 @@ class GramPath:
             total = GramSums(*(value[list(chosen)].sum(0) for value in self.sums))
         return gram_kernels_for(self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
 
+    def _spectrum(self, s: Tensor, kernel: str, batches: tuple[int, ...] | None = None) -> Tensor:
+        if kernel not in _KERNELS:
+            raise ValueError(f"GramPath: kernel must be one of {', '.join(_KERNELS)}, got {kernel!r}")
+        return torch.linalg.eigvalsh(getattr(self._evaluate(s, batches), kernel))
+
+    def _need_samples(self, method: str) -> None:
+        if self.x.shape[0] == 0:
+            raise ValueError(f"GramPath.{method}: there are no samples, so no eigenvalues")
+
     def _need_batches(self, method: str) -> None:
         if self.batches < 2:
             raise ValueError(
@@ -211,10 +219,15 @@ class GramPath:
         return GramPath(self.x, self.base, self.dtype, tuple(sum(self.widths[b::count]) for b in range(count)), sums)
 
 
-def _chosen(matrices: Gram, kernel: str) -> Tensor:
-    if kernel not in _KERNELS:
-        raise ValueError(f"GramPath: kernel must be one of {', '.join(_KERNELS)}, got {kernel!r}")
-    return getattr(matrices, kernel)
+def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:
+    """Compiled code reads the sums by address, so shapes and types of a file are checked."""
+    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+        raise ValueError(f"widths must be at least 1, got {widths}")
+    leading = (len(widths), *sums.square_sum.shape[1:-1])
+    for name, tensor, shape in zip(("x", *sums._fields), (x, *sums), (x.shape, *_sum_shapes(x)), strict=True):
+        expected = tuple(shape) if name == "x" else (*leading, *shape)
+        if tensor.dtype != torch.float64 or tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} must be float64 {expected}, got {tensor.dtype} {tuple(tensor.shape)}")
 
 
 def _check_suffix(path: str | os.PathLike[str], function: str) -> None:
@@ -275,10 +288,13 @@ def _check_budget(memory_budget: object, least: int, function: str) -> int:
     return memory_budget
 
 
-def _zero_sums(x: Tensor, leading: tuple[int, ...]) -> GramSums:
+def _sum_shapes(x: Tensor) -> tuple[tuple[int, ...], ...]:
     n, d = x.shape
-    shapes = ((n, d), (n, d), (1,), (n,), (n, n), (n, n))
-    return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=x.device) for shape in shapes))
+    return (n, d), (n, d), (1,), (n,), (n, n), (n, n)
+
+
+def _zero_sums(x: Tensor, leading: tuple[int, ...]) -> GramSums:
+    return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=x.device) for shape in _sum_shapes(x)))
 
 
 def gram_path(
@@ -293,8 +309,8 @@ def gram_path(
     """One pass over the neurons, then G^[a] and G^[w] at any s.
 
     Cost: two symmetric products, n^2 m multiplications together, whatever the number of s values; for ReLU and D = 2
-    (one feature and a bias) O(m + n^2). On the CPU the sums have the same bits on every call, for any number of threads
-    and any memory budget.
+    (one feature and a bias) O(m + n^2). The sums of the compiled kernels have the same bits on every call, for any
+    number of threads and any memory budget; those of the torch backend for any budget, at one number of threads.
 
     Args:
         x: Samples, (n, D), the bias column included where there is one (:func:`with_bias`); float32 or float64.

@@ -58,7 +58,7 @@ def check_samples(x: object, function: str, name: str = "x") -> Tensor:
         raise TypeError(f"{function}: {name} must be float32 or float64, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] < 1:
         raise ValueError(f"{function}: {name} must have shape (n, D) with D >= 1, got {tuple(x.shape)}")
-    if not math.isfinite(x.sum()):  # cheap; a finite x whose sum overflows is looked at row by row
+    if not math.isfinite(x.detach().sum()):  # cheap; a finite x whose sum overflows is looked at row by row
         for row in (~torch.isfinite(x).all(dim=1)).nonzero()[:1, 0].tolist():
             raise ValueError(f"{function}: {name} must be finite, row {row} is {x[row].tolist()}")
     return x

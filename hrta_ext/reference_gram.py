@@ -34,6 +34,7 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
     functions = get_base(base)
     dtype = torch.float64 if high else torch.float32
     chunk = _chunk(x.shape[0])
+    probe = torch.zeros((), dtype=torch.float64, device=x.device)  # becomes NaN if a weight is not finite
     with torch.no_grad():
         for begin in range(0, neurons.count, chunk):
             count = min(chunk, neurons.count - begin)
@@ -42,6 +43,7 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
             else:
                 weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
             weight, a = weight.double(), a.double()
+            probe += (weight * 0.0).sum() + (a * 0.0).sum()
             z = x @ weight.mT  # in float64, so that its sign is the one that the float64 formula has
             sums.linear.add_(z @ weight)
             value = functions.value(z) - z
@@ -51,6 +53,8 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
             sums.slope_sum.add_(slope @ (a * a))
             _add_product(value.to(dtype), sums.value_product)
             _add_product((slope * a).to(dtype), sums.slope_product)
+        for tensor in sums:
+            tensor.add_(probe)
 
 
 def _add_product(rows: Tensor, product: Tensor) -> None:
