@@ -32,11 +32,11 @@ class GramSums(NamedTuple):
     """Sums over neurons, float64, from which both matrices follow for every s (csrc/gram.h gives the formulas)."""
 
     linear: Tensor  # (..., n, D)  sum_k z_ik w_k
-    cross: Tensor  # (..., n, D)  sum_k n_ik w_k, n = sigma(z) - z
+    cross: Tensor  # (..., n, D)  sum_k sigma(z_ik) w_k
     square_sum: Tensor  # (..., 1)  sum_k a_k^2
-    slope_sum: Tensor  # (..., n)  sum_k a_k^2 b_ik, b = 1 - sigma'(z)
-    value_product: Tensor  # (..., n, n)  sum_k n_ik n_jk
-    slope_product: Tensor  # (..., n, n)  sum_k a_k^2 b_ik b_jk
+    slope_sum: Tensor  # (..., n)  sum_k a_k^2 sigma'(z_ik)
+    value_product: Tensor  # (..., n, n)  sum_k sigma(z_ik) sigma(z_jk)
+    slope_product: Tensor  # (..., n, n)  sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
 
 
 @dataclass(frozen=True)
