@@ -238,5 +238,6 @@ def _safetensors() -> Any:
 
 
 def sum_shapes(x: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the members of GramSums for samples x (n, D)."""
     n, d = x.shape
     return (n, d), (n, d), (1,), (n,), (n, n), (n, n)

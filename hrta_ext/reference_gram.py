@@ -79,8 +79,8 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     rest = 1.0 - values
     factors = (-2.0 * rest, rest - values, 2.0 * values) if derivative else (rest**2, rest * values, values**2)
     # Products and sums of two tensors only: a fused form might round entries (i, j) and (j, i) differently.
-    parts = (sum(f * c for f, c in zip(factors, three, strict=True)) for three in coefficients)
-    return Gram(*((part / width).to(dtype) for part in parts))
+    a, w = (factors[0] * c[0] + factors[1] * c[1] + factors[2] * c[2] for c in coefficients)
+    return Gram((a / width).to(dtype), (w / width).to(dtype))
 
 
 def _mirrored(upper: Tensor) -> Tensor:
