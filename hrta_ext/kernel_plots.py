@@ -53,7 +53,9 @@ def plot_spectra(report: SpectraReport, path: str | os.PathLike[str]) -> None:
             if row == len(KERNELS) - 1:
                 panel.set_xlabel("s")
     _name_curves(axes[1], report)
-    bars = r"bars: one standard error of $\lambda_{\min}$" if report.finite["ntk"].error is not None else "no error bars"
+    bars = (
+        r"bars: one standard error of $\lambda_{\min}$" if report.finite["ntk"].error is not None else "no error bars"
+    )
     figure.suptitle(f"Spectra of {report.n_samples} samples, D = {report.n_features}; {bars}", fontsize=11)
     save_figure(figure, path)
 
