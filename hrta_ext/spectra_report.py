@@ -28,7 +28,7 @@ TOLERANCE = 0.05
 _ROUNDINGS = 16.0
 # The jackknife of lambda_min in the space of the 64 lowest eigenvectors of the whole, for networks of at least 200 n
 # neurons: at a tenth of the cost of GramPath.lambda_min_error, which diagonalises every left-out matrix and serves
-# narrower ones. Seen: within 12 % of it at 200 n (one grid of 150 points; most within 4 %), within 0.02 % at 10^4 n. The
+# narrower ones. Seen: within 12 % of it at 200 n (one grid of 150 points; most within 4 %), within 0.02 % at 10^4 n. A
 # jackknife of 16 batches itself scatters by 18 %.
 _LOWEST = 64
 _WIDE = 200
