@@ -1,10 +1,10 @@
 """Speed of the Gram builder beside naive torch, torch.compile of it, and torch.func's empirical NTK.
 
 Every case first compares the results with naive torch in float64. "16 values of s" means 16 Gram matrices G^[a] and
-G^[w]: the peers need a pass for each, so their time is that of one s, times 16. Where the naive formula takes seconds it is
-given a share of the neurons and its time scaled up. Times are medians of interleaved rounds (timing.py); nothing is
-asserted about time. The rates count 2 n^2 m operations for the two symmetric products, beside
-what torch's own matrix products reach in the same run.
+G^[w]: the peers need a pass for each, so their time is that of one s, times 16. Where the naive formula takes seconds
+it is given a share of the neurons and its time scaled up. Times are medians of interleaved rounds (timing.py); nothing
+is asserted about time. The rates count 2 n^2 m operations for the two symmetric products, beside what torch's own
+matrix products reach in the same run.
 """
 
 from __future__ import annotations
