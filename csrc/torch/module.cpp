@@ -6,6 +6,7 @@
 
 #include "../cpu/simd.h"
 #include "runtime.h"
+#include "two_layer.h"
 
 namespace py = pybind11;
 
@@ -109,6 +110,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("relu_mask_backward", &relu_mask_backward);
   m.def("parameter_gradient", &parameter_gradient);
   m.def("parameter_gradient_scratch", &parameter_gradient_scratch);
+  bind_two_layer(m);
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = HRTA_COMPILER;
