@@ -29,10 +29,14 @@ struct TwoLayerGradients {
 
 namespace cpu {
 
-// f (B, n) and its gradient in x, df_dx (B, n, D); either may be null. `quantity` is kValue, or kParameterGradient: f
-// is then df/ds, and df_dx must be null. Sums over neurons are in float64 and in an order that depends on the shapes
-// alone.
-void two_layer_forward(const TwoLayerCall& call, Quantity quantity, void* f, void* df_dx, ParallelFor parallel_for);
+// Sums over neurons are in float64 and in an order that depends on the shapes alone.
+
+// f (B, n) and its gradient in x, df_dx (B, n, D); either may be null.
+void two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, ParallelFor parallel_for);
+
+// The gradients of sum_i grad_f_i f_i, grad_f (B, n): in x, summed over the networks, grad_x (n, D); and in s.
+void two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, ParallelFor parallel_for);
+double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f, ParallelFor parallel_for);
 
 // The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in the weights.
 void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for);

@@ -7,7 +7,7 @@ from hrta_ext.bases import register_base
 from hrta_ext.layers import HomotopyActivation, set_homotopy
 from hrta_ext.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.training import FitResult, fit
-from hrta_ext.two_layer import TwoLayerNet, with_bias
+from hrta_ext.two_layer import TwoLayerNet, two_layer, two_layer_with_gradient, with_bias
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,8 @@ __all__ = [
     "homotopy_value_and_slope",
     "register_base",
     "set_homotopy",
+    "two_layer",
+    "two_layer_with_gradient",
     "use_backend",
     "with_bias",
 ]

@@ -57,60 +57,108 @@ struct Cut {
   }
 };
 
-// result (networks, count) = m^(-1/2) times the sums of partial (networks, chunks, count) over the chunks.
-template <typename T>
-void add_chunks(const TwoLayerCall& call, const Cut& cut, int64_t count, const double* partial, void* result,
-                ParallelFor parallel_for) {
-  const double factor = 1.0 / std::sqrt(double(call.width));
-  T* target = static_cast<T*>(result);
-  run_parallel(parallel_for, call.networks * count, kReduceGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; ++at) {
-      const double* first = partial + at / count * cut.chunks * count + at % count;
-      double sum = 0;
-      for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) sum += first[chunk * count];
-      target[at] = T(factor * sum);
-    }
-  });
+// Sums over each chunk of neurons: f (networks, chunks, n) and df_dx (networks, chunks, n, D), those that are wanted.
+struct PartialSums {
+  Cut cut;
+  std::vector<double> f, df_dx;
+
+  PartialSums(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for)
+      : cut(call, want_df_dx ? call.features + 1 : 1) {
+    const int64_t parts = call.networks * cut.chunks;
+    if (want_f) f.resize(static_cast<size_t>(parts * call.n), 0.0);
+    if (want_df_dx) df_dx.resize(static_cast<size_t>(parts * call.n * call.features), 0.0);
+    const int64_t pairs = std::min(cut.range_samples, call.n) * std::min(cut.chunk_neurons, call.width);
+    const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);
+    run_parallel(parallel_for, parts * cut.ranges, grain, [&](int64_t begin, int64_t end) {
+      const auto scratch = block_memory(call);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t part = task / cut.ranges;
+        TwoLayerRange range;
+        range.network = part / cut.chunks;
+        range.first_neuron = part % cut.chunks * cut.chunk_neurons;
+        range.last_neuron = std::min(range.first_neuron + cut.chunk_neurons, call.width);
+        range.first_sample = task % cut.ranges * cut.range_samples;
+        range.last_sample = std::min(range.first_sample + cut.range_samples, call.n);
+        const int64_t at = part * call.n + range.first_sample;
+        loops().two_layer->forward(call, quantity, range, want_f ? f.data() + at : nullptr,
+                                   want_df_dx ? df_dx.data() + at * call.features : nullptr, scratch.get());
+      }
+    });
+  }
+
+  // The sum over the chunks of one network's number `at` of `count`, in their order.
+  double total(const std::vector<double>& sums, int64_t network, int64_t count, int64_t at) const {
+    const double* first = sums.data() + network * cut.chunks * count + at;
+    double sum = 0;
+    for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) sum += first[chunk * count];
+    return sum;
+  }
+};
+
+double output_scale(const TwoLayerCall& call) {
+  return 1.0 / std::sqrt(double(call.width));
 }
 
-void add_chunks(const TwoLayerCall& call, const Cut& cut, int64_t count, const std::vector<double>& partial,
-                void* result, ParallelFor parallel_for) {
-  if (result == nullptr) return;
-  if (call.dtype == ScalarKind::kFloat32) {
-    add_chunks<float>(call, cut, count, partial.data(), result, parallel_for);
-  } else {
-    add_chunks<double>(call, cut, count, partial.data(), result, parallel_for);
-  }
+// Calls body(zero of the call's dtype).
+template <typename Body>
+void with_type(const TwoLayerCall& call, const Body& body) {
+  if (call.dtype == ScalarKind::kFloat32) return body(0.0f);
+  body(0.0);
 }
 
 }  // namespace
 
-void two_layer_forward(const TwoLayerCall& call, Quantity quantity, void* f, void* df_dx, ParallelFor parallel_for) {
+void two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, ParallelFor parallel_for) {
   if (call.networks * call.n == 0) return;
-  const int64_t columns = call.features;
-  const Cut cut(call, df_dx == nullptr ? 1 : columns + 1);
-  const int64_t parts = call.networks * cut.chunks;
-  std::vector<double> f_partial(f == nullptr ? 0 : static_cast<size_t>(parts * call.n), 0.0);
-  std::vector<double> df_dx_partial(df_dx == nullptr ? 0 : static_cast<size_t>(parts * call.n * columns), 0.0);
-  const int64_t pairs = std::min(cut.range_samples, call.n) * std::min(cut.chunk_neurons, call.width);
-  const int64_t tasks = parts * cut.ranges;
-  run_parallel(parallel_for, tasks, std::max<int64_t>(kGrainPairs / pairs, 1), [&](int64_t begin, int64_t end) {
-    const auto scratch = block_memory(call);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task / cut.ranges;
-      TwoLayerRange range;
-      range.network = part / cut.chunks;
-      range.first_neuron = part % cut.chunks * cut.chunk_neurons;
-      range.last_neuron = std::min(range.first_neuron + cut.chunk_neurons, call.width);
-      range.first_sample = task % cut.ranges * cut.range_samples;
-      range.last_sample = std::min(range.first_sample + cut.range_samples, call.n);
-      const int64_t at = part * call.n + range.first_sample;
-      loops().two_layer->forward(call, quantity, range, f == nullptr ? nullptr : f_partial.data() + at,
-                                 df_dx == nullptr ? nullptr : df_dx_partial.data() + at * columns, scratch.get());
+  const PartialSums partial(call, Quantity::kValue, f != nullptr, df_dx != nullptr, parallel_for);
+  const double factor = output_scale(call);
+  with_type(call, [&](auto zero) {
+    using T = decltype(zero);
+    auto finish = [&](const std::vector<double>& sums, int64_t count, void* result) {
+      run_parallel(parallel_for, call.networks * count, kReduceGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t at = begin; at < end; ++at) {
+          static_cast<T*>(result)[at] = T(factor * partial.total(sums, at / count, count, at % count));
+        }
+      });
+    };
+    if (f != nullptr) finish(partial.f, call.n, f);
+    if (df_dx != nullptr) finish(partial.df_dx, call.n * call.features, df_dx);
+  });
+}
+
+void two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, ParallelFor parallel_for) {
+  const int64_t count = call.n * call.features;
+  if (count == 0) return;
+  const PartialSums partial(call, Quantity::kValue, false, true, parallel_for);
+  const double factor = output_scale(call);
+  with_type(call, [&](auto zero) {
+    using T = decltype(zero);
+    const T* grad = static_cast<const T*>(grad_f);
+    run_parallel(parallel_for, count, kReduceGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin; at < end; ++at) {
+        double sum = 0;
+        for (int64_t network = 0; network < call.networks; ++network) {
+          sum += double(grad[network * call.n + at / call.features]) * partial.total(partial.df_dx, network, count, at);
+        }
+        static_cast<T*>(grad_x)[at] = T(factor * sum);
+      }
+    });
+  });
+}
+
+double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f, ParallelFor parallel_for) {
+  if (call.networks * call.n == 0) return 0;
+  const PartialSums partial(call, Quantity::kParameterGradient, true, false, parallel_for);
+  double sum = 0;
+  with_type(call, [&](auto zero) {
+    const auto* grad = static_cast<const decltype(zero)*>(grad_f);
+    for (int64_t network = 0; network < call.networks; ++network) {
+      for (int64_t i = 0; i < call.n; ++i) {
+        sum += double(grad[network * call.n + i]) * partial.total(partial.f, network, call.n, i);
+      }
     }
   });
-  add_chunks(call, cut, call.n, f_partial, f, parallel_for);
-  add_chunks(call, cut, call.n * columns, df_dx_partial, df_dx, parallel_for);
+  return output_scale(call) * sum;
 }
 
 void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for) {
