@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrta_ext import reference_two_layer as reference
 from hrta_ext.bases import BASES
 from hrta_ext.native import _C, KINDS
 from hrta_ext.reference import Parameter
@@ -43,7 +44,7 @@ def outputs(
     return (f,) if df_dx is None else (f, df_dx)
 
 
-def weight_gradients(
+def gradients(
     grad_f: Tensor | None,
     grad_df_dx: Tensor | None,
     x: Tensor,
@@ -51,37 +52,29 @@ def weight_gradients(
     output_weight: Tensor,
     s: Parameter,
     base: str,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in weight and output_weight."""
+    needs: Needs,
+) -> Gradients:
+    """The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in x, weight, output_weight and s, as needed.
+
+    Those in x and s have kernels where grad_df_dx is None, and are computed by ``reference_two_layer`` otherwise.
+    """
     x, weight, output_weight = _plain(x), _plain(weight), _plain(output_weight)
     grad_f = None if grad_f is None else _plain(grad_f)
     grad_df_dx = None if grad_df_dx is None else _plain(grad_df_dx)
-    grad_weight = torch.empty_like(weight) if needs[0] else None
-    grad_output_weight = torch.empty_like(output_weight) if needs[1] else None
-    _C.two_layer_backward(
-        _problem(x, weight, output_weight, s, base),
-        *(_address(tensor) for tensor in (grad_f, grad_df_dx, grad_weight, grad_output_weight)),
-    )
-    return grad_weight, grad_output_weight
-
-
-def gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, needs: Needs
-) -> Gradients:
-    """The gradients of sum_i grad_i f_i, grad (..., n), in x, weight, output_weight and s, those that are needed."""
-    x, weight, output_weight, grad = _plain(x), _plain(weight), _plain(output_weight), _plain(grad)
     problem = _problem(x, weight, output_weight, s, base)
-    grad_x = grad_weight = grad_output_weight = grad_s = None
-    if needs[0]:
-        grad_x = torch.empty_like(x)
-        _C.two_layer_input_gradient(problem, grad.data_ptr(), grad_x.data_ptr())
-    if needs[1]:
-        grad_weight = torch.empty_like(weight)
-    if needs[2]:
-        grad_output_weight = torch.empty_like(output_weight)
+    grad_x = grad_s = None
+    if grad_df_dx is not None and (needs[0] or needs[3]):
+        others = (needs[0], False, False, needs[3])
+        grad_x, _, _, grad_s = reference.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, others)
+    elif grad_f is not None:
+        if needs[0]:
+            grad_x = torch.empty_like(x)
+            _C.two_layer_input_gradient(problem, grad_f.data_ptr(), grad_x.data_ptr())
+        if needs[3]:
+            grad_s = torch.tensor(_C.two_layer_parameter_gradient(problem, grad_f.data_ptr()), dtype=torch.float64)
+    grad_weight = torch.empty_like(weight) if needs[1] else None
+    grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
     if needs[1] or needs[2]:
-        _C.two_layer_backward(problem, grad.data_ptr(), 0, _address(grad_weight), _address(grad_output_weight))
-    if needs[3]:
-        grad_s = torch.tensor(_C.two_layer_parameter_gradient(problem, grad.data_ptr()), dtype=torch.float64)
+        addresses = (_address(tensor) for tensor in (grad_f, grad_df_dx, grad_weight, grad_output_weight))
+        _C.two_layer_backward(problem, *addresses)
     return grad_x, grad_weight, grad_output_weight, grad_s

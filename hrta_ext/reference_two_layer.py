@@ -101,35 +101,70 @@ def outputs(
 
 
 def chunk_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, needs: Needs
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    needs: Needs,
 ) -> Gradients:
-    """The gradients of sum_i grad_i f_i: these neurons' share in x and s, their own in the weights; no m^(-1/2)."""
+    """``gradients``: these neurons' share in x and s, their own in the weights, without the factor m^(-1/2).
+
+    With g = grad_f, G = grad_df_dx and p_ik = G_i . w_k the gradients are
+        x_i: sum_k a_k (g_i sigma' + p_ik sigma'') w_k       w_k: a_k sum_i (g_i sigma' + p_ik sigma'') x_i + sigma' G_i
+        a_k: sum_i g_i sigma + p_ik sigma'                   s:   sum_ik a_k (g_i (sigma - z_ik) + p_ik (sigma' - 1))
+    """
     wide = _sum_dtype(x)
     z = x @ weight.mT
+    g = None if grad_f is None else grad_f.unsqueeze(-1)
+    p = None if grad_df_dx is None else grad_df_dx @ weight.mT
+
+    def combined(of_g: Callable[[], Tensor], of_p: Callable[[], Tensor]) -> Tensor:
+        terms = ([] if g is None else [g * of_g()]) + ([] if p is None else [p * of_p()])
+        return sum(terms[1:], terms[0])
+
+    def order(k: int) -> Tensor:
+        return compose(z, s, base, k)
+
     grad_x = grad_weight = grad_output_weight = grad_s = None
     if needs[0] or needs[1]:
-        factor = grad.unsqueeze(-1) * compose(z, s, base, 1)
+        factor = combined(lambda: order(1), lambda: order(2))
         if needs[0]:
             grad_x = (factor * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
             grad_x = grad_x.flatten(0, -3).sum(0) if grad_x.dim() > 2 else grad_x
         if needs[1]:
-            grad_weight = output_weight.unsqueeze(-1) * (factor.mT @ x)
+            rows = factor.mT @ x
+            if grad_df_dx is not None:
+                rows = rows + order(1).mT @ grad_df_dx
+            grad_weight = output_weight.unsqueeze(-1) * rows
     if needs[2]:
-        grad_output_weight = (grad.unsqueeze(-2) @ compose(z, s, base, 0)).squeeze(-2)
+        grad_output_weight = combined(lambda: order(0), lambda: order(1)).sum(-2)
     if needs[3]:
-        inner = (compose(z, 1.0, base, 0) - z).to(wide) @ output_weight.to(wide).unsqueeze(-1)
-        grad_s = (grad.to(wide).unsqueeze(-1) * inner).sum()
+        of_s = combined(lambda: compose(z, 1.0, base, 0) - z, lambda: compose(z, 1.0, base, 1) - 1.0)
+        grad_s = (of_s.to(wide) @ output_weight.to(wide).unsqueeze(-1)).sum()
     return grad_x, grad_weight, grad_output_weight, grad_s
 
 
 def gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, needs: Needs
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    needs: Needs,
 ) -> Gradients:
-    """The gradients of sum_i grad_i f_i, grad (..., n), in x, weight, output_weight and s, those that are needed."""
+    """The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in x, weight, output_weight and s, as needed.
+
+    grad_f (..., n), grad_df_dx (..., n, D); one of them may be None.
+    """
     sums = _Sum(), _Sum()
     rows, values = _PerNeuron(weight, True), _PerNeuron(output_weight, False)
     for at in neuron_chunks(x.shape[0], output_weight):
-        parts = chunk_gradients(grad, x, weight[..., at, :], output_weight[..., at], s, base, needs)
+        parts = chunk_gradients(grad_f, grad_df_dx, x, weight[..., at, :], output_weight[..., at], s, base, needs)
         sums[0].add(parts[0])
         rows.add(at, parts[1])
         values.add(at, parts[2])
@@ -137,6 +172,39 @@ def gradients(
     factor = output_scale(output_weight)
     grad_s = sums[1].result(factor, _sum_dtype(x))
     return sums[0].result(factor, x.dtype), rows.result(factor, x.dtype), values.result(factor, x.dtype), grad_s
+
+
+def tangents(
+    dots: Sequence[Tensor | None],
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+) -> tuple[Tensor, ...]:
+    """The derivatives of ``outputs`` along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
+    x_dot, weight_dot, output_weight_dot, s_dot = dots
+    wide = _sum_dtype(x)
+    sums = [_Sum() for _ in range(1 + with_gradient)]
+    for at in neuron_chunks(x.shape[0], output_weight):
+        w, a = weight[..., at, :], output_weight[..., at]
+        w_dot = None if weight_dot is None else weight_dot[..., at, :]
+        a_dot = None if output_weight_dot is None else output_weight_dot[..., at]
+        z = x @ w.mT
+        moves = ([] if x_dot is None else [x_dot @ w.mT]) + ([] if w_dot is None else [x @ w_dot.mT])
+        for k, total in enumerate(sums):  # k-th derivative of sigma_s, times w in the end if k is 1
+            terms = [a.unsqueeze(-2) * compose(z, s, base, k + 1) * move for move in moves]
+            if a_dot is not None:
+                terms.append(a_dot.unsqueeze(-2) * compose(z, s, base, k))
+            if s_dot is not None:
+                terms.append(a.unsqueeze(-2) * s_dot * (compose(z, 1.0, base, k) - compose(z, 0.0, base, k)))
+            for term in terms:
+                total.add(term.to(wide) @ w.to(wide) if k else term.to(wide).sum(-1))
+            if k and w_dot is not None:
+                total.add((a.unsqueeze(-2) * compose(z, s, base, 1)).to(wide) @ w_dot.to(wide))
+    results = [total.result(output_scale(output_weight), output_weight.dtype) for total in sums]
+    return tuple(result for result in results if result is not None)
 
 
 def recomputed_gradients(
@@ -199,36 +267,3 @@ def recomputed_gradients(
     factor = output_scale(output_weight)
     results = [total.result(factor, tensor.dtype) for total, tensor in zip(sums, shared, strict=True)]
     return [*results, rows.result(factor, weight.dtype), values.result(factor, output_weight.dtype)]
-
-
-def tangent(
-    x: Tensor,
-    weight: Tensor,
-    output_weight: Tensor,
-    s: Parameter,
-    base: str,
-    dots: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-) -> Tensor:
-    """The derivative of f along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
-    x_dot, weight_dot, output_weight_dot, s_dot = dots
-    wide, total = _sum_dtype(x), _Sum()
-
-    def add(terms: Tensor, values: Tensor) -> None:
-        total.add((terms.to(wide) @ values.to(wide).unsqueeze(-1)).squeeze(-1))
-
-    for at in neuron_chunks(x.shape[0], output_weight):
-        w, a = weight[..., at, :], output_weight[..., at]
-        z = x @ w.mT
-        if x_dot is not None or weight_dot is not None:
-            slope = compose(z, s, base, 1)
-            if x_dot is not None:
-                add(slope * (x_dot @ w.mT), a)
-            if weight_dot is not None:
-                add(slope * (x @ weight_dot[..., at, :].mT), a)
-        if output_weight_dot is not None:
-            add(compose(z, s, base, 0), output_weight_dot[..., at])
-        if s_dot is not None:
-            add(s_dot * (compose(z, 1.0, base, 0) - z), a)
-    result = total.result(output_scale(output_weight), output_weight.dtype)
-    assert result is not None
-    return result

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from hrta_ext import reference_two_layer as reference
 from hrta_ext import two_layer_ops
 from hrta_ext.activation import _check as _check_activation
-from hrta_ext.activation import _grad_enabled, _sees_formula, _transforms_active
+from hrta_ext.activation import _functorch_active, _grad_enabled, _is_compiling, _sees_formula, _transforms_active
 from hrta_ext.bases import BASES
 from hrta_ext.layers import HomotopyLayer
 from hrta_ext.native import KINDS
 from hrta_ext.reference import Parameter
-from hrta_ext.two_layer_autograd import TransformableTwoLayer, TwoLayer, TwoLayerWithGradient, two_layer_kernels
+from hrta_ext.two_layer_autograd import TransformableTwoLayer, TwoLayer, two_layer_kernels
 
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -89,17 +89,25 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
     if x.dtype in _HALF_TYPES:
         f = two_layer(x.float(), weight.float(), output_weight.float(), s, base=base)
         return f.to(x.dtype)
+    return _run(x, weight, output_weight, s, base, False)[0]
+
+
+def _run(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+) -> tuple[Tensor, ...]:
+    """(f,) or (f, df/dx) of checked arguments, by whoever serves such a call."""
     tensors = (x, weight, output_weight)
     if any(_sees_formula(tensor) for tensor in tensors):
-        if BASES[base].number is None:
-            return reference.outputs(x, weight, output_weight, s, base, False)[0]
-        return two_layer_ops.two_layer(x, weight, output_weight, s, base)
+        # Dynamo does not trace an op's autograd inside torch.func transforms.
+        plain = BASES[base].number is None or (_is_compiling() and _functorch_active())
+        serve = reference.outputs if plain else two_layer_ops.outputs
+        return serve(x, weight, output_weight, s, base, with_gradient)
     if _transforms_active():
-        return TransformableTwoLayer.apply(x, weight, output_weight, s, base)
+        return TransformableTwoLayer.apply(x, weight, output_weight, s, base, with_gradient)
     if _wants_grad(tensors, s):
-        return TwoLayer.apply(x, weight, output_weight, s, base)
+        return TwoLayer.apply(x, weight, output_weight, s, base, with_gradient)
     with torch.no_grad():
-        return two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, False)[0]
+        return two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, with_gradient)
 
 
 def _wants_grad(tensors: tuple[Tensor, ...], s: Parameter) -> bool:
@@ -130,16 +138,7 @@ def two_layer_with_gradient(
     if x.dtype in _HALF_TYPES:
         pair = two_layer_with_gradient(x.float(), weight.float(), output_weight.float(), s, base=base)
         return pair[0].to(x.dtype), pair[1].to(x.dtype)
-    tensors = (x, weight, output_weight)
-    if any(_sees_formula(tensor) for tensor in tensors) and BASES[base].number is not None:
-        return two_layer_ops.two_layer_with_gradient(x, weight, output_weight, s, base)
-    if _transforms_active() or any(_sees_formula(tensor) for tensor in tensors):
-        f, df_dx = reference.outputs(x, weight, output_weight, s, base, True)
-    elif _wants_grad(tensors, s):
-        f, df_dx = TwoLayerWithGradient.apply(x, weight, output_weight, s, base)
-    else:
-        with torch.no_grad():
-            f, df_dx = two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, True)
+    f, df_dx = _run(x, weight, output_weight, s, base, True)
     return f, df_dx
 
 

@@ -16,7 +16,7 @@ from hrta_ext import native
 from hrta_ext import reference_two_layer as reference
 from hrta_ext.bases import BASES
 from hrta_ext.reference import Parameter
-from hrta_ext.two_layer_autograd import two_layer_kernels, with_gradient_gradients
+from hrta_ext.two_layer_autograd import two_layer_kernels
 
 _LIBRARY = torch.library.Library("hrta_ext", "FRAGMENT")
 _NAMES = {base.number: name for name, base in BASES.items()}
@@ -30,16 +30,14 @@ def _parameter(s: Parameter) -> Tensor:
     return s.to("cpu", torch.float64) if isinstance(s, Tensor) else torch.full((), s, dtype=torch.float64, device="cpu")
 
 
-def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str) -> Tensor:
-    """f (..., n) by the op."""
-    return torch.ops.hrta_ext.two_layer(x, weight, output_weight, _parameter(s), BASES[base].number)
-
-
-def two_layer_with_gradient(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str
-) -> tuple[Tensor, Tensor]:
-    """f (..., n) and df/dx (..., n, D) by the op."""
-    return torch.ops.hrta_ext.two_layer_with_gradient(x, weight, output_weight, _parameter(s), BASES[base].number)
+def outputs(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+) -> tuple[Tensor, ...]:
+    """f (..., n) and, if asked for, df/dx (..., n, D), by the ops."""
+    arguments = (x, weight, output_weight, _parameter(s), BASES[base].number)
+    if with_gradient:
+        return torch.ops.hrta_ext.two_layer_with_gradient(*arguments)
+    return (torch.ops.hrta_ext.two_layer(*arguments),)
 
 
 def _filled(found: reference.Gradients, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -49,13 +47,13 @@ def _filled(found: reference.Gradients, x: Tensor, s: Tensor) -> tuple[Tensor, T
 
 
 def _forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
-    return reference.outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
+    return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
 
 
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
 ) -> tuple[Tensor, ...]:
-    return _filled(reference.gradients(grad, x, weight, output_weight, s, _NAMES[base], needs), x, s)  # type: ignore[arg-type]
+    return _with_gradient_backward(grad, None, x, weight, output_weight, s, base, *needs)
 
 
 def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
@@ -63,8 +61,8 @@ def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, 
 
 
 def _with_gradient_backward(
-    grad_f: Tensor,
-    grad_df_dx: Tensor,
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
     x: Tensor,
     weight: Tensor,
     output_weight: Tensor,
@@ -72,9 +70,8 @@ def _with_gradient_backward(
     base: int,
     *needs: bool,
 ) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        found = with_gradient_gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs)  # type: ignore[arg-type]
-    return _filled(found, x, s)
+    kernels = two_layer_kernels(x, _NAMES[base])
+    return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
 
 
 def _fake_forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
