@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrta_ext.reference import Parameter, _sum_dtype, compose
 
-CHUNK_ELEMENTS = 1 << 19  # about 16 MiB with the float64 copies
+CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # in x, weight, output_weight, s
 Needs = tuple[bool, bool, bool, bool]
