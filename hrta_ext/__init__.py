@@ -13,7 +13,7 @@ from hrta_ext.layers import HomotopyActivation, set_homotopy
 from hrta_ext.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.training import FitResult, fit
-from hrta_ext.two_layer import TwoLayerNet, with_bias
+from hrta_ext.two_layer import TwoLayerNet, two_layer, two_layer_with_gradient, with_bias
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,8 @@ __all__ = [
     "register_base",
     "set_homotopy",
     "square_law",
+    "two_layer",
+    "two_layer_with_gradient",
     "use_backend",
     "with_bias",
 ]

@@ -363,7 +363,7 @@ void relu_mask_backward(const ReluMaskCall& call, int64_t begin, int64_t end) {
 
 extern const Loops HRTA_LOOPS;
 const Loops HRTA_LOOPS = {HRTA_STRING(HRTA_SIMD_LEVEL), transform, relu_mask_forward, relu_mask_backward,
-                          parameter_gradient};
+                          parameter_gradient, &kTwoLayerLoops};
 
 }  // namespace cpu
 }  // namespace hrta

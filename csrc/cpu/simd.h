@@ -6,6 +6,11 @@
 namespace hrta {
 namespace cpu {
 
+struct TwoLayerLoops;  // two_layer_loops.h
+inline namespace HRTA_SIMD_LEVEL {
+extern const TwoLayerLoops kTwoLayerLoops;
+}
+
 constexpr int kBlock = 1024;  // elements: what a loop keeps in L1; ranges start at a multiple of it
 
 struct Loops {
@@ -16,6 +21,7 @@ struct Loops {
   void (*relu_mask_backward)(const ReluMaskCall& call, int64_t begin, int64_t end);
   // Adds grad times the parameter gradient of elements [begin, end) to sums[i % n_features], or to sums[0].
   void (*parameter_gradient)(const ActivationCall& call, int64_t begin, int64_t end, double* sums);
+  const TwoLayerLoops* two_layer;
 };
 
 const Loops& loops();

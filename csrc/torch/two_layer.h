@@ -1,0 +1,10 @@
+// The Python binding of the two-layer network's kernels.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace hrta {
+
+void bind_two_layer(pybind11::module_& m);
+
+}  // namespace hrta
