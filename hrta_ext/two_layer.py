@@ -117,7 +117,7 @@ def _wants_grad(tensors: tuple[Tensor, ...], s: Parameter) -> bool:
 
 
 def two_layer_with_gradient(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1.0, *, base: str
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, *, base: str
 ) -> tuple[Tensor, Tensor]:
     """f_s and its gradient in x, (f, df/dx), in one pass over the neurons; both differentiable.
 

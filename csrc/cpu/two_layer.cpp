@@ -7,7 +7,9 @@
 #include <new>
 #include <vector>
 
+#include "parallel.h"
 #include "simd.h"
+#include "two_layer_arcs.h"
 #include "two_layer_loops.h"
 
 namespace hrta {
@@ -21,10 +23,6 @@ constexpr int64_t kPartialSums = 1 << 21;  // doubles, unless one per output is 
 constexpr int64_t kGrainPairs = 1 << 15;   // (sample, neuron) pairs that repay waking a thread
 constexpr int64_t kReduceGrain = 1 << 15;
 
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 struct FreeAligned {
   void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
 };
@@ -33,13 +31,6 @@ std::unique_ptr<void, FreeAligned> block_memory(const TwoLayerCall& call) {
   const size_t item = call.dtype == ScalarKind::kFloat32 ? 4 : 8;
   const size_t bytes = static_cast<size_t>(block_scratch(call.features)) * item;
   return std::unique_ptr<void, FreeAligned>(::operator new(bytes, std::align_val_t(64)));
-}
-
-// Runs work(begin, end) over [0, count) on the pool.
-template <typename Work>
-void run_parallel(ParallelFor parallel_for, int64_t count, int64_t grain, const Work& work) {
-  auto body = [](int64_t begin, int64_t end, void* context) { (*static_cast<const Work*>(context))(begin, end); };
-  if (count > 0) parallel_for(count, grain, body, const_cast<Work*>(&work));
 }
 
 // Tasks: networks x ranges of samples x chunks of neurons, cut by the shapes alone, so that the sums' order, and with
@@ -57,6 +48,13 @@ struct Cut {
   }
 };
 
+// Calls body(zero of the call's dtype).
+template <typename Body>
+void with_type(const TwoLayerCall& call, const Body& body) {
+  if (call.dtype == ScalarKind::kFloat32) return body(0.0f);
+  body(0.0);
+}
+
 // Sums over each chunk of neurons: f (networks, chunks, n) and df_dx (networks, chunks, n, D), those that are wanted.
 struct PartialSums {
   Cut cut;
@@ -64,6 +62,7 @@ struct PartialSums {
 
   PartialSums(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for)
       : cut(call, want_df_dx ? call.features + 1 : 1) {
+    if (arcs_win(call) && from_arcs(call, quantity, want_f, want_df_dx, parallel_for)) return;
     const int64_t parts = call.networks * cut.chunks;
     if (want_f) f.resize(static_cast<size_t>(parts * call.n), 0.0);
     if (want_df_dx) df_dx.resize(static_cast<size_t>(parts * call.n * call.features), 0.0);
@@ -93,17 +92,39 @@ struct PartialSums {
     for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) sum += first[chunk * count];
     return sum;
   }
+
+ private:
+  // With U the sum of a_k w_k over the active neurons and V over all: df_dx = (1 - s) V + s U, f = x . df_dx, and
+  // df/ds = x . (U - V).
+  bool from_arcs(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for) {
+    std::vector<double> active, all;
+    if (!arc_forward(call, active, all, parallel_for)) return false;
+    cut.chunks = 1;
+    if (want_f) f.resize(static_cast<size_t>(call.networks * call.n));
+    if (want_df_dx) df_dx.resize(active.size());
+    const bool value = quantity == Quantity::kValue;
+    const double of_active = value ? call.s : 1.0, of_all = value ? 1.0 - call.s : -1.0;
+    with_type(call, [&](auto zero) {
+      const auto* x = static_cast<const decltype(zero)*>(call.x);
+      for (int64_t at = 0; at < call.networks * call.n; ++at) {
+        const double* total = all.data() + at / call.n * 2;
+        const int64_t row = at % call.n;
+        double gradient[2];
+        for (int d = 0; d < 2; ++d) {
+          gradient[d] = of_active * active[static_cast<size_t>(2 * at + d)] + of_all * total[d];
+          if (want_df_dx) df_dx[static_cast<size_t>(2 * at + d)] = gradient[d];
+        }
+        if (want_f) {
+          f[static_cast<size_t>(at)] = double(x[2 * row]) * gradient[0] + double(x[2 * row + 1]) * gradient[1];
+        }
+      }
+    });
+    return true;
+  }
 };
 
 double output_scale(const TwoLayerCall& call) {
   return 1.0 / std::sqrt(double(call.width));
-}
-
-// Calls body(zero of the call's dtype).
-template <typename Body>
-void with_type(const TwoLayerCall& call, const Body& body) {
-  if (call.dtype == ScalarKind::kFloat32) return body(0.0f);
-  body(0.0);
 }
 
 }  // namespace
@@ -162,6 +183,7 @@ double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f
 }
 
 void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for) {
+  if (arcs_win(call) && arc_backward(call, gradients, parallel_for)) return;
   const int64_t chunks = ceil_div(call.width, kChunkNeurons);
   const int64_t pairs = std::max<int64_t>(call.n, 1) * kChunkNeurons;
   const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);

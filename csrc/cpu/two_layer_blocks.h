@@ -98,13 +98,32 @@ void evaluate_tile(const T* z, T* y, int n, Homotopy<T> h) {
   evaluate<Base, kQuantity>(z, y, n, h);
 }
 
+// Value and slope in one loop share their exponential.
+template <typename Base, typename T>
+void evaluate_pair(const T* z, T* value, T* slope, int n, Homotopy<T> h) {
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    const T at = z[i];
+    value[i] = homotopy_value<Base>(at, h);
+    slope[i] = homotopy_slope<Base>(at, h);
+  }
+}
+
+template <typename Base, typename T>
+void evaluate_tile_pair(const T* z, T* value, T* slope, int n, Homotopy<T> h) {
+  if constexpr (Base::kGrowth == Growth::kOscillating) {
+    if (all_within(z, n, fast_turn_limit<T>())) return evaluate_pair<FastSin>(z, value, slope, n, h);
+  }
+  evaluate_pair<Base>(z, value, slope, n, h);
+}
+
 // f (count) += sum_k a_k quantity(w_k . x_i), df_dx (count, D) += sum_k a_k sigma_s'(w_k . x_i) w_k; either may be
 // null.
 template <typename Base, Quantity kQuantity, typename T>
 void forward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& block, Homotopy<T> h, double* f,
                    double* df_dx) {
   const int features = samples.features;
-  SampleTile<T> z, y;
+  SampleTile<T> z, y, slope;
   for (int64_t first = 0; first < samples.n; first += kTileSamples) {
     const int count = int(samples.n - first < kTileSamples ? samples.n - first : kTileSamples);
     const T* x = samples.x + first * features;
@@ -112,8 +131,14 @@ void forward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& bl
     for (int j = 0; j < block.count; j += kTile<T>) {
       products(x, count, features, block.weight + j, block.stride, z.values);
       const T* a = block.output_weight + j;
-      if (f != nullptr) {
+      if (f != nullptr && df_dx != nullptr) {
+        evaluate_tile_pair<Base>(z.values, y.values, slope.values, count * kTile<T>, h);
+      } else if (f != nullptr) {
         evaluate_tile<Base, kQuantity>(z.values, y.values, count * kTile<T>, h);
+      } else {
+        evaluate_tile<Base, Quantity::kSlope>(z.values, slope.values, count * kTile<T>, h);
+      }
+      if (f != nullptr) {
         for (int i = 0; i < count; ++i) {
           for (int v = 0; v < kTileVectors; ++v) {
             sums[i] = fused(load(a + v * kLanes<T>), load(y.values + i * kTile<T> + v * kLanes<T>), sums[i]);
@@ -121,11 +146,10 @@ void forward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& bl
         }
       }
       if (df_dx != nullptr) {
-        evaluate_tile<Base, Quantity::kSlope>(z.values, y.values, count * kTile<T>, h);
         for (int i = 0; i < count; ++i) {
           Vector<T> e[kTileVectors];
           for (int v = 0; v < kTileVectors; ++v) {
-            e[v] = load(a + v * kLanes<T>) * load(y.values + i * kTile<T> + v * kLanes<T>);
+            e[v] = load(a + v * kLanes<T>) * load(slope.values + i * kTile<T> + v * kLanes<T>);
           }
           for (int d = 0; d < features; ++d) {
             Vector<T> sum{};
@@ -157,12 +181,15 @@ void backward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& b
       const int count = int(samples.n - first < kTileSamples ? samples.n - first : kTileSamples);
       const T* x = samples.x + first * features;
       products(x, count, features, block.weight + j, block.stride, z.values);
-      evaluate_tile<Base, Quantity::kSlope>(z.values, slope.values, count * kTile<T>, h);
+      if (gradients.with_output_weight && grad_f != nullptr) {
+        evaluate_tile_pair<Base>(z.values, y.values, slope.values, count * kTile<T>, h);
+      } else {
+        evaluate_tile<Base, Quantity::kSlope>(z.values, slope.values, count * kTile<T>, h);
+      }
       if (grad_df_dx != nullptr) {
         products(grad_df_dx + first * features, count, features, block.weight + j, block.stride, along.values);
       }
       if (gradients.with_output_weight) {
-        evaluate_tile<Base, Quantity::kValue>(z.values, y.values, count * kTile<T>, h);
         Vector<T> sums[kTileVectors] = {};
         for (int i = 0; i < count; ++i) {
           for (int v = 0; v < kTileVectors; ++v) {

@@ -92,7 +92,7 @@ void relu_active_sums(const T* samples, const T* r, int n, const TwoLayerBlock<T
       for (int d = 0; d < D; ++d) x[d] = broadcast(samples[i * D + d]);
       for (int v = 0; v < kVectors; ++v) {
         const Vector<T> z = preactivation<D, T>(x, w[v]);
-        for (int d = 0; d < D; ++d) total[v][d] = add_where_positive(z, total[v][d], broadcast(r[i * D + d]));
+        for (int d = 0; d < D; ++d) total[v][d] = add_where_active(z, total[v][d], broadcast(r[i * D + d]));
       }
     }
     for (int v = 0; v < kVectors; ++v) {

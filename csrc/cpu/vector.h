@@ -73,13 +73,13 @@ HRTA_INLINE V fused(V a, V b, V c) {
 
 #if defined(__AVX512F__)
 // Masked instructions: a compare and one operation, where GCC 12 makes a blend besides.
-HRTA_INLINE Vector<float> add_where_positive(Vector<float> z, Vector<float> sum, Vector<float> term) {
-  const __mmask16 positive = _mm512_cmp_ps_mask(__m512(z), _mm512_setzero_ps(), _CMP_GT_OQ);
-  return Vector<float>(_mm512_mask_add_ps(__m512(sum), positive, __m512(sum), __m512(term)));
+HRTA_INLINE Vector<float> add_where_active(Vector<float> z, Vector<float> sum, Vector<float> term) {
+  const __mmask16 active = _mm512_cmp_ps_mask(__m512(z), _mm512_setzero_ps(), _CMP_NLE_UQ);
+  return Vector<float>(_mm512_mask_add_ps(__m512(sum), active, __m512(sum), __m512(term)));
 }
-HRTA_INLINE Vector<double> add_where_positive(Vector<double> z, Vector<double> sum, Vector<double> term) {
-  const __mmask8 positive = _mm512_cmp_pd_mask(__m512d(z), _mm512_setzero_pd(), _CMP_GT_OQ);
-  return Vector<double>(_mm512_mask_add_pd(__m512d(sum), positive, __m512d(sum), __m512d(term)));
+HRTA_INLINE Vector<double> add_where_active(Vector<double> z, Vector<double> sum, Vector<double> term) {
+  const __mmask8 active = _mm512_cmp_pd_mask(__m512d(z), _mm512_setzero_pd(), _CMP_NLE_UQ);
+  return Vector<double>(_mm512_mask_add_pd(__m512d(sum), active, __m512d(sum), __m512d(term)));
 }
 HRTA_INLINE Vector<float> scale_where_not_positive(Vector<float> z, Vector<float> y, Vector<float> factor) {
   const __mmask16 below = _mm512_cmp_ps_mask(__m512(z), _mm512_setzero_ps(), _CMP_LE_OQ);
@@ -102,10 +102,10 @@ HRTA_INLINE double sum_of_lanes(Vector<double> v) {
   return _mm512_reduce_add_pd(__m512d(v));
 }
 #else
-// sum + term where z > 0, else sum.
+// sum + term where z > 0 or NaN, else sum: a sample that is NaN must show in every gradient.
 template <typename V>
-HRTA_INLINE V add_where_positive(V z, V sum, V term) {
-  return sum + (z > V{} ? term : V{});
+HRTA_INLINE V add_where_active(V z, V sum, V term) {
+  return sum + (z <= V{} ? V{} : term);
 }
 
 // factor y where z <= 0, else y; also at z = NaN.

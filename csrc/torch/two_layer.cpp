@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "../cpu/two_layer_arcs.h"
 #include "../two_layer.h"
 #include "runtime.h"
 
@@ -138,6 +139,7 @@ STABLE_TORCH_LIBRARY_IMPL(hrta_ext, CPU, m) {
 void bind_two_layer(py::module_& m) {
   py::class_<Problem>(m, "TwoLayerProblem")
       .def(py::init<Address, Address, Address, int64_t, int64_t, int64_t, int64_t, int, int, double>());
+  m.def("two_layer_takes_arcs", [](const Problem& problem) { return cpu::arcs_win(problem.call()); });
   m.def("two_layer_forward", [](const Problem& problem, Address f, Address df_dx) {
     py::gil_scoped_release release;
     cpu::two_layer_forward(problem.call(), reinterpret_cast<void*>(f), reinterpret_cast<void*>(df_dx),
