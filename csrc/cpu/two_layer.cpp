@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "parallel.h"
 #include "simd.h"
 #include "two_layer_loops.h"
 
@@ -21,25 +20,8 @@ constexpr int64_t kPartialSums = 1 << 21;  // doubles, unless one per output is 
 constexpr int64_t kGrainPairs = 1 << 15;   // (sample, neuron) pairs that repay waking a thread
 constexpr int64_t kReduceGrain = 1 << 15;
 
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
-struct FreeAligned {
-  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-
-std::unique_ptr<void, FreeAligned> block_memory(const TwoLayerCall& call) {
-  const size_t item = call.dtype == ScalarKind::kFloat32 ? 4 : 8;
-  const size_t bytes = static_cast<size_t>(block_scratch(call.features)) * item;
-  return std::unique_ptr<void, FreeAligned>(::operator new(bytes, std::align_val_t(64)));
-}
-
-// Runs work(begin, end) over [0, count) on the pool.
-template <typename Work>
-void run_parallel(ParallelFor parallel_for, int64_t count, int64_t grain, const Work& work) {
-  auto body = [](int64_t begin, int64_t end, void* context) { (*static_cast<const Work*>(context))(begin, end); };
-  if (count > 0) parallel_for(count, grain, body, const_cast<Work*>(&work));
+AlignedMemory block_memory(const TwoLayerCall& call) {
+  return aligned_memory(block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8));
 }
 
 // Tasks: networks x ranges of samples x chunks of neurons, cut by the shapes alone, so that the sums' order, and with
