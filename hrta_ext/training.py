@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.checkpoints import Interrupt, Keeper, Run, fingerprint, load_checkpoint, prepare_checkpoint
+from hrta_ext.engines import Engine, TorchEngine
 from hrta_ext.files import write_json
+from hrta_ext.fused_engine import FusedEngine, why_not_fused
 from hrta_ext.layers import homotopy_layers
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate, check_integer, check_stages
+from hrta_ext.two_layer import TwoLayerNet
 
 # Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
 CHECK_EVERY = 100
@@ -29,7 +31,6 @@ _CPU_GRAIN = 32768
 
 OptimizerFactory = Callable[..., Optimizer]
 Callback = Callable[["StepInfo"], object]
-TrainingStep = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class FitResult:
     stop_reason: str
     seconds: float
     settings: dict[str, Any] = field(repr=False)
+
+    @property
+    def engine(self) -> str:
+        """The engine that did the steps: "fused" or "torch"."""
+        return str(self.settings["engine"])
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write settings, losses, s, stop reason, seconds and versions. NaN and Inf become null."""
@@ -139,7 +145,9 @@ def fit(
             multiplies ``lr``. It must depend on the step alone.
         batch_size: Samples per step; None for all. Every epoch is shuffled anew, by a generator of its own that starts
             from torch's seed (``torch.manual_seed``); the last batch of an epoch may be shorter.
-        engine: "torch", or "auto", which chooses the fastest one that serves the call.
+        engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU with all samples at once
+            and Adam or SGD without weight decay and the like, which leaves ``.grad`` empty; or "auto", which chooses
+            the fastest one that serves the call. ``result.engine`` says which it was.
         progress: Show a bar on a terminal, ten lines otherwise, nothing on other ranks than 0; needs tqdm.
         checkpoint: File to keep the state of the run in, every ``checkpoint_every`` steps and at the end; its folder is
             made. A crash at any moment leaves the last whole one. A file that is there is an error unless ``resume``.
@@ -170,12 +178,12 @@ def fit(
     total_steps = sum(stage_steps)
     batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
     callbacks = _check_callbacks(callbacks)
-    if engine == "fused":
-        raise ValueError('fit: engine "fused" is not available yet; use engine="auto" or engine="torch"')
-    if not isinstance(engine, str) or engine not in _ENGINES:
-        raise ValueError(f'fit: engine must be "auto" or "torch", got {engine!r}')
+    if engine not in ("auto", "fused", "torch"):
+        raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {engine!r}')
     built = _build_optimizer(optimizer, parameters, lr)
     rates = LearningRate(lr_schedule, built, total_steps)
+    batches = Batches(x, y, batch_size)
+    chosen = _choose_engine(engine, net, built, rates, batches, watched=bool(callbacks))
     settings: dict[str, Any] = {
         "s": s_values,
         "steps": stage_steps,
@@ -197,7 +205,7 @@ def fit(
 
     milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
     scheduler = HomotopyScheduler(net, s_values, milestones)
-    run = Run(net, built, scheduler, rates, Batches(x, y, batch_size), _ENGINES[engine](net, built))
+    run = Run(net, built, scheduler, rates, batches, chosen)
     if saved is not None:
         run.restore(saved)
     try:
@@ -205,7 +213,7 @@ def fit(
     finally:
         if bar is not None:
             bar.bar.close()
-    settings |= {"engine": "torch", "n_samples": x.shape[0], "n_parameters": sum(p.numel() for p in parameters)}
+    settings |= {"engine": chosen.name, "n_samples": x.shape[0], "n_parameters": sum(p.numel() for p in parameters)}
     settings |= {"network": type(net).__name__, "device": str(x.device), "dtype": str(x.dtype).removeprefix("torch.")}
     return FitResult(
         net=net,
@@ -217,40 +225,22 @@ def fit(
     )
 
 
-def half_mean_square(output: Tensor, y: Tensor) -> Tensor:
-    """R = 1/(2n) sum_i |output_i - y_i|^2, the first dimension counting the samples, shapes equal up to a trailing 1.
-
-    Raises:
-        ValueError: The shapes differ otherwise; (n, 1) against (n,) must never broadcast to (n, n).
-    """
-    if not isinstance(output, Tensor):
-        raise TypeError(f"fit: the network must return a tensor, got {type(output).__name__}")
-    if output.shape != y.shape:
-        if output.shape != (*y.shape, 1) and (*output.shape, 1) != y.shape:
-            shapes = f"{tuple(output.shape)}, got {tuple(y.shape)}"
-            raise ValueError(f"fit: y must have the shape of the output of the network, {shapes}")
-        output = output.reshape(y.shape)
-    return F.mse_loss(output, y, reduction="sum") * (0.5 / y.shape[0])
-
-
-def _torch_engine(net: nn.Module, optimizer: Optimizer) -> TrainingStep:
-    """A function (x, y) -> loss that does one step of training by autograd and returns the loss before the update."""
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        def closure() -> Any:
-            optimizer.zero_grad(set_to_none=True)
-            loss = half_mean_square(net(x), y)
-            loss.backward()
-            return loss
-
-        # Every torch optimizer takes a closure and returns its first value; L-BFGS needs to call it again.
-        loss: Any = optimizer.step(closure)
-        return loss.detach()
-
-    return step
-
-
-_ENGINES: dict[str, Callable[[nn.Module, Optimizer], TrainingStep]] = {"auto": _torch_engine, "torch": _torch_engine}
+def _choose_engine(
+    engine: str,
+    net: nn.Module,
+    optimizer: Optimizer,
+    rates: LearningRate,
+    batches: Batches,
+    watched: bool,
+) -> Engine:
+    if engine != "torch":
+        reason = why_not_fused(net, optimizer, batches.x, batches.y, batches.batch_size)
+        if reason is None:
+            assert isinstance(net, TwoLayerNet)
+            return FusedEngine(net, optimizer, rates, batches.x, batches.y, watched=watched)
+        if engine == "fused":
+            raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
+    return TorchEngine(net, optimizer, rates, batches)
 
 
 def _build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
@@ -285,10 +275,16 @@ def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: 
     stop_reason, saved_at = "finished", run.step
     with Interrupt() as interrupt:
         while run.step < total and stop_reason == "finished":
-            loss = run.advance()
+            before = run.step
+            halts = [total]
+            if keeper is not None:
+                halts.append(before + keeper.every - before % keeper.every)
+            if bar is not None and bar.lines:
+                halts.append(bar.next_line)
+            losses = run.advance(max(1, min(halts) - before))
             if callbacks:
                 scheduler = run.scheduler
-                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, loss)
+                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, losses.squeeze())
                 try:
                     for callback in callbacks:
                         callback(info)
@@ -298,12 +294,13 @@ def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: 
                 stop_reason = "interrupted"
             due = keeper is not None and run.step % keeper.every == 0
             last = run.step == total or stop_reason != "finished"
-            if due or last or run.step % CHECK_EVERY == 0:
+            read = losses.dim() > 0 or run.step // CHECK_EVERY > before // CHECK_EVERY  # many losses are on the CPU
+            if due or last or read:
                 if not run.collect() or ((due or last) and not run.is_finite()):
                     stop_reason = "diverged"
                 run.seconds = time.perf_counter() - clock
             if bar is not None:
-                bar.update(run)
+                bar.update(run, run.step - before)
             # A diverged state would only diverge again: the file keeps the last one that was good.
             if keeper is not None and (due or last) and stop_reason != "diverged" and saved_at != run.step:
                 keeper.save(run)
@@ -326,15 +323,15 @@ class _Progress:
         self.lines = shown and not terminal
         self.bar = tqdm(total=total, initial=done, unit="step", disable=not (shown and terminal))
 
-    def update(self, run: Run) -> None:
-        """Show where ``run`` stands; the loss is as old as the last time that losses were read."""
+    def update(self, run: Run, steps: int) -> None:
+        """Show where ``run`` stands after ``steps`` more; the loss is as old as the last time that losses were read."""
         if not run.pending:
             s, loss = run.scheduler.get_last_s(), run.loss[-1]
             self.bar.set_postfix_str(f"s={s:g} loss={loss:.3e}", refresh=False)
             if self.lines and (run.step >= self.next_line or run.step == self.total):
                 print(f"step {run.step}/{self.total}  s = {s:g}  loss {loss:.3e}", file=sys.stderr, flush=True)
                 self.next_line = run.step + max(1, self.total // 10)
-        self.bar.update(1)
+        self.bar.update(steps)
 
 
 def _check_net(net: nn.Module) -> list[nn.Parameter]:
