@@ -42,6 +42,18 @@ struct OutputsKept {
 int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
                         OutputsKept outputs, ParallelFor parallel_for);
 
+// One network of an ensemble: the arguments and, in `done`, the result of two_layer_train.
+struct TwoLayerMember {
+  const TwoLayerTraining* training;
+  const double* lr;  // (steps)
+  double* loss;      // (steps)
+  OutputsKept outputs;
+  int64_t done;
+};
+
+// Every member does `steps` steps, to the bits that it would get alone. Small networks take one thread each.
+void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
+
 }  // namespace cpu
 
 }  // namespace hrta

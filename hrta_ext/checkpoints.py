@@ -178,14 +178,22 @@ class Run:
 
     def advance(self, most: int) -> Tensor:
         """Up to ``most`` steps of training within a stage; their losses stay on the device until :meth:`collect`."""
+        losses = self.engine.train(self.step, self.enter(most))
+        self.count(losses)
+        return losses
+
+    def enter(self, most: int) -> int:
+        """Set the s of the next step; how many steps, up to ``most``, are best done at once with it."""
         if self.step > 0:  # before the step, so that callbacks and the final net see the s that was trained
             self.scheduler.step()
         stage_end = next((m for m in self.scheduler.milestones if m > self.step), self.rates.total_steps)
-        losses = self.engine.train(self.step, min(most, stage_end - self.step, self.engine.steps_at_once()))
+        return min(most, stage_end - self.step, self.engine.steps_at_once())
+
+    def count(self, losses: Tensor) -> None:
+        """Note that the steps with these losses have been done."""
         self.scheduler.last_step += losses.numel() - 1
         self.pending.append(losses)
         self.step += losses.numel()
-        return losses
 
     def collect(self) -> bool:
         """Read the losses off the device; False when one of them is not finite."""

@@ -6,6 +6,7 @@ It keeps moments and step counts where torch's optimizers keep them, so that che
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -116,33 +117,24 @@ class FusedEngine:
 
     def train(self, step: int, count: int) -> Tensor:
         """Losses of the steps, float64, shape (steps done,)."""
-        training = self._training()
-        rates = self._rates(step, count)
-        losses = torch.empty(count, dtype=torch.float64)
-        start = time.perf_counter()
-        done: int = native._C.two_layer_train(
-            training, count, rates.data_ptr(), losses.data_ptr(), self.s_of_f == training.s, not self.watched
-        )
-        self.seconds_per_step = max((time.perf_counter() - start) / done, 1e-9)
-        updates = done if losses[done - 1].isfinite() else done - 1
-        self.s_of_f = training.s if updates == count and not self.watched else None
-        for parameter in self._weights():
-            torch.autograd.graph.increment_version(parameter)
+        return train_together([self], step, count)[0]
+
+    def count(self, updates: int) -> None:
+        """Note that native code has updated the weights so many times."""
+        for weight in self._weights():
+            torch.autograd.graph.increment_version(weight)
             if type(self.optimizer) is Adam:
-                self.optimizer.state[parameter]["step"] += updates
-        return losses[:done]
+                self.optimizer.state[weight]["step"] += updates
 
-    def _weights(self) -> tuple[nn.Parameter, nn.Parameter]:
-        return self.net.weight, self.net.output_weight
-
-    def _rates(self, step: int, count: int) -> Tensor:
+    def rates_of(self, step: int, count: int) -> Tensor:
+        """The learning rates, float64, shape (count,)."""
         rates = []
         for number in range(step, step + count):
             self.rates.apply(number)
             rates.append(self.optimizer.param_groups[0]["lr"])
         return torch.tensor(rates, dtype=torch.float64)
 
-    def _training(self) -> Any:
+    def training(self) -> Any:
         """The native call's description; anew for every call, since tensors may have been replaced or changed."""
         reason = why_not_fused(self.net, self.optimizer, *self.given, None)
         if reason is not None:
@@ -166,6 +158,9 @@ class FusedEngine:
             training.updates = self._updates()
         return training
 
+    def _weights(self) -> tuple[nn.Parameter, nn.Parameter]:
+        return self.net.weight, self.net.output_weight
+
     def _moment(self, weight: nn.Parameter, name: str) -> Tensor:
         """The optimizer's moment, zero before the first step: torch's own start, and SGD's b = grad as 0 + grad."""
         state = self.optimizer.state[weight]
@@ -187,3 +182,31 @@ class FusedEngine:
         if len(counts) != 1:
             raise RuntimeError(f"fit: Adam must have counted as many steps for both weights, got {sorted(counts)}")
         return counts.pop()
+
+
+def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> list[Tensor]:
+    """Do the same steps with several networks at once, small ones on a thread each.
+
+    Args:
+        engines: One per network.
+        step: Number of the first step.
+        count: Steps to do, none of which changes s.
+    Returns:
+        The losses of each network, as its engine's ``train`` gives them.
+    """
+    trainings = [engine.training() for engine in engines]
+    rates = [engine.rates_of(step, count) for engine in engines]
+    losses = torch.empty(len(engines), count, dtype=torch.float64)
+    present = [engine.s_of_f == training.s for engine, training in zip(engines, trainings, strict=True)]
+    keep = not any(engine.watched for engine in engines)
+    start = time.perf_counter()
+    steps_done: list[int] = native._C.two_layer_train(
+        trainings, count, [t.data_ptr() for t in rates], [t.data_ptr() for t in losses], present, keep
+    )
+    seconds_per_step = max((time.perf_counter() - start) / max(steps_done), 1e-9)
+    for i, (engine, done) in enumerate(zip(engines, steps_done, strict=True)):
+        updates = done if losses[i, done - 1].isfinite() else done - 1
+        engine.seconds_per_step = seconds_per_step
+        engine.s_of_f = trainings[i].s if keep and updates == count else None
+        engine.count(updates)
+    return [loss[:done] for loss, done in zip(losses, steps_done, strict=True)]

@@ -21,10 +21,17 @@ constexpr int64_t kPartialSums = 1 << 22;  // doubles
 // Work that repays waking a thread, about 50 us, in vector operations on (sample, neuron) pairs. Measured: below it the
 // hand-over, twice per step, costs what the second thread saves.
 constexpr int64_t kGrainWork = 1 << 19;
+constexpr int64_t kLargeWork = 64 * kGrainWork;  // a network that keeps many threads busy by itself
 constexpr int64_t kReduceGrain = 1 << 15;
 
 void* at(void* array, int64_t bytes) {
   return array == nullptr ? nullptr : static_cast<char*>(array) + bytes;
+}
+
+// Vector operations of `neurons` in one step, roughly. A base that is not ReLU takes some twenty a pair, ReLU about as
+// many as there are features.
+int64_t work(const TwoLayerTraining& t, int64_t neurons) {
+  return t.n * neurons * (t.features + (t.base == kRelu ? 2 : 20));
 }
 
 class Trainer {
@@ -35,9 +42,7 @@ class Trainer {
     const int64_t most = std::clamp<int64_t>(kPartialSums / std::max<int64_t>(t.n, 1), 1, kChunks);
     chunk_blocks = ceil_div(ceil_div(t.width, block), most);
     chunks = ceil_div(t.width, chunk_blocks * block);
-    // A base that is not ReLU takes some twenty operations a pair, ReLU about as many as there are features.
-    const int64_t pair_work = t.features + (t.base == kRelu ? 2 : 20);
-    grain = std::max<int64_t>(kGrainWork / std::max<int64_t>(t.n * chunk_blocks * block * pair_work, 1), 1);
+    grain = std::max<int64_t>(kGrainWork / std::max<int64_t>(work(t, chunk_blocks * block), 1), 1);
     partial.resize(static_cast<size_t>(chunks * t.n));
     grad_f = aligned_memory(t.n * item);
   }
@@ -155,6 +160,18 @@ int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const d
     trainer.sweep(&step, i + 1 < steps || outputs.on_return);
   }
   return steps;
+}
+
+void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for) {
+  auto train = [&](int64_t begin, int64_t end) {
+    for (TwoLayerMember* member = members + begin; member < members + end; ++member) {
+      member->done = two_layer_train(*member->training, steps, member->lr, member->loss, member->outputs, parallel_for);
+    }
+  };
+  bool large = false;
+  for (int64_t i = 0; i < count; ++i) large |= work(*members[i].training, members[i].training->width) > kLargeWork;
+  if (large) return train(0, count);
+  run_parallel(parallel_for, count, 1, train);  // the pool runs what is inside on the thread that it is on
 }
 
 }  // namespace cpu

@@ -43,14 +43,31 @@ void bind_two_layer_training(py::module_& m) {
       .def_readwrite("s", &TwoLayerTraining::s)
       .def_readwrite("updates", &TwoLayerTraining::updates);
 
-  // lr and loss: addresses of `steps` doubles. Returns the number of losses written.
-  m.def("two_layer_train", [](const TwoLayerTraining& training, int64_t steps, Address lr, Address loss,
-                              bool outputs_on_entry, bool outputs_on_return) {
-    py::gil_scoped_release release;
-    return cpu::two_layer_train(training, steps, static_cast<const double*>(pointer(lr)),
-                                static_cast<double*>(pointer(loss)), {outputs_on_entry, outputs_on_return},
-                                torch_pool_parallel_for);
-  });
+  // Trains every network for `steps` steps: one training each, lr and loss as addresses of `steps` doubles, and whether
+  // f holds the outputs on entry and shall on return. Returns the number of losses written of each.
+  m.def("two_layer_train",
+        [](const std::vector<const TwoLayerTraining*>& trainings, int64_t steps, const std::vector<Address>& lr,
+           const std::vector<Address>& loss, const std::vector<bool>& outputs_on_entry, bool outputs_on_return) {
+          if (lr.size() != trainings.size() || loss.size() != lr.size() || outputs_on_entry.size() != lr.size()) {
+            throw py::value_error("two_layer_train takes as many rates, losses and flags as networks");
+          }
+          std::vector<cpu::TwoLayerMember> members;
+          for (size_t i = 0; i < trainings.size(); ++i) {
+            members.push_back({trainings[i],
+                               static_cast<const double*>(pointer(lr[i])),
+                               static_cast<double*>(pointer(loss[i])),
+                               {outputs_on_entry[i], outputs_on_return},
+                               0});
+          }
+          {
+            py::gil_scoped_release release;
+            cpu::two_layer_train_ensemble(members.data(), static_cast<int64_t>(members.size()), steps,
+                                          torch_pool_parallel_for);
+          }
+          std::vector<int64_t> done;
+          for (const cpu::TwoLayerMember& member : members) done.push_back(member.done);
+          return done;
+        });
 }
 
 }  // namespace hrta
