@@ -4,6 +4,7 @@ from hrta_ext import ops as ops  # registers torch.ops.hrta_ext
 from hrta_ext.activation import HomotopyFunction, homotopy, homotopy_, homotopy_value_and_slope
 from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
+from hrta_ext.ensembles import fit_ensemble
 from hrta_ext.layers import HomotopyActivation, set_homotopy
 from hrta_ext.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.training import FitResult, fit
@@ -21,6 +22,7 @@ __all__ = [
     "backends",
     "build_info",
     "fit",
+    "fit_ensemble",
     "homotopy",
     "homotopy_",
     "homotopy_value_and_slope",

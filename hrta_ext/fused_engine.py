@@ -60,8 +60,8 @@ def _why_not_net(net: nn.Module, x: Tensor, y: Tensor) -> str | None:
         return "weight and output_weight must have shapes (m, D) and (m,)"
     if not all(weight.is_contiguous() and not weight.is_inference() for weight in weights):
         return "weight and output_weight must be contiguous and no inference tensors"
-    if type(x) is not Tensor or type(y) is not Tensor:
-        return "x and y must be plain tensors"
+    if any(type(tensor) is not Tensor or tensor.is_inference() for tensor in (x, y)):
+        return "x and y must be plain tensors, no inference tensors"
     if x.dim() != 2 or x.shape[1] != net.in_features or y.shape not in ((x.shape[0],), (x.shape[0], 1)):
         shapes = f"({x.shape[0]}, {net.in_features}) and ({x.shape[0]},)"
         return f"x and y must have shapes {shapes}, they have {tuple(x.shape)} and {tuple(y.shape)}"
@@ -103,11 +103,16 @@ class FusedEngine:
     ) -> None:
         self.net, self.optimizer, self.rates, self.watched = net, optimizer, rates, watched
         self.given = x, y
-        self.x = with_bias(x).contiguous() if net.bias else x.resolve_neg().contiguous()
-        self.y = y.resolve_neg().reshape(-1).contiguous()
+        self._take_samples()
         self.f = torch.empty(x.shape[0], dtype=torch.float64)
         self.s_of_f: float | None = None  # the s at which f holds the outputs of the present weights, if it does
         self.seconds_per_step = _SECONDS_PER_CALL  # until it is measured
+
+    def _take_samples(self) -> None:
+        x, y = self.given
+        self.versions = x._version, y._version
+        self.x = with_bias(x).contiguous() if self.net.bias else x.resolve_neg().contiguous()
+        self.y = y.resolve_neg().reshape(-1).contiguous()
 
     def steps_at_once(self) -> int:
         """As many as take about a tenth of a second; one when somebody watches."""
@@ -139,6 +144,8 @@ class FusedEngine:
         reason = why_not_fused(self.net, self.optimizer, *self.given, None)
         if reason is not None:
             raise RuntimeError(f'fit: the training was changed so that engine "fused" cannot go on: {reason}')
+        if self.versions != tuple(tensor._version for tensor in self.given):  # a callback may draw new samples
+            self._take_samples()
         group = self.optimizer.param_groups[0]
         adam = type(self.optimizer) is Adam
         names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")

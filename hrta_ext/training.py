@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +18,13 @@ from hrta_ext.engines import Engine, TorchEngine
 from hrta_ext.files import write_json
 from hrta_ext.fused_engine import FusedEngine, why_not_fused
 from hrta_ext.layers import homotopy_layers
+from hrta_ext.optimizers import OptimizerFactory, build_optimizer
+from hrta_ext.progress import Progress
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate, check_integer, check_stages
 from hrta_ext.two_layer import TwoLayerNet
 
 # Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
 CHECK_EVERY = 100
-# Elements above which torch splits an elementwise CPU operation among threads (at::internal::GRAIN_SIZE).
-_CPU_GRAIN = 32768
-
-OptimizerFactory = Callable[..., Optimizer]
 Callback = Callable[["StepInfo"], object]
 
 
@@ -171,41 +166,18 @@ def fit(
         >>> result.stop_reason, result.loss.shape, bool(result.loss[-1] < result.loss[0])
         ('finished', torch.Size([150]), True)
     """
-    parameters = _check_net(net)
-    _check_data(parameters, x, y)
-    x, y = x.detach(), y.detach()
-    s_values, stage_steps = check_stages(s, steps)
-    total_steps = sum(stage_steps)
-    batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
     callbacks = _check_callbacks(callbacks)
-    if engine not in ("auto", "fused", "torch"):
-        raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {engine!r}')
-    built = _build_optimizer(optimizer, parameters, lr)
-    rates = LearningRate(lr_schedule, built, total_steps)
-    batches = Batches(x, y, batch_size)
-    chosen = _choose_engine(engine, net, built, rates, batches, watched=bool(callbacks))
-    settings: dict[str, Any] = {
-        "s": s_values,
-        "steps": stage_steps,
-        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
-        "lr": float(lr),
-        "lr_schedule": rates.name,
-        "batch_size": batch_size,
-    }
+    plan = prepare(net, x, y, s, steps, optimizer, lr, lr_schedule, batch_size, engine, watched=bool(callbacks))
     keeper, saved = None, None
     checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
     if checkpoint is not None:
         path = prepare_checkpoint(checkpoint, resume=resume)
-        mark = fingerprint(net, built, x, y, {**settings, "lr_schedule factors": rates.samples()})
-        keeper = Keeper(path, checkpoint_every, mark)
-        saved = load_checkpoint(path, mark) if path.exists() else None
+        keeper = Keeper(path, checkpoint_every, plan.fingerprint())
+        saved = load_checkpoint(path, keeper.mark) if path.exists() else None
     elif resume:
         raise ValueError("fit: resume=True needs the path of a checkpoint")
-    bar = _Progress(total_steps, 0 if saved is None else saved["step"]) if progress else None
-
-    milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
-    scheduler = HomotopyScheduler(net, s_values, milestones)
-    run = Run(net, built, scheduler, rates, batches, chosen)
+    bar = Progress(plan.rates.total_steps, 0 if saved is None else saved["step"]) if progress else None
+    run = plan.start()
     if saved is not None:
         run.restore(saved)
     try:
@@ -213,25 +185,94 @@ def fit(
     finally:
         if bar is not None:
             bar.bar.close()
-    settings |= {"engine": chosen.name, "n_samples": x.shape[0], "n_parameters": sum(p.numel() for p in parameters)}
-    settings |= {"network": type(net).__name__, "device": str(x.device), "dtype": str(x.dtype).removeprefix("torch.")}
-    return FitResult(
-        net=net,
-        loss=torch.tensor(run.loss, dtype=torch.float64),
-        s=torch.repeat_interleave(torch.tensor(s_values, dtype=torch.float64), torch.tensor(stage_steps))[: run.step],
-        stop_reason=stop_reason,
-        seconds=run.seconds,
-        settings=settings,
-    )
+    return plan.result(run, stop_reason)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training whose arguments have been checked. Nothing has been done to the network yet."""
+
+    net: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    rates: LearningRate
+    batches: Batches
+    engine: Engine
+    settings: dict[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint of this training carries."""
+        settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
+        return fingerprint(self.net, self.optimizer, self.batches.x, self.batches.y, settings)
+
+    def start(self) -> Run:
+        """The run before its first step; sets the first s."""
+        stage_steps = self.settings["steps"]
+        milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
+        scheduler = HomotopyScheduler(self.net, self.settings["s"], milestones)
+        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine)
+
+    def result(self, run: Run, stop_reason: str) -> FitResult:
+        """What ``run`` did."""
+        x = self.batches.x
+        s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
+        return FitResult(
+            net=self.net,
+            loss=torch.tensor(run.loss, dtype=torch.float64),
+            s=torch.repeat_interleave(s_values, torch.tensor(self.settings["steps"]))[: run.step],
+            stop_reason=stop_reason,
+            seconds=run.seconds,
+            settings={
+                **self.settings,
+                "engine": self.engine.name,
+                "n_samples": x.shape[0],
+                "n_parameters": sum(p.numel() for p in self.parameters),
+                "network": type(self.net).__name__,
+                "device": str(x.device),
+                "dtype": str(x.dtype).removeprefix("torch."),
+            },
+        )
+
+
+def prepare(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    s: float | Sequence[float],
+    steps: int | Sequence[int],
+    optimizer: str | OptimizerFactory,
+    lr: float,
+    lr_schedule: str | Callable[[int], float] | None,
+    batch_size: int | None,
+    engine: str,
+    *,
+    watched: bool,
+) -> Plan:
+    """Check the arguments of :func:`fit`; ``watched`` says that there are callbacks."""
+    parameters = _check_net(net)
+    _check_data(parameters, x, y)
+    x, y = x.detach(), y.detach()
+    s_values, stage_steps = check_stages(s, steps)
+    batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
+    if engine not in ("auto", "fused", "torch"):
+        raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {engine!r}')
+    built = build_optimizer(optimizer, parameters, lr)
+    rates = LearningRate(lr_schedule, built, sum(stage_steps))
+    batches = Batches(x, y, batch_size)
+    chosen = _choose_engine(engine, net, built, rates, batches, watched)
+    settings = {
+        "s": s_values,
+        "steps": stage_steps,
+        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
+        "lr": float(lr),
+        "lr_schedule": rates.name,
+        "batch_size": batch_size,
+    }
+    return Plan(net, parameters, built, rates, batches, chosen, settings)
 
 
 def _choose_engine(
-    engine: str,
-    net: nn.Module,
-    optimizer: Optimizer,
-    rates: LearningRate,
-    batches: Batches,
-    watched: bool,
+    engine: str, net: nn.Module, optimizer: Optimizer, rates: LearningRate, batches: Batches, watched: bool
 ) -> Engine:
     if engine != "torch":
         reason = why_not_fused(net, optimizer, batches.x, batches.y, batches.batch_size)
@@ -243,32 +284,7 @@ def _choose_engine(
     return TorchEngine(net, optimizer, rates, batches)
 
 
-def _build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
-        raise TypeError(f"fit: lr must be a number, got {lr!r}")
-    if not 0.0 < lr < math.inf:
-        raise ValueError(f"fit: lr must be positive and finite, got {lr}")
-    if isinstance(optimizer, Optimizer):
-        raise TypeError(f"fit: optimizer must be the class {type(optimizer).__name__}, not an instance of it")
-    if isinstance(optimizer, str):
-        named: dict[str, OptimizerFactory] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, "gd": torch.optim.SGD}
-        if optimizer not in named:
-            raise ValueError(f'fit: optimizer must be "adam", "sgd", "gd" or a torch.optim class, got {optimizer!r}')
-        # One kernel for all parameters. On the CPU it wakes every thread even for ten numbers, which takes milliseconds
-        # when cores are shared, so there it pays only for parameters that torch would split among threads anyway.
-        if parameters[0].device.type != "cpu" or max(p.numel() for p in parameters) > _CPU_GRAIN:
-            with suppress(RuntimeError):  # no such kernel for this device or dtype
-                return named[optimizer](parameters, lr=lr, fused=True)
-        return named[optimizer](parameters, lr=lr, foreach=True)
-    if not callable(optimizer):
-        raise TypeError(f"fit: optimizer must be a name or a torch.optim class, got {type(optimizer).__name__}")
-    built = optimizer(parameters, lr=lr)
-    if not isinstance(built, Optimizer):
-        raise TypeError(f"fit: optimizer must build a torch.optim.Optimizer, got {type(built).__name__}")
-    return built
-
-
-def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: _Progress | None) -> str:
+def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: Progress | None) -> str:
     """The loop: from where ``run`` stands to the end, or to the reason to stop earlier, which is returned."""
     total = run.rates.total_steps
     clock = time.perf_counter() - run.seconds
@@ -306,32 +322,6 @@ def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: 
                 keeper.save(run)
                 saved_at = run.step
     return stop_reason
-
-
-class _Progress:
-    """A bar on a terminal; ten plain lines where the output is a file; nothing on other ranks than 0."""
-
-    def __init__(self, total: int, done: int) -> None:
-        try:
-            from tqdm import tqdm
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("progress=True needs tqdm: pip install 'hrta_ext[cli]'") from None
-        distributed = torch.distributed
-        shown = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
-        terminal = sys.stderr.isatty()
-        self.total, self.next_line = total, done + max(1, total // 10)
-        self.lines = shown and not terminal
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=not (shown and terminal))
-
-    def update(self, run: Run, steps: int) -> None:
-        """Show where ``run`` stands after ``steps`` more; the loss is as old as the last time that losses were read."""
-        if not run.pending:
-            s, loss = run.scheduler.get_last_s(), run.loss[-1]
-            self.bar.set_postfix_str(f"s={s:g} loss={loss:.3e}", refresh=False)
-            if self.lines and (run.step >= self.next_line or run.step == self.total):
-                print(f"step {run.step}/{self.total}  s = {s:g}  loss {loss:.3e}", file=sys.stderr, flush=True)
-                self.next_line = run.step + max(1, self.total // 10)
-        self.bar.update(steps)
 
 
 def _check_net(net: nn.Module) -> list[nn.Parameter]:
