@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "parallel.h"
@@ -23,14 +21,8 @@ constexpr int64_t kPartialSums = 1 << 21;  // doubles, unless one per output is 
 constexpr int64_t kGrainPairs = 1 << 15;   // (sample, neuron) pairs that repay waking a thread
 constexpr int64_t kReduceGrain = 1 << 15;
 
-struct FreeAligned {
-  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-
-std::unique_ptr<void, FreeAligned> block_memory(const TwoLayerCall& call) {
-  const size_t item = call.dtype == ScalarKind::kFloat32 ? 4 : 8;
-  const size_t bytes = static_cast<size_t>(block_scratch(call.features)) * item;
-  return std::unique_ptr<void, FreeAligned>(::operator new(bytes, std::align_val_t(64)));
+AlignedMemory block_memory(const TwoLayerCall& call) {
+  return aligned_memory(block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8));
 }
 
 // Tasks: networks x ranges of samples x chunks of neurons, cut by the shapes alone, so that the sums' order, and with

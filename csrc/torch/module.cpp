@@ -130,6 +130,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("parameter_gradient_scratch", &parameter_gradient_scratch);
   bind_gram(m);
   bind_two_layer(m);
+  bind_two_layer_training(m);
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = HRTA_COMPILER;
