@@ -1,4 +1,4 @@
-"""One step of training a two-layer network: the fused engine beside eager torch and torch.compile with Adam(fused=True).
+"""One training step of a two-layer network: the fused engine beside eager torch and torch.compile, Adam(fused=True).
 
 The losses of the first steps are compared first; then come medians of interleaved rounds (timing.py). The peers are
 written as a user would: x @ weight.T, leaky_relu, a matrix-vector product, half the mean squared error. A call does
