@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,28 @@ def test_strided_arguments(device: torch.device) -> None:
     grads = torch.autograd.grad(hx.two_layer(leaf + x, weight, output_weight, 0.5).sum(), leaf)  # an expanded gradient
     exact = dense_gradient(x, weight, output_weight, 0.5, "relu").sum()
     torch.testing.assert_close(grads[0].cpu(), exact.cpu())
+
+
+@pytest.mark.parametrize("level", ["baseline", "avx2"])
+def test_lower_simd_levels(level: str) -> None:
+    """The other widths of the loops, in a process of their own; the tests above run the highest level."""
+    if not hx.backends()["cpp"]:
+        pytest.skip("needs the compiled kernels")
+    code = (
+        "import sys, torch; sys.path.insert(0, 'tests')\n"
+        "import hrta_ext as hx, test_two_layer_op as tests\n"
+        "for base in tests.BASES:\n"
+        "    for dtype in (torch.float32, torch.float64):\n"
+        "        for features in (1, 2, 3, 4, 5, 9, 7, 40):\n"
+        "            tests.check(torch.device('cpu'), dtype, base, 67, 333, features, (2,))\n"
+        "print(hx.build_info()['simd'])\n"
+    )
+    environment = os.environ | {"HRTA_EXT_SIMD": level}
+    root = Path(__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    if run.stdout.strip() != level:
+        pytest.skip(f"this machine runs {run.stdout.strip()} at most")
 
 
 @pytest.mark.parametrize("base", ["relu", "gelu"])
