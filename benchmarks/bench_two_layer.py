@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -217,19 +216,21 @@ def print_report(records: list[dict[str, Any]]) -> None:
         print(f"{len(disturbed)} cases ran in a disturbed machine (median over 1.5 times the minimum): repeat those")
 
 
+def high_water_mark() -> int:
+    """Peak resident memory of this process in bytes (Linux); ru_maxrss would start from the parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def peak_memory(width: int) -> int:
     """Bytes beyond arguments and results at the peak of a forward and backward pass, n = 100, D = 2."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(100, 2, generator=generator)
-    weight, output_weight = torch.empty(width, 2).normal_(), torch.empty(width).normal_()
-    small = hx.two_layer(x, weight[:10].requires_grad_(), output_weight[:10])
-    small.sum().backward()
-    weight, output_weight = weight.requires_grad_(), output_weight.requires_grad_()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    f = hx.two_layer(x, weight, output_weight, S)
-    grads = torch.autograd.grad(f.square().sum(), (weight, output_weight))
-    results = sum(grad.nbytes for grad in grads)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - results
+    x = torch.randn(100, 2)
+    for m in (10, width):
+        weights = torch.randn(m, 2, requires_grad=True), torch.randn(m, requires_grad=True)
+        before = high_water_mark()
+        f = hx.two_layer(x, *weights, S)
+        grads = torch.autograd.grad(f.square().sum(), weights)
+    return high_water_mark() - before - sum(grad.nbytes for grad in grads)
 
 
 def measured_peak(width: int) -> int:

@@ -1,12 +1,14 @@
 // The inner loops of the two-layer network: a block of neurons against samples, forward and backward.
 //
 // Neurons lie along the vectors. A block holds its weights as one array per feature, padded with zeros to whole tiles
-// of kTile neurons. ReLU with few features keeps everything in registers (two_layer_relu.h); the rest goes through
-// tiles of pre-activations in L1, kTileSamples x kTile, over which the bases' scalar functions vectorise.
+// of kTile neurons. ReLU and ReLU^2 / 2 with few features keep everything in registers (two_layer_relu.h,
+// two_layer_relu2.h); the rest goes through tiles of pre-activations in L1, kTileSamples x kTile, over which the bases'
+// scalar functions vectorise.
 #pragma once
 
 #include "../homotopy.h"
 #include "two_layer_relu.h"
+#include "two_layer_relu2.h"
 #include "two_layer_types.h"
 #include "vector.h"
 
@@ -166,7 +168,7 @@ void forward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& bl
   }
 }
 
-// The factors of x_i and of grad_df_dx_i in the gradient of w_k, and a tile's sums of the gradient of a_k:
+// The gradients in the weights, by tiles:
 //   grad_w_k = a_k sum_i (g_i sigma' + (G_i . w_k) sigma'') x_i + sigma' G_i,   g = grad_f, G = grad_df_dx
 //   grad_a_k = sum_i g_i sigma + (G_i . w_k) sigma'
 // Both are sums over samples in T: a tile of samples at a time, then the tiles.
@@ -247,7 +249,9 @@ void forward_block(int base, Quantity quantity, double s, const TwoLayerSamples<
     case kRelu:
       if (relu_forward(quantity, s, samples, block, f, df_dx)) return;
       return forward_base<Relu>(quantity, samples, block, h, f, df_dx);
-    case kRelu2: return forward_base<Relu2>(quantity, samples, block, h, f, df_dx);
+    case kRelu2:
+      if (relu2_forward(quantity, s, samples, block, f, df_dx)) return;
+      return forward_base<Relu2>(quantity, samples, block, h, f, df_dx);
     case kTanh: return forward_base<Tanh>(quantity, samples, block, h, f, df_dx);
     case kGelu: return forward_base<Gelu>(quantity, samples, block, h, f, df_dx);
     case kSilu: return forward_base<Silu>(quantity, samples, block, h, f, df_dx);
@@ -271,7 +275,9 @@ void backward_block(int base, double s, const TwoLayerSamples<T>& samples, const
     case kRelu:
       if (relu_backward(s, samples, block, grad_f, grad_df_dx, gradients)) return;
       return backward_tiles<Relu>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kRelu2: return backward_tiles<Relu2>(samples, block, h, grad_f, grad_df_dx, gradients);
+    case kRelu2:
+      if (relu2_backward(s, samples, block, grad_f, grad_df_dx, gradients)) return;
+      return backward_tiles<Relu2>(samples, block, h, grad_f, grad_df_dx, gradients);
     case kTanh: return backward_tiles<Tanh>(samples, block, h, grad_f, grad_df_dx, gradients);
     case kGelu: return backward_tiles<Gelu>(samples, block, h, grad_f, grad_df_dx, gradients);
     case kSilu: return backward_tiles<Silu>(samples, block, h, grad_f, grad_df_dx, gradients);

@@ -9,12 +9,12 @@ namespace cpu {
 constexpr int kNeuronPadding = 64;  // a multiple of every level's tile
 
 // Neurons that one call of a loop takes at most: their weights and gradients stay in L1 or L2.
-inline int block_neurons(int64_t features) {
+HRTA_INLINE int block_neurons(int64_t features) {
   return features <= 16 ? 512 : kNeuronPadding;
 }
 
 // Elements of scratch that a loop needs: weights and gradients of a block, one array per feature, and a's.
-inline int64_t block_scratch(int64_t features) {
+HRTA_INLINE int64_t block_scratch(int64_t features) {
   return 2 * block_neurons(features) * (features + 1);
 }
 

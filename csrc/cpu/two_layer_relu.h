@@ -19,7 +19,7 @@ HRTA_INLINE Vector<T> preactivation(const Vector<T> (&x)[D], const Vector<T> (&w
   return z;
 }
 
-// f += sign-independent part: sum_k a_k sigma_s(w_k . (sign x_i)). kPlain: q is 0.
+// f_i += sum_k a_k sigma_s(sign w_k . x_i). kPlain: q is 0.
 template <int D, bool kPlain, typename T>
 void relu_values(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& block, T sign, T q, double* f) {
   const Vector<T> below = broadcast(q);
