@@ -1,4 +1,4 @@
-"""One step of training a two-layer network: the fused engine beside eager torch and torch.compile with Adam(fused=True).
+"""One training step of a two-layer network: the fused engine beside eager torch and torch.compile, Adam(fused=True).
 
 The losses of the first steps are compared first; then come medians of interleaved rounds (timing.py). The peers are
 written as a user would: x @ weight.T, leaky_relu, a matrix-vector product, half the mean squared error. A call does
@@ -50,7 +50,7 @@ class Case:
 CASES = [
     Case(100, 2, 1000, 2000, 20, {EAGER: 20, COMPILED: 15}),
     Case(125, 4, 1000, 1000, 20, {EAGER: 15, COMPILED: 12}),
-    Case(100, 2, 10**6, 10, 1, {EAGER: 40, COMPILED: 15}),
+    Case(100, 2, 10**6, 20, 1, {EAGER: 40, COMPILED: 15}),
     Case(100, 2, 1000, 500, 1, {EAGER: 30}, networks=64),
 ]
 
