@@ -153,8 +153,9 @@ def fit(
             engine need not stop in between.
     Returns:
         Losses, s, and why the training stopped. A loss that is not finite ends it within ``CHECK_EVERY`` (100) steps as
-        "diverged"; the checkpoint then stays that of an earlier step. Ctrl-C ends it after the current step as
-        "interrupted"; a second Ctrl-C raises KeyboardInterrupt at once.
+        "diverged"; the checkpoint then stays that of an earlier step. Ctrl-C ends it after the current step, or after
+        those that the fused engine has in hand, a tenth of a second's, as "interrupted"; a second Ctrl-C raises
+        KeyboardInterrupt at once.
     Raises:
         TypeError, ValueError: An argument is off, or the checkpoint is of another run; before any step is done.
         FileExistsError: There is a file at ``checkpoint`` and ``resume`` is False.
