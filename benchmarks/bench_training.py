@@ -50,7 +50,7 @@ class Case:
 CASES = [
     Case(100, 2, 1000, 2000, 20, {EAGER: 20, COMPILED: 15}),
     Case(125, 4, 1000, 1000, 20, {EAGER: 15, COMPILED: 12}),
-    Case(100, 2, 10**6, 10, 1, {EAGER: 40, COMPILED: 15}),
+    Case(100, 2, 10**6, 20, 1, {EAGER: 40, COMPILED: 15}),
     Case(100, 2, 1000, 500, 1, {EAGER: 30}, networks=64),
 ]
 

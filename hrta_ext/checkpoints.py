@@ -27,6 +27,8 @@ from hrta_ext.layers import homotopy_layers
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate
 
 _FORMAT = 1
+# Elements whose temporaries stay small beside a network of a hundred million neurons.
+_CHECKED_AT_ONCE = 1 << 22
 _KEYS = frozenset(
     {"format", "fingerprint", "step", "loss", "seconds", "model", "optimizer", "homotopy", "rng", "shuffle"}
 )
@@ -206,7 +208,8 @@ class Run:
 
     def is_finite(self) -> bool:
         """Whether every parameter is finite: an update can break them after a loss that was still a number."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.net.parameters())
+        parts = (part for p in self.net.parameters() for part in p.detach().reshape(-1).split(_CHECKED_AT_ONCE))
+        return all(bool(part.isfinite().all()) for part in parts)
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`restore` needs. Tensors are those in use, not copies."""

@@ -29,6 +29,10 @@ class Engine(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Somebody may change network, optimizer or samples now: what is remembered of them no longer holds."""
+        ...
+
 
 class TorchEngine:
     """One step at a time by autograd and a torch optimizer."""
@@ -56,6 +60,9 @@ class TorchEngine:
         # Every torch optimizer takes a closure and returns its first value; L-BFGS needs to call it again.
         loss: Any = self.optimizer.step(closure)
         return loss.detach()
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
 
 def half_mean_square(output: Tensor, y: Tensor) -> Tensor:

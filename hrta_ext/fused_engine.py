@@ -124,6 +124,10 @@ class FusedEngine:
         """Losses of the steps, float64, shape (steps done,)."""
         return train_together([self], step, count)[0]
 
+    def forget(self) -> None:
+        """The outputs are those of the weights as they were."""
+        self.s_of_f = None
+
     def count(self, updates: int) -> None:
         """Note that native code has updated the weights so many times."""
         for weight in self._weights():

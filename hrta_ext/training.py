@@ -148,11 +148,14 @@ def fit(
             made. A crash at any moment leaves the last whole one. A file that is there is an error unless ``resume``.
         resume: Continue from ``checkpoint``, to bitwise the result of a run that was never interrupted (torch's global
             random state is set back to that of the checkpoint); start afresh if there is no such file yet.
-        callbacks: Called after every step with a :class:`StepInfo`; raising ``StopIteration`` ends the training.
+        callbacks: Called after every step with a :class:`StepInfo`; raising ``StopIteration`` ends the training. One
+            with an int attribute ``every`` is called after so many steps each and after the last one, so that the fused
+            engine need not stop in between.
     Returns:
         Losses, s, and why the training stopped. A loss that is not finite ends it within ``CHECK_EVERY`` (100) steps as
-        "diverged"; the checkpoint then stays that of an earlier step. Ctrl-C ends it after the current step as
-        "interrupted"; a second Ctrl-C raises KeyboardInterrupt at once.
+        "diverged"; the checkpoint then stays that of an earlier step. Ctrl-C ends it after the current step, or after
+        those that the fused engine has in hand, a tenth of a second's, as "interrupted"; a second Ctrl-C raises
+        KeyboardInterrupt at once.
     Raises:
         TypeError, ValueError: An argument is off, or the checkpoint is of another run; before any step is done.
         FileExistsError: There is a file at ``checkpoint`` and ``resume`` is False.
@@ -166,8 +169,9 @@ def fit(
         >>> result.stop_reason, result.loss.shape, bool(result.loss[-1] < result.loss[0])
         ('finished', torch.Size([150]), True)
     """
-    callbacks = _check_callbacks(callbacks)
-    plan = prepare(net, x, y, s, steps, optimizer, lr, lr_schedule, batch_size, engine, watched=bool(callbacks))
+    watchers = _check_callbacks(callbacks)
+    watched = any(every == 1 for _, every in watchers)
+    plan = prepare(net, x, y, s, steps, optimizer, lr, lr_schedule, batch_size, engine, watched=watched)
     keeper, saved = None, None
     checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
     if checkpoint is not None:
@@ -181,7 +185,7 @@ def fit(
     if saved is not None:
         run.restore(saved)
     try:
-        stop_reason = _train(run, callbacks, keeper, bar)
+        stop_reason = _train(run, watchers, keeper, bar)
     finally:
         if bar is not None:
             bar.bar.close()
@@ -248,7 +252,7 @@ def prepare(
     *,
     watched: bool,
 ) -> Plan:
-    """Check the arguments of :func:`fit`; ``watched`` says that there are callbacks."""
+    """Check the arguments of :func:`fit`; ``watched`` says that there are callbacks after every single step."""
     parameters = _check_net(net)
     _check_data(parameters, x, y)
     x, y = x.detach(), y.detach()
@@ -284,7 +288,7 @@ def _choose_engine(
     return TorchEngine(net, optimizer, rates, batches)
 
 
-def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: Progress | None) -> str:
+def _train(run: Run, callbacks: Sequence[tuple[Callback, int]], keeper: Keeper | None, bar: Progress | None) -> str:
     """The loop: from where ``run`` stands to the end, or to the reason to stop earlier, which is returned."""
     total = run.rates.total_steps
     clock = time.perf_counter() - run.seconds
@@ -292,17 +296,19 @@ def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: 
     with Interrupt() as interrupt:
         while run.step < total and stop_reason == "finished":
             before = run.step
-            halts = [total]
+            halts = [total, *(before + every - before % every for _, every in callbacks)]
             if keeper is not None:
                 halts.append(before + keeper.every - before % keeper.every)
             if bar is not None and bar.lines:
                 halts.append(bar.next_line)
             losses = run.advance(max(1, min(halts) - before))
-            if callbacks:
-                scheduler = run.scheduler
-                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, losses.squeeze())
+            present = [call for call, every in callbacks if run.step % every == 0 or run.step == total]
+            if present:
+                scheduler, loss = run.scheduler, losses.reshape(-1)[-1]
+                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, loss)
+                run.engine.forget()
                 try:
-                    for callback in callbacks:
+                    for callback in present:
                         callback(info)
                 except StopIteration:
                     stop_reason = "callback"
@@ -377,11 +383,13 @@ def _check_batch_size(batch_size: int | None, n: int, optimizer: object) -> int 
     return size
 
 
-def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+def _check_callbacks(callbacks: Iterable[Callback]) -> list[tuple[Callback, int]]:
+    """Each callback and after how many steps it is called."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"fit: callbacks must be a sequence of functions, got {type(callbacks).__name__}")
-    given = tuple(callbacks)
-    for i, callback in enumerate(given):
+    given = []
+    for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"fit: callbacks[{i}] must be a function, got {type(callback).__name__}")
+        given.append((callback, check_integer(getattr(callback, "every", 1), f"fit: callbacks[{i}].every")))
     return given

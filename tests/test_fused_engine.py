@@ -249,6 +249,45 @@ def test_a_callback_sees_each_step_and_may_change_the_weights() -> None:
     torch.testing.assert_close(results[0].loss, results[1].loss, rtol=1e-10, atol=0)
 
 
+def test_a_callback_called_seldom_may_change_the_weights_too() -> None:
+    """The engine keeps outputs from call to call; they must not outlive the weights that they belong to."""
+
+    class Shrink:
+        every = 5
+
+        def __call__(self, info) -> None:
+            info.net.weight.data.mul_(0.9)
+
+    x, y = problem(20, 2, torch.float64)
+    nets = [TwoLayerNet(2, 30, seed=0).double() for _ in range(2)]
+    fused, autograd = (
+        fit(net, x, y, s=1.0, steps=20, lr=1e-2, engine=engine, callbacks=[Shrink()])
+        for net, engine in zip(nets, ("fused", "torch"), strict=True)
+    )
+    torch.testing.assert_close(fused.loss, autograd.loss, rtol=1e-10, atol=0)
+
+
+PEAK = """
+import torch
+from hrta_ext import TwoLayerNet, fit
+def peak():  # in KiB; ru_maxrss would start at that of the parent process
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+x = torch.rand(100, 2)
+fit(TwoLayerNet(2, 10, bias=False), x, x[:, 0], s=1.0, steps=2, engine="fused")
+net = TwoLayerNet(2, 2_000_000, bias=False)
+before = peak()
+fit(net, x, x[:, 0], s=1.0, steps=3, engine="fused")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of peak memory")
+def test_a_step_needs_no_memory_of_size_n_times_m() -> None:
+    """Adam's moments take 46 MiB here, one array of n x m floats 763 MiB; the promise beside moments is 64 MiB."""
+    output = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
+    assert int(output) / 1024 < 46 + 64
+
+
 def test_autograd_notices_that_the_weights_were_trained() -> None:
     x, y = problem(20, 2, torch.float32)
     net = TwoLayerNet(2, 30, seed=0)

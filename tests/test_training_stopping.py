@@ -43,6 +43,30 @@ def test_callback_stops_by_stop_iteration_with_the_s_of_its_stage(data) -> None:
     assert net.s.item() == 0.5
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_callback_with_every_is_called_after_so_many_steps_and_the_last(data, engine) -> None:
+    class Every:
+        every = 7
+
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def __call__(self, info: StepInfo) -> None:
+            self.steps.append(info.step)
+            losses.append(info.loss)
+
+    losses: list[float] = []
+    seldom, always = Every(), []
+    fit(net64(), *data, s=1.0, steps=24, engine=engine, callbacks=[seldom, lambda info: always.append(info.step)])
+    assert seldom.steps == [6, 13, 20, 23]
+    assert always == list(range(24))
+    alone = Every()
+    losses.clear()
+    result = fit(net64(), *data, s=(0.5, 1.0), steps=(9, 15), engine=engine, callbacks=[alone])
+    assert alone.steps == [6, 13, 20, 23]
+    assert losses == result.loss[alone.steps].tolist()
+
+
 def test_error_in_a_callback_reaches_the_caller(data) -> None:
     with pytest.raises(ZeroDivisionError):
         fit(net64(), *data, **QUICK, callbacks=[lambda info: 1 / 0])

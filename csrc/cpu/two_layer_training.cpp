@@ -18,9 +18,9 @@ namespace {
 
 constexpr int64_t kChunks = 64;            // at most; the neurons that share one array of partial sums
 constexpr int64_t kPartialSums = 1 << 22;  // doubles
-// Work that repays waking a thread, about 50 us, in vector operations on (sample, neuron) pairs. Measured: below it the
-// hand-over, twice per step, costs what the second thread saves.
-constexpr int64_t kGrainWork = 1 << 19;
+// Work that repays waking a thread, in operations on (sample, neuron) pairs: about 50 us. The hand-over comes twice per
+// step and takes a few microseconds in a quiet machine, many in a busy one.
+constexpr int64_t kGrainWork = 1 << 21;
 constexpr int64_t kLargeWork = 64 * kGrainWork;  // a network that keeps many threads busy by itself
 constexpr int64_t kReduceGrain = 1 << 15;
 

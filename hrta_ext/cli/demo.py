@@ -110,9 +110,8 @@ def _train(settings: Settings) -> list[Run]:
         def stepped(method: Method, seed: int, info: StepInfo) -> None:
             nonlocal last_update
             done = info.step + 1
-            if done % 50 == 0 or done == info.total_steps:
-                advance(done - last_update, f"seed {seed}, {method.name}")
-                last_update = done % info.total_steps
+            advance(done - last_update, f"seed {seed}, {method.name}")
+            last_update = done % info.total_steps
 
         def finished(run: Run) -> None:
             if not sys.stderr.isatty():

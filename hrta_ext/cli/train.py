@@ -216,7 +216,7 @@ def _run_directory(out: Path, overwrite: bool, resume: bool) -> AbstractContextM
 
 
 class _Watch:
-    """Callback that follows the loss on the validation rows."""
+    """Callback that follows the loss on the validation rows, every ``every`` steps."""
 
     def __init__(self, model: Regression, data: _Data, total_steps: int) -> None:
         # The rows of the split are sorted: every k-th of them is as good a sample as the split itself.
@@ -228,10 +228,8 @@ class _Watch:
         self.losses: list[tuple[int, float]] = []
 
     def __call__(self, info: StepInfo) -> None:
-        done = info.step + 1
-        if done % self.every == 0 or done == info.total_steps:
-            with torch.no_grad():
-                self.losses.append((done, 0.5 * float((info.net(self.x) - self.y).square().mean())))
+        with torch.no_grad():
+            self.losses.append((info.step + 1, 0.5 * float((info.net(self.x) - self.y).square().mean())))
 
 
 def _check_finished(result: FitResult, out: Path, lr: float) -> None:

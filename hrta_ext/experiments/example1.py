@@ -132,27 +132,38 @@ def train_one(
     return Run(method, seed, result.loss, final_loss, error, fitted, result.seconds)
 
 
+@dataclass(frozen=True)
+class _Watcher:
+    """A callback of ``fit`` that says whose step it was."""
+
+    method: Method
+    seed: int
+    callback: Callable[[Method, int, StepInfo], object]
+    every: int
+
+    def __call__(self, info: StepInfo) -> None:
+        self.callback(self.method, self.seed, info)
+
+
 def train_all(
     settings: Settings,
     callback: Callable[[Method, int, StepInfo], object] | None = None,
     finished: Callable[[Run], object] | None = None,
+    every: int = 50,
 ) -> list[Run]:
     """Every method from every seed, seed by seed.
 
     Args:
         settings: What all runs share.
-        callback: Called after every step.
+        callback: Called after every ``every`` steps and after the last one of a run.
         finished: Called after every run.
+        every: Steps between two calls of ``callback``.
     """
     runs = []
     for seed in settings.seeds:
         for method in METHODS:
-
-            def step(info: StepInfo, method: Method = method, seed: int = seed) -> None:
-                if callback is not None:
-                    callback(method, seed, info)
-
-            runs.append(train_one(method, seed, settings, () if callback is None else (step,)))
+            callbacks = () if callback is None else (_Watcher(method, seed, callback, every),)
+            runs.append(train_one(method, seed, settings, callbacks))
             if finished is not None:
                 finished(runs[-1])
     return runs
