@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext.infinite import _by_expansion, _expectations, _pairs_of_samples
+from hrta_ext.bases import get_base
+from hrta_ext.expectations import CLOSED_FORMS, MIXTURES, pairs_of_samples
+from hrta_ext.hermite import expanded
 
 S = (0.5, 1.0, 1.5, 2.0)
 CLOSED_FORMS = ("relu", "relu2", "erf", "gelu", "sin")
