@@ -1,9 +1,10 @@
 // The Gram-matrix kernels as the torch layer calls them: pointers and sizes, no torch.
 //
-// With n_ik = sigma(z_ik) - z_ik, b_ik = 1 - sigma'(z_ik) and z_ik = w_k . x_i the kernels are quadratic in s:
-//   sum_k sigma_s(z_ik) sigma_s(z_jk)           = linear_i . x_j + s (cross_i . x_j + cross_j . x_i) + s^2 P_ij
-//   sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk)   = square_sum - s (slope_sum_i + slope_sum_j) + s^2 Q_ij
-// so one pass over the neurons collects the six sums of GramSums.
+// With z_ik = w_k . x_i and r = 1 - s the kernels are quadratic forms in (r, s):
+//   sum_k sigma_s(z_ik) sigma_s(z_jk)         = r^2 linear_i . x_j + r s (cross_i . x_j + cross_j . x_i) + s^2 P_ij
+//   sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk) = r^2 square_sum + r s (slope_sum_i + slope_sum_j) + s^2 Q_ij
+// so one pass over the neurons collects the six sums of GramSums. Nothing cancels for s in [0, 1]; in powers of s alone
+// the terms would at s = 1.
 #pragma once
 
 #include "activation.h"
@@ -14,11 +15,11 @@ namespace hrta {
 // products are touched (entries j >= i).
 struct GramSums {
   double* linear;         // (n, D)  sum_k z_ik w_k
-  double* cross;          // (n, D)  sum_k n_ik w_k
+  double* cross;          // (n, D)  sum_k sigma(z_ik) w_k
   double* square_sum;     // (1)     sum_k a_k^2
-  double* slope_sum;      // (n)     sum_k a_k^2 b_ik
-  double* value_product;  // (n, n)  P_ij = sum_k n_ik n_jk
-  double* slope_product;  // (n, n)  Q_ij = sum_k a_k^2 b_ik b_jk
+  double* slope_sum;      // (n)     sum_k a_k^2 sigma'(z_ik)
+  double* value_product;  // (n, n)  P_ij = sum_k sigma(z_ik) sigma(z_jk)
+  double* slope_product;  // (n, n)  Q_ij = sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
 };
 
 // Where the neurons come from: memory, or the counter-based generator of random_normals.h when weight is null.
@@ -30,9 +31,16 @@ struct Neurons {
   uint64_t first;  // index of the first drawn neuron
 };
 
+// Bytes that the int8 tiles cut numbers into; all other arithmetic is in float for kDigitsFloat, else in double.
+// float32 class: relative error 1e-6. ReLU's terms cancel by a small factor at most (about s^2 beyond s = 2), which the
+// averaging of rounding errors over many neurons makes good, so few neurons get more digits; those of the other bases
+// cancel wherever sigma_s is nearly zero on the data. float64 class: 1e-13.
+constexpr int kDigitsFloat = 3, kDigitsSmooth = 5, kDigitsDouble = 7;
+constexpr int64_t kFewNeurons = 4096;
+
 struct GramCall {
   int base;         // BaseIndex
-  bool high;        // float64 class: relative error 1e-13; else float32 class: 1e-6
+  int digits;       // of the products, kDigits*: the class of accuracy
   int64_t n, D;     // samples, features
   int64_t m;        // neurons
   const double* x;  // (n, D)

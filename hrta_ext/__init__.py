@@ -4,7 +4,8 @@ from hrta_ext import ops as ops  # registers torch.ops.hrta_ext
 from hrta_ext.activation import HomotopyFunction, homotopy, homotopy_, homotopy_value_and_slope
 from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
-from hrta_ext.gram_builder import GramPath, gram, gram_path, random_gram_path, random_weights
+from hrta_ext.gram_builder import gram, gram_path, random_gram_path, random_weights
+from hrta_ext.homotopy_path import GramPath
 from hrta_ext.infinite import infinite_gram, infinite_gram_error
 from hrta_ext.kernel_regression import KernelRegression
 from hrta_ext.kernels import Gram

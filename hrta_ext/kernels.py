@@ -32,11 +32,11 @@ class GramSums(NamedTuple):
     """Sums over neurons, float64, from which both matrices follow for every s (csrc/gram.h gives the formulas)."""
 
     linear: Tensor  # (..., n, D)  sum_k z_ik w_k
-    cross: Tensor  # (..., n, D)  sum_k n_ik w_k, n = sigma(z) - z
+    cross: Tensor  # (..., n, D)  sum_k sigma(z_ik) w_k
     square_sum: Tensor  # (..., 1)  sum_k a_k^2
-    slope_sum: Tensor  # (..., n)  sum_k a_k^2 b_ik, b = 1 - sigma'(z)
-    value_product: Tensor  # (..., n, n)  sum_k n_ik n_jk
-    slope_product: Tensor  # (..., n, n)  sum_k a_k^2 b_ik b_jk
+    slope_sum: Tensor  # (..., n)  sum_k a_k^2 sigma'(z_ik)
+    value_product: Tensor  # (..., n, n)  sum_k sigma(z_ik) sigma(z_jk)
+    slope_product: Tensor  # (..., n, n)  sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_samples(x: object, function: str, name: str = "x") -> Tensor:
         raise TypeError(f"{function}: {name} must be float32 or float64, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] < 1:
         raise ValueError(f"{function}: {name} must have shape (n, D) with D >= 1, got {tuple(x.shape)}")
-    if not math.isfinite(x.sum()):  # cheap; a finite x whose sum overflows is looked at row by row
+    if not math.isfinite(x.detach().sum()):  # cheap; a finite x whose sum overflows is looked at row by row
         for row in (~torch.isfinite(x).all(dim=1)).nonzero()[:1, 0].tolist():
             raise ValueError(f"{function}: {name} must be finite, row {row} is {x[row].tolist()}")
     return x

@@ -10,9 +10,9 @@ from hrta_ext.bases import BASES
 from hrta_ext.kernels import Gram, GramSums, Neurons
 
 
-def least_scratch(n_samples: int, n_features: int, base: str, high: bool) -> int:
+def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs."""
-    return native._C.gram_least_scratch(BASES[base].number, high, n_samples, n_features)
+    return native._C.gram_least_scratch(BASES[base].number, high, n_samples, n_features, width)
 
 
 def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from hrta_ext.bases import get_base
 from hrta_ext.kernels import Gram, GramSums, Neurons
 from hrta_ext.random import normals
 
-_BYTES_PER_ENTRY = 64  # z, n, a b, their products' operands and the temporaries of the base, at most
+_BYTES_PER_ENTRY = 64  # z, sigma, a sigma', their products' operands and the temporaries of the base, at most
+_FEW_NEURONS = 4096
 _ROWS = 512  # of the products at a time: the lower triangle is not computed
 
 
@@ -18,7 +19,7 @@ def _chunk(n_samples: int) -> int:
     return min(max(2**27 // (_BYTES_PER_ENTRY * n_samples), 64), 1024)
 
 
-def least_scratch(n_samples: int, n_features: int, base: str, high: bool) -> int:
+def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs."""
     return _chunk(n_samples) * (_BYTES_PER_ENTRY * n_samples + 16 * (n_features + 1))
 
@@ -32,8 +33,11 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
 def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
     """Add all neurons to the sums (upper triangles of the products). x (n, D) float64."""
     functions = get_base(base)
-    dtype = torch.float64 if high else torch.float32
+    # As in csrc/gram.h: terms cancel, for ReLU by a factor that the averaging over many neurons makes good.
+    low = base == "relu" and not high and neurons.count >= _FEW_NEURONS
+    dtype = torch.float32 if low else torch.float64
     chunk = _chunk(x.shape[0])
+    probe = torch.zeros((), dtype=torch.float64, device=x.device)  # becomes NaN if a weight is not finite
     with torch.no_grad():
         for begin in range(0, neurons.count, chunk):
             count = min(chunk, neurons.count - begin)
@@ -42,15 +46,17 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
             else:
                 weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
             weight, a = weight.double(), a.double()
+            probe += (weight * 0.0).sum() + (a * 0.0).sum()
             z = x @ weight.mT  # in float64, so that its sign is the one that the float64 formula has
             sums.linear.add_(z @ weight)
-            value = functions.value(z) - z
-            slope = 1.0 - functions.slope(z)
+            value, slope = functions.value(z), functions.slope(z)
             sums.cross.add_(value @ weight)
             sums.square_sum.add_((a * a).sum())
             sums.slope_sum.add_(slope @ (a * a))
             _add_product(value.to(dtype), sums.value_product)
             _add_product((slope * a).to(dtype), sums.slope_product)
+        for tensor in sums:
+            tensor.add_(probe)
 
 
 def _add_product(rows: Tensor, product: Tensor) -> None:
@@ -67,15 +73,14 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     row = sums.slope_sum[..., :, None]
     coefficients = (
         (0.5 * (linear + linear.mT), cross + cross.mT, _mirrored(sums.value_product)),
-        (inner * sums.square_sum[..., None], -inner * (row + row.mT), inner * _mirrored(sums.slope_product)),
+        (inner * sums.square_sum[..., None], inner * (row + row.mT), inner * _mirrored(sums.slope_product)),
     )
     values = s.to(x.device).reshape(s.shape + (1,) * linear.dim())
-    results = []
-    for constant, slope, square in coefficients:
-        # Products and sums of two tensors only: a fused form might round entries (i, j) and (j, i) differently.
-        result = square * (2.0 * values) + slope if derivative else (square * values + slope) * values + constant
-        results.append((result / width).to(dtype))
-    return Gram(*results)
+    rest = 1.0 - values
+    factors = (-2.0 * rest, rest - values, 2.0 * values) if derivative else (rest**2, rest * values, values**2)
+    # Products and sums of two tensors only: a fused form might round entries (i, j) and (j, i) differently.
+    a, w = (factors[0] * c[0] + factors[1] * c[1] + factors[2] * c[2] for c in coefficients)
+    return Gram((a / width).to(dtype), (w / width).to(dtype))
 
 
 def _mirrored(upper: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hrta_ext.activation import homotopy
+from hrta_ext.gram_builder import gram
+from hrta_ext.kernels import Gram, Parameters
 from hrta_ext.layers import HomotopyLayer
 
 
@@ -105,6 +107,17 @@ class TwoLayerNet(HomotopyLayer):
             net.weight.copy_(torch.cat([self.weight, -self.weight]))
             net.output_weight.copy_(torch.cat([a, -(1.0 - self.s.to(a.dtype)) * a]))
         return net
+
+    def gram(self, x: Tensor, s: Parameters | None = None) -> Gram:
+        """The Gram matrices of the current weights on samples x (n, d), the bias appended (:func:`hrta_ext.gram`).
+
+        Args:
+            x: Samples, (n, d), of the weights' dtype.
+            s: One s or S values; None takes the network's own.
+        """
+        samples = with_bias(x) if self.bias else x
+        value = float(self.s) if s is None else s
+        return gram(samples, self.weight.detach(), self.output_weight.detach(), value, base=self.base)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

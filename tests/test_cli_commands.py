@@ -20,7 +20,7 @@ from hrta_ext.cli import main
 from hrta_ext.cli.arguments import repeat_list_options
 
 TINY = ["--steps", "4", "6", "--width", "10", "--seeds", "2"]
-COMMANDS = ("demo", "train", "predict", "doctor", "bench")
+COMMANDS = ("demo", "train", "predict", "gram", "doctor", "bench")
 
 
 def test_demo_writes_results_and_pictures(tmp_path, capsys):

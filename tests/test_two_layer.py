@@ -86,3 +86,16 @@ def test_with_bias_appends_ones() -> None:
     x = torch.arange(6.0).reshape(2, 3)
     assert torch.equal(hx.with_bias(x), torch.tensor([[0, 1, 2, 1], [3, 4, 5, 1]]).float())
     assert hx.with_bias(torch.zeros(2, 0, 3, dtype=torch.float64)).shape == (2, 0, 4)
+
+
+def test_gram_is_that_of_the_weights() -> None:
+    """The NTK from per-sample gradients of the module itself, float64, to 1e-12."""
+    net = hx.TwoLayerNet(2, 30, s=1.5, seed=0).double()
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(net(sample[None])[0], list(net.parameters()))])
+        for sample in x
+    ]
+    jacobian = torch.stack(rows)
+    torch.testing.assert_close(net.gram(x).ntk, jacobian @ jacobian.T, rtol=1e-12, atol=1e-12)
+    assert net.gram(x, [0.5, 1.0]).a.shape == (2, 6, 6)

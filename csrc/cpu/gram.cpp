@@ -15,19 +15,24 @@ namespace cpu {
 
 namespace {
 
+bool is_double(const GramCall& call) {
+  return call.digits != kDigitsFloat;
+}
+
 int64_t round_up(int64_t count, int64_t unit) {
   return (count + unit - 1) / unit * unit;
 }
 
 // One product's operands for one block of neurons: `left` and `right` bytes per group of samples.
 struct Operands {
-  bool high, tiles, binary;  // tiles: AMX digits, else vectors of T; binary: left has one digit
+  int digits;
+  bool tiles, binary;  // tiles: AMX digits, else vectors of T; binary: left has one digit
   int64_t left_bytes, right_bytes;
   Buffer<int8_t> left, right;              // (groups, ...)
   Buffer<double> left_scale, right_scale;  // (groups, kGroup), of the digits
 
   Operands(const GramCall& call, bool in_tiles, bool is_binary, int64_t groups)
-      : high(call.high),
+      : digits(call.digits),
         tiles(in_tiles),
         binary(in_tiles && is_binary),
         left_bytes(left_size(call, in_tiles, is_binary)),
@@ -41,8 +46,8 @@ struct Operands {
 
   static int64_t left_size(const GramCall& call, bool in_tiles, bool is_binary) {
     const int64_t elements = int64_t(kNeuronBlock) * kGroup;
-    if (!in_tiles) return elements * (call.high ? 8 : 4);
-    return is_binary ? elements : elements * digits_of(call.high);
+    if (!in_tiles) return elements * (is_double(call) ? 8 : 4);
+    return is_binary ? elements : elements * call.digits;
   }
 
   static int64_t bytes(const GramCall& call, bool in_tiles, bool is_binary, int64_t groups) {
@@ -74,16 +79,16 @@ struct Slot {
 
   Slot(const GramCall& call, bool tiles, int64_t groups)
       : weight(kNeuronBlock * call.D),
-        weight_t(call.high ? 0 : kNeuronBlock * call.D),
+        weight_t(is_double(call) ? 0 : kNeuronBlock * call.D),
         a(kNeuronBlock),
-        square_digits(digits_of(true) * kNeuronBlock),
+        square_digits(kDigitsDouble * kNeuronBlock),
         values(call, tiles, false, groups),
         slopes(call, tiles, call.base == kRelu, groups),
         group_sums(groups * (2 * call.D + 1) * kGroup) {}
 
   static int64_t bytes(const GramCall& call, bool tiles) {
     const int64_t groups = group_count(call);
-    return kNeuronBlock * (12 * call.D + 8 + digits_of(true)) + Operands::bytes(call, tiles, false, groups) +
+    return kNeuronBlock * (12 * call.D + 8 + kDigitsDouble) + Operands::bytes(call, tiles, false, groups) +
            Operands::bytes(call, tiles, call.base == kRelu, groups) + groups * (2 * call.D + 1) * kGroup * 8;
   }
 };
@@ -224,16 +229,16 @@ class Builder {
     const int64_t entries = count * call_.D;
     double *weight = slot.weight.at(0), *a = slot.a.at(0);
     if (!fetch_neurons(call_, block * kNeuronBlock, count, weight, a)) finite_ = false;
-    if (!call_.high) std::copy(weight, weight + entries, slot.weight_t.at(0));
+    if (!is_double(call_)) std::copy(weight, weight + entries, slot.weight_t.at(0));
     if (amx_ != nullptr && call_.base == kRelu) {
-      slot.square_scale = amx_->cut_squares(call_.high, a, count, slot.square_digits.at(0));
+      slot.square_scale = amx_->cut_squares(call_.digits, a, count, slot.square_digits.at(0));
     }
   }
 
   void respond(int64_t block, int64_t group, Slot& slot) const {
     const int64_t D = call_.D;
     const NeuronBlock neurons{count_of(block), D, slot.weight.at(0),
-                              call_.high ? static_cast<const void*>(slot.weight.at(0)) : slot.weight_t.at(0),
+                              is_double(call_) ? static_cast<const void*>(slot.weight.at(0)) : slot.weight_t.at(0),
                               slot.a.at(0)};
     double* sums = slot.group_sums.at(group * (2 * D + 1) * kGroup);
     const GroupSums group_sums{by_moment_ ? nullptr : sums + (D + 1) * kGroup, sums, sums + D * kGroup};
@@ -244,19 +249,19 @@ class Builder {
     int8_t *value_left = v.left.at(group * v.left_bytes), *slope_left = t.left.at(group * t.left_bytes);
     void* value = tiles ? static_cast<void*>(values.at(0)) : value_left;
     void* slope = tiles ? static_cast<void*>(slopes.at(0)) : slope_left;
-    loops_.responses(call_.base, call_.high, x_.at(group * D * kGroup), neurons, value, slope, group_sums);
+    loops_.responses(call_.base, is_double(call_), x_.at(group * D * kGroup), neurons, value, slope, group_sums);
     if (!tiles) return;
-    amx_->pack_values(call_.high, value, neurons.count, value_left, v.right.at(group * v.right_bytes),
+    amx_->pack_values(call_.digits, value, neurons.count, value_left, v.right.at(group * v.right_bytes),
                       v.right_scale.at(group * kGroup));
     std::copy(v.right_scale.at(group * kGroup), v.right_scale.at((group + 1) * kGroup),
               v.left_scale.at(group * kGroup));
     int8_t* slope_right = t.right.at(group * t.right_bytes);
     double* scale = t.right_scale.at(group * kGroup);
     if (t.binary) {
-      amx_->pack_binary(call_.high, slope, slot.square_digits.at(0), neurons.count, slope_left, slope_right);
+      amx_->pack_binary(call_.digits, slope, slot.square_digits.at(0), neurons.count, slope_left, slope_right);
       std::fill(scale, scale + kGroup, slot.square_scale);
     } else {
-      amx_->pack_values(call_.high, slope, neurons.count, slope_left, slope_right, scale);
+      amx_->pack_values(call_.digits, slope, neurons.count, slope_left, slope_right, scale);
       std::copy(scale, scale + kGroup, t.left_scale.at(group * kGroup));
     }
   }
@@ -318,7 +323,7 @@ class Builder {
                              operands.left.at((2 * i + 1) * operands.left_bytes)};
     const int8_t* right[2] = {operands.right.at(2 * j * operands.right_bytes),
                               operands.right.at((2 * j + 1) * operands.right_bytes)};
-    amx_->product(operands.high, operands.binary, left, right, count, operands.left_scale.at(i * kTile),
+    amx_->product(operands.digits, operands.binary, left, right, count, operands.left_scale.at(i * kTile),
                   operands.right_scale.at(j * kTile), entries_at(product, i * kTile, j * kTile, kTile));
   }
 
@@ -326,7 +331,7 @@ class Builder {
     for (int corner = 0; corner < 4; ++corner) {
       const int64_t row = 2 * i + corner / 2, column = 2 * j + corner % 2;
       if (row > column) continue;  // below the diagonal
-      loops_.product(operands.high, operands.left.at(row * operands.left_bytes),
+      loops_.product(operands.digits != kDigitsFloat, operands.left.at(row * operands.left_bytes),
                      operands.left.at(column * operands.left_bytes), count,
                      entries_at(product, row * kGroup, column * kGroup, kGroup));
     }

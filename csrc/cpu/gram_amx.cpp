@@ -17,8 +17,6 @@ namespace cpu {
 
 namespace {
 
-constexpr int kLow = digits_of(false), kHigh = digits_of(true);
-
 // --- cutting into digits ---------------------------------------------------------------------------------------------
 
 // The greatest p for which |x| 2^p < 2^(8 S - 1) / 1.01 for every |x| <= largest: the top digit stays below 128.
@@ -71,6 +69,12 @@ __m512i gather_bytes(const __m512i* word, int digit) {
   return result;
 }
 
+// 0x80 in every byte but the top one.
+template <int S>
+constexpr int64_t kBias = S == 3   ? 0x808080
+                          : S == 5 ? 0x8080808080
+                                   : 0x80808080808080;
+
 // Digits of four neurons for 16 samples each: adding 0x80 to every byte and flipping the top bits back makes bytes that
 // stand for [-128, 127] of an integer in two's complement.
 void cut(const float* values, __m512 scale, __m512i* digits) {
@@ -80,11 +84,12 @@ void cut(const float* values, __m512 scale, __m512i* digits) {
     const __m512i integer = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + q * kGroup), scale));
     word[q] = _mm512_xor_si512(_mm512_add_epi32(integer, bias), bias);
   }
-  for (int i = 0; i < kLow; ++i) digits[i] = gather_bytes(word, kLow - 1 - i);
+  for (int i = 0; i < 3; ++i) digits[i] = gather_bytes(word, 2 - i);
 }
 
+template <int S>
 void cut(const double* values, const __m512d* scale, __m512i* digits) {
-  const __m512i bias = _mm512_set1_epi64(0x80808080808080);
+  const __m512i bias = _mm512_set1_epi64(kBias<S>);
   __m512i low[4], high[4];  // the lower and upper 32 bits of the 16 integers of each neuron
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
@@ -98,8 +103,8 @@ void cut(const double* values, const __m512d* scale, __m512i* digits) {
     low[q] = _mm512_permutex2var_epi32(half[0], even, half[1]);
     high[q] = _mm512_permutex2var_epi32(half[0], odd, half[1]);
   }
-  for (int i = 0; i < kHigh; ++i) {
-    const int digit = kHigh - 1 - i;
+  for (int i = 0; i < S; ++i) {
+    const int digit = S - 1 - i;
     digits[i] = digit < 4 ? gather_bytes(low, digit) : gather_bytes(high, digit - 4);
   }
 }
@@ -132,11 +137,11 @@ void pack_values_in(const T* values, int count, int8_t* left, int8_t* right, dou
         from = last;
       }
       __m512i digits[S];
-      if constexpr (S == kLow) {
+      if constexpr (sizeof(T) == 4) {
         cut(from, _mm512_load_ps(inverse), digits);
       } else {
         const __m512d wide[2] = {_mm512_load_pd(inverse), _mm512_load_pd(inverse + 8)};
-        cut(from, wide, digits);
+        cut<S>(from, wide, digits);
       }
       for (int i = 0; i < S; ++i) {
         _mm512_store_si512(right + (int64_t(i) * tiles + tile) * kTileBytes + 64 * quad, digits[i]);
@@ -149,11 +154,11 @@ void pack_values_in(const T* values, int count, int8_t* left, int8_t* right, dou
   }
 }
 
-void pack_values(bool high, const void* values, int count, int8_t* left, int8_t* right, double* scale) {
-  if (high) {
-    pack_values_in<kHigh>(static_cast<const double*>(values), count, left, right, scale);
-  } else {
-    pack_values_in<kLow>(static_cast<const float*>(values), count, left, right, scale);
+void pack_values(int S, const void* values, int count, int8_t* left, int8_t* right, double* scale) {
+  switch (S) {
+    case kDigitsFloat: return pack_values_in<3>(static_cast<const float*>(values), count, left, right, scale);
+    case kDigitsSmooth: return pack_values_in<5>(static_cast<const double*>(values), count, left, right, scale);
+    default: return pack_values_in<7>(static_cast<const double*>(values), count, left, right, scale);
   }
 }
 
@@ -163,17 +168,16 @@ double cut_squares_in(const double* a, int count, int8_t* digits) {
   for (int k = 0; k < count; ++k) largest = a[k] * a[k] > largest ? a[k] * a[k] : largest;
   const int shift = shift_for<S>(largest);
   const double scale = power(shift);
-  constexpr int64_t kBias = S == kLow ? 0x808080 : 0x80808080808080;
   for (int k = 0; k < kNeuronBlock; ++k) {
     const double square = k < count ? a[k] * a[k] : 0.0;
-    const int64_t q = (_mm_cvtsd_si64(_mm_set_sd(square * scale)) + kBias) ^ kBias;
+    const int64_t q = (_mm_cvtsd_si64(_mm_set_sd(square * scale)) + kBias<S>)^kBias<S>;
     for (int i = 0; i < S; ++i) digits[i * kNeuronBlock + k] = int8_t(q >> (8 * (S - 1 - i)));
   }
   return power(-shift) * double(uint64_t(1) << (8 * (S - 1)));
 }
 
-double cut_squares(bool high, const double* a, int count, int8_t* digits) {
-  return high ? cut_squares_in<kHigh>(a, count, digits) : cut_squares_in<kLow>(a, count, digits);
+double cut_squares(int S, const double* a, int count, int8_t* digits) {
+  return S == kDigitsFloat ? cut_squares_in<3>(a, count, digits) : cut_squares_in<7>(a, count, digits);
 }
 
 template <int S, typename T>
@@ -208,11 +212,11 @@ void pack_binary_in(const T* slopes, const int8_t* digits, int count, int8_t* le
   }
 }
 
-void pack_binary(bool high, const void* slopes, const int8_t* digits, int count, int8_t* left, int8_t* right) {
-  if (high) {
-    pack_binary_in<kHigh>(static_cast<const double*>(slopes), digits, count, left, right);
+void pack_binary(int S, const void* slopes, const int8_t* digits, int count, int8_t* left, int8_t* right) {
+  if (S == kDigitsFloat) {
+    pack_binary_in<3>(static_cast<const float*>(slopes), digits, count, left, right);
   } else {
-    pack_binary_in<kLow>(static_cast<const float*>(slopes), digits, count, left, right);
+    pack_binary_in<7>(static_cast<const double*>(slopes), digits, count, left, right);
   }
 }
 
@@ -276,12 +280,12 @@ void product_in(bool binary, const int8_t* const* left, const int8_t* const* rig
   }
 }
 
-void product(bool high, bool binary, const int8_t* const* left, const int8_t* const* right, int count,
+void product(int S, bool binary, const int8_t* const* left, const int8_t* const* right, int count,
              const double* left_scale, const double* right_scale, Entries entries) {
-  if (high) {
-    product_in<kHigh>(binary, left, right, count, left_scale, right_scale, entries);
-  } else {
-    product_in<kLow>(binary, left, right, count, left_scale, right_scale, entries);
+  switch (S) {
+    case kDigitsFloat: return product_in<3>(binary, left, right, count, left_scale, right_scale, entries);
+    case kDigitsSmooth: return product_in<5>(binary, left, right, count, left_scale, right_scale, entries);
+    default: return product_in<7>(binary, left, right, count, left_scale, right_scale, entries);
   }
 }
 

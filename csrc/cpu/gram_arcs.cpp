@@ -1,8 +1,7 @@
-// ReLU and two features: no n^2 m at all. Which samples leave a neuron inactive depends only on where the direction of
-// its weights falls among the 2 n rays perpendicular to the samples. Moments of (a^2, w w^T) per ray and per arc
-// between two rays, and their running sums, give every entry of the two products: for samples i and j the neurons
-// inactive for both fill one range of arcs (two opposite rays if x_i and x_j are antiparallel). O(m + n^2) after a sort
-// of the rays.
+// ReLU and two features: no n^2 m at all. Which samples make a neuron active depends only on where the direction of its
+// weights falls among the 2 n rays perpendicular to the samples. Moments of (a^2, w w^T) per ray and per arc between
+// two rays, and their running sums, give every entry of the two products: the neurons active for both of two samples
+// fill one range of arcs (none if the samples are antiparallel). O(m + n^2) after a sort of the rays.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -44,7 +43,7 @@ class Rays {
     };
     std::vector<Line> lines;
     for (int64_t i = 0; i < call.n; ++i) {
-      Direction d{-call.x[2 * i + 1], call.x[2 * i]};
+      Direction d{call.x[2 * i + 1], -call.x[2 * i]};  // a quarter turn before x_i
       if (d.x == 0.0 && d.y == 0.0) continue;
       const bool flipped = d.y < 0.0 || (d.y == 0.0 && d.x < 0.0);
       if (flipped) d = {-d.x, -d.y};
@@ -74,8 +73,8 @@ class Rays {
   int64_t lines() const { return count_; }
   int64_t bins() const { return 4 * count_; }
 
-  // The first bin of the closed half turn 2 start .. start + 2 lines() where sample i is inactive; -1 for x_i = 0,
-  // which is inactive everywhere.
+  // Sample i is active in the open half turn of the bins start + 1 .. start + 2 lines() - 1 (modulo bins()); -1 for
+  // x_i = 0, which is active nowhere.
   int64_t start(int64_t i) const { return start_[size_t(i)]; }
 
   // The bin of w != 0; needs a ray. The rays around the guess decide by the sign of w . x_i.
@@ -129,8 +128,9 @@ class RunningSums {
     }
   }
 
-  // Adds the moments of bins first .. last to `total`.
+  // Adds the moments of bins first .. last to `total`; none if last < first.
   void add_range(int64_t first, int64_t last, double* total) const {
+    if (last < first) return;
     for (int q = 0; q < kMoments; ++q) {
       const Long &from = sums_[size_t(first * kMoments + q)], &to = sums_[size_t((last + 1) * kMoments + q)];
       total[q] += (to.high - from.high) + (to.low - from.low);
@@ -141,7 +141,7 @@ class RunningSums {
   std::vector<Long> sums_;
 };
 
-// Moments of a part of the neurons by bin, and a^2 of the neurons with w = 0, which are inactive for every sample.
+// Moments of a part of the neurons by bin, and a^2 of the neurons with w = 0, which are active for no sample.
 struct Moments {
   std::vector<double> bins;
   double at_zero = 0.0;
@@ -204,38 +204,33 @@ bool gram_sums_by_arcs(const GramCall& call, ParallelFor parallel_for) {
   *sums.square_sum += total[0].high + all.at_zero;
 
   const int64_t half = 2 * rays.lines(), full = bins;
-  for_each_task(call.n, parallel_for, [&](int64_t i) {
+  const auto add_sample = [&](int64_t i) {
     const double *x = call.x + 2 * i, u0 = x[0], u1 = x[1];
     sums.linear[2 * i] += total[1].high * u0 + total[2].high * u1;
     sums.linear[2 * i + 1] += total[2].high * u0 + total[3].high * u1;
     const int64_t first = rays.start(i);
+    if (first < 0) return;
     double own[kMoments] = {};
-    if (first < 0) {
-      own[0] = total[0].high;
-    } else {
-      running.add_range(first, first + half, own);
-    }
-    sums.slope_sum[i] += own[0] + all.at_zero;
-    sums.cross[2 * i] -= own[1] * u0 + own[2] * u1;
-    sums.cross[2 * i + 1] -= own[2] * u0 + own[3] * u1;
+    running.add_range(first + 1, first + half - 1, own);
+    sums.slope_sum[i] += own[0];
+    sums.cross[2 * i] += own[1] * u0 + own[2] * u1;
+    sums.cross[2 * i + 1] += own[2] * u0 + own[3] * u1;
     for (int64_t j = i; j < call.n; ++j) {
       const double *y = call.x + 2 * j, v0 = y[0], v1 = y[1];
       const int64_t other = rays.start(j);
+      if (other < 0) continue;
       double both[kMoments] = {};
-      if (first < 0 && other < 0) {
-        both[0] = total[0].high;
-      } else if (first < 0 || other < 0) {
-        const int64_t one = std::max(first, other);
-        running.add_range(one, one + half, both);
+      const int64_t ahead = other >= first ? other - first : other - first + full;
+      if (ahead < half) {
+        running.add_range(first + ahead + 1, first + half - 1, both);
       } else {
-        const int64_t ahead = other >= first ? other - first : other - first + full;
-        if (ahead <= half) running.add_range(first + ahead, first + half, both);
-        if (ahead >= half) running.add_range(first, first + ahead - half, both);
+        running.add_range(first + 1, first + ahead - half - 1, both);
       }
-      sums.slope_product[i * call.n + j] += both[0] + all.at_zero;
+      sums.slope_product[i * call.n + j] += both[0];
       sums.value_product[i * call.n + j] += u0 * (both[1] * v0 + both[2] * v1) + u1 * (both[2] * v0 + both[3] * v1);
     }
-  });
+  };
+  for_each_task(call.n, parallel_for, add_sample, call.n < 200);
   return true;
 }
 

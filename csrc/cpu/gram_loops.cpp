@@ -51,7 +51,8 @@ void random_neurons(uint64_t seed, uint64_t first, int64_t count, int64_t D, flo
   }
 }
 
-// --- responses: z, then n and a b, then their sums -------------------------------------------------------------------
+// --- responses: z, then sigma(z) and a sigma'(z), then their sums
+// -------------------------------------------------------------------
 
 constexpr int kWideVectors = kGroup / kLanes<double>;
 constexpr int kNeuronsAtOnce = kWideVectors <= 2 ? 4 : (kWideVectors <= 4 ? 2 : 1);
@@ -81,9 +82,10 @@ void all_dot_products(const double* x, const double* weight, int64_t D, int coun
   for (; k < count; ++k) dot_products<1>(x, weight + k * D, D, z + k * kGroup);
 }
 
-// ReLU: n = max(-z, 0) and b = 1 where z <= 0.
+// values = sigma(z), slopes = a sigma'(z).
 template <typename Base, typename T>
 void values_and_slopes(const double* z, const double* a, int count, T* values, T* slopes) {
+  [[maybe_unused]] const Homotopy<T> one = Homotopy<T>::from(1.0);
   for (int k = 0; k < count; ++k) {
     const T output_weight = T(a[k]);
 #pragma GCC ivdep
@@ -91,12 +93,12 @@ void values_and_slopes(const double* z, const double* a, int count, T* values, T
       const int i = k * kGroup + l;
       if constexpr (Base::kGrowth == Growth::kRamp) {
         const T pre = T(z[i]);
-        values[i] = z[i] > 0.0 ? T(0) : -pre;
-        slopes[i] = z[i] > 0.0 ? T(0) : output_weight;
+        values[i] = z[i] > 0.0 ? pre : T(0);
+        slopes[i] = z[i] > 0.0 ? output_weight : T(0);
       } else {
         const T pre = T(z[i]);
-        values[i] = homotopy_parameter_gradient<Base>(pre);
-        slopes[i] = output_weight * (T(1) - Base::slope(pre));
+        values[i] = homotopy_value<Base>(pre, one);
+        slopes[i] = output_weight * Base::slope(pre);
       }
     }
   }
@@ -227,7 +229,7 @@ void product(bool high, const void* left, const void* right, int count, Entries 
 
 // --- the matrices at s -----------------------------------------------------------------------------------------------
 
-// Coefficients of 1, s and s^2 on a tile, and their mirror image.
+// Coefficients of (1 - s)^2, (1 - s) s and s^2 on a tile, and their mirror image.
 struct Quadratic {
   double entry[2][3][kTile][kTile];
 };
@@ -238,14 +240,14 @@ void write_tile(const GramEvaluation& call, const double (*c)[kTile][kTile], int
                 int columns, T* out) {
   const int count = kFull ? kTile : columns;
   for (int64_t at = 0; at < call.S; ++at) {
-    const double s = call.s[at];
+    const double s = call.s[at], r = 1.0 - s;
+    const double values[3] = {r * r, r * s, s * s}, derivatives[3] = {-2.0 * r, r - s, 2.0 * s};
+    const double* factors = call.derivative ? derivatives : values;
     for (int i = 0; i < rows; ++i) {
       T* to = out + (at * call.n + row + i) * call.n + column;
-      const double *constant = c[0][i], *slope = c[1][i], *square = c[2][i];
-      if (call.derivative) {
-        for (int j = 0; j < count; ++j) to[j] = T(multiply_add(2.0 * s, square[j], slope[j]));
-      } else {
-        for (int j = 0; j < count; ++j) to[j] = T(multiply_add(multiply_add(s, square[j], slope[j]), s, constant[j]));
+      const double *linear = c[0][i], *mixed = c[1][i], *base = c[2][i];
+      for (int j = 0; j < count; ++j) {
+        to[j] = T(multiply_add(factors[0], linear[j], multiply_add(factors[1], mixed[j], factors[2] * base[j])));
       }
     }
   }
@@ -298,7 +300,7 @@ void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
       const int64_t here = (row + i) * n + column + j;
       const double inner = call.inner[here];
       q.entry[0][0][i][j] = inner * square_sum;
-      q.entry[0][1][i][j] = -inner * (per_neuron * (call.sums.slope_sum[row + i] + call.sums.slope_sum[column + j]));
+      q.entry[0][1][i][j] = inner * (per_neuron * (call.sums.slope_sum[row + i] + call.sums.slope_sum[column + j]));
       q.entry[0][2][i][j] = inner * (per_neuron * call.sums.slope_product[here]);
     }
   }

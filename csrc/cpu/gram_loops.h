@@ -39,8 +39,8 @@ struct GramLoops {
   // weight (count, D), a (count): the normals of neurons first, first + 1, ...
   void (*random_neurons)(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* a);
 
-  // For the samples x (D, kGroup): values (count, kGroup) = n, slopes (count, kGroup) = a b, in T = float or double,
-  // and the sums (overwritten).
+  // For the samples x (D, kGroup): values (count, kGroup) = sigma(z), slopes (count, kGroup) = a sigma'(z), in T =
+  // float or double, and the sums (overwritten).
   void (*responses)(int base, bool high, const double* x, const NeuronBlock& neurons, void* values, void* slopes,
                     const GroupSums& sums);
 
@@ -59,29 +59,25 @@ const GramLoops& gram_loops();
 
 // --- products of numbers cut into 8-bit digits, exact in int32 -----------------------------------------------------
 // q = sum_i digit_i 256^(S - 1 - i), digits in [-128, 127], stands for x = q scale; the scale is a power of two, one
-// per sample and block. S = 3 for the float32 class (23 bits below the largest of the block), 7 for the float64 class.
-constexpr int digits_of(bool high) {
-  return high ? 7 : 3;
-}
-
+// per sample and block: 8 S - 1 bits below the largest of the block.
 // Tiles of 64 neurons by kGroup samples, 1024 bytes: rows are samples ("left"), or quadruples of neurons with the
 // samples side by side ("right"), as the tile product wants its two operands.
 constexpr int kTileBytes = 1024, kTileNeurons = 64;
 
 struct AmxLoops {
   // left, right (S, tiles, kTileBytes), scale (kGroup). `neurons` (count) is padded with zeros to whole tiles.
-  void (*pack_values)(bool high, const void* values, int count, int8_t* left, int8_t* right, double* scale);
+  void (*pack_values)(int S, const void* values, int count, int8_t* left, int8_t* right, double* scale);
 
   // digits (S, kNeuronBlock) of the a^2 of a block; returns their scale.
-  double (*cut_squares)(bool high, const double* a, int count, int8_t* digits);
+  double (*cut_squares)(int S, const double* a, int count, int8_t* digits);
 
-  // Binary slopes (ReLU): left (tiles, kTileBytes) = b, right (S, tiles, kTileBytes) = the digits of a^2 where b is
-  // set.
-  void (*pack_binary)(bool high, const void* slopes, const int8_t* digits, int count, int8_t* left, int8_t* right);
+  // Binary slopes (ReLU): left (tiles, kTileBytes) = sigma', right (S, tiles, kTileBytes) = the digits of a^2 where it
+  // is set.
+  void (*pack_binary)(int S, const void* slopes, const int8_t* digits, int count, int8_t* left, int8_t* right);
 
   // entries += sum over k of left_i right_j for two groups by two groups; each pointer array holds the packed operands
   // of two groups, the scales those of their samples (kTile). `binary`: left has one digit.
-  void (*product)(bool high, bool binary, const int8_t* const* left, const int8_t* const* right, int count,
+  void (*product)(int S, bool binary, const int8_t* const* left, const int8_t* const* right, int count,
                   const double* left_scale, const double* right_scale, Entries entries);
 
   void (*begin)();  // before and after a thread's work with tiles

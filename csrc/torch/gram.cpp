@@ -13,6 +13,12 @@ namespace {
 
 using Address = uintptr_t;
 
+int digits_for(int base, bool high, int64_t m) {
+  if (high) return kDigitsDouble;
+  if (base != kRelu) return kDigitsSmooth;
+  return m < kFewNeurons ? kDigitsDouble : kDigitsFloat;
+}
+
 double* doubles(Address address) {
   return reinterpret_cast<double*>(address);
 }
@@ -22,7 +28,7 @@ bool gram_sums(int base, bool high, int64_t n, int64_t D, int64_t m, Address x, 
                Address output_weight, uint64_t seed, uint64_t first, int64_t scratch_bytes, const py::tuple& sums) {
   const auto at = [&](size_t i) { return doubles(sums[i].cast<Address>()); };
   const GramCall call{base,
-                      high,
+                      digits_for(base, high, m),
                       n,
                       D,
                       m,
@@ -60,10 +66,10 @@ void power_sum(int64_t n, int64_t n2, int64_t terms, Address left, Address right
   cpu::power_sum(n, n2, terms, doubles(left), doubles(right), doubles(base), doubles(result), torch_pool_parallel_for);
 }
 
-int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D) {
+int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D, int64_t m) {
   GramCall call{};
   call.base = base;
-  call.high = high;
+  call.digits = digits_for(base, high, m);
   call.n = n;
   call.D = D;
   return cpu::gram_least_scratch(call);

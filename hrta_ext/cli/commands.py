@@ -15,6 +15,7 @@ from hrta_ext.cli.arguments import WithLists
 from hrta_ext.cli.bench import bench
 from hrta_ext.cli.demo import demo
 from hrta_ext.cli.doctor import doctor
+from hrta_ext.cli.gram import gram
 from hrta_ext.cli.output import CommandError, Interrupted, print_error, print_line
 from hrta_ext.cli.predict import predict
 from hrta_ext.cli.train import train
@@ -108,7 +109,7 @@ def _hrta(
     """
 
 
-for _command in (demo, train, predict, doctor, bench):
+for _command in (demo, train, predict, gram, doctor, bench):
     app.command(cls=WithLists)(_command)
 
 

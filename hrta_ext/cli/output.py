@@ -59,11 +59,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
-    """Yield ``advance(steps, what)`` that moves a bar on stderr; there is no bar where stderr is not a terminal."""
+def progress_bar(total: int, unit: str = "step") -> Iterator[Callable[[int, str], None]]:
+    """Yield ``advance(steps, what)`` that moves a bar on stderr; there is no bar where stderr is not a terminal.
+
+    Units other than steps are counted in thousands, millions, ...
+    """
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
+    scaled, hidden = unit != "step", not sys.stderr.isatty()
+    with tqdm(total=total, unit=unit, unit_scale=scaled, disable=hidden, dynamic_ncols=True, leave=False) as bar:
 
         def advance(steps: int, what: str) -> None:
             bar.set_description(what, refresh=False)

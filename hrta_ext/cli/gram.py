@@ -1,0 +1,304 @@
+"""``hrta gram``: the kernels of a wide network on a user's own table, and their spectra against s."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from hrta_ext.backends import build_info
+from hrta_ext.bases import get_base
+from hrta_ext.cli.output import (
+    NO_PLOTS,
+    CommandError,
+    can_plot,
+    output_directory,
+    print_line,
+    print_table,
+    progress_bar,
+)
+from hrta_ext.files import write_json
+from hrta_ext.gram_builder import GramPath, random_gram_path
+from hrta_ext.kernel_plots import plot_kernels, plot_spectra, spread
+from hrta_ext.regression import Scaling
+from hrta_ext.spectra_report import SpectraReport, count_repeated_rows, spectra_report
+from hrta_ext.tables import Table, list_names, open_table
+from hrta_ext.two_layer import with_bias
+
+_FILES = ("results.json", "spectrum.csv", "spectrum.png", "kernels.png")
+_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_WIDEST = 2**48
+_MOST_S = 1000
+_SHOWN_S = 5
+# Relative error of infinite-width kernels from which on it is worth a line.
+_NOTED_ERROR = 1e-8
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The chosen rows, in the network's units."""
+
+    features: Tensor  # (n, d) float64
+    columns: tuple[str, ...]
+    rows_in_table: int
+    notes: list[str]
+
+
+def gram(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv, .npz or .parquet.", show_default=False)
+    ],
+    width: Annotated[
+        str, typer.Option(metavar="M", help="Number of neurons of the finite network, as in 1e6.")
+    ] = "1e6",
+    s: Annotated[
+        list[str] | None,
+        typer.Option(metavar="S ...", help="START:STOP:STEP, STOP included, or several values.  [default: 0:2:0.1]"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory for the results.  [default: gram/NAME of the table]")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column that is no feature, such as the one to predict.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column to leave out; repeat it for more.")
+    ] = None,
+    standardize: Annotated[
+        bool,
+        typer.Option("--standardize/--no-standardize", help="Scale the columns as `hrta train` does, or not at all."),
+    ] = True,
+    bias: Annotated[bool, typer.Option("--bias/--no-bias", help="Give every neuron a bias.")] = True,
+    base: Annotated[str, typer.Option(help="Base activation: relu, tanh, gelu, silu, softplus, ...")] = "relu",
+    max_rows: Annotated[int, typer.Option(min=1, help="Larger tables: a random subset of so many rows.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the weights and the subset of rows.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="float64 or float32; float32 is faster and often too coarse for lambda_min.")
+    ] = "float64",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")] = False,
+) -> None:
+    """Show how the kernels of a wide two-layer network on a table change with s.
+
+    Draws --width random neurons, and computes the neural tangent kernel and its two parts at every s, with the limit of
+    infinite width: smallest and largest eigenvalue, condition number, trace, and whether the smallest grows like s^2.
+    Writes results.json, spectrum.csv, spectrum.png and kernels.png.
+
+    Example: `hrta gram diabetes.csv --target progression --width 1e6 --s 0:2:0.1 --out gram/diabetes`
+    """
+    get_base(base)
+    neurons, values = parse_width(width), parse_s(s or ["0:2:0.1"])
+    _check_options(dtype, device)
+    samples = _read(open_table(data), target, tuple(drop or ()), standardize, max_rows, seed)
+    out = Path("gram") / data.stem if out is None else out
+    x = samples.features.to(device)
+    x = with_bias(x) if bias else x
+    start = time.perf_counter()
+    with output_directory(out, _FILES, overwrite=overwrite):
+        path = _build(x, neurons, seed, base, _DTYPES[dtype])
+        report = _analyse(path, values)
+        seconds = time.perf_counter() - start
+        notes = [*samples.notes, *_remarks(report, dtype, base)]
+        options = {
+            "width": neurons,
+            "base": base,
+            "bias": bias,
+            "standardize": standardize,
+            "target": target,
+            "drop": list(drop or ()),
+            "max_rows": max_rows,
+            "seed": seed,
+            "dtype": dtype,
+            "device": device,
+        }
+        _write(out, path, report, samples, {"file": data.name, "rows": samples.rows_in_table}, options, notes, seconds)
+    _print(report, notes)
+    print_line(f"Written to {out} in {seconds:.0f} s: {', '.join(_FILES if can_plot() else _FILES[:2])}")
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def parse_width(text: str) -> int:
+    """A number of neurons from "1e6", "1_000_000" or "1000000"."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise CommandError(f"--width must be a whole number such as 1e6 or 1_000_000, got {text!r}") from None
+    if not value.is_finite() or not 1 <= value <= _WIDEST:
+        raise CommandError(f"--width must be from 1 to 2^48, got {text}")
+    if value != value.to_integral_value():
+        raise CommandError(f"--width must be a whole number, got {text}")
+    return int(value)
+
+
+def parse_s(texts: Sequence[str]) -> list[float]:
+    """Values of s, ascending and different, from numbers and ranges START:STOP:STEP that include STOP."""
+    values = sorted({value for text in texts for value in _values_of(text)})
+    if len(values) > _MOST_S:
+        raise CommandError(f"--s gives {len(values)} values; at most {_MOST_S} are taken")
+    return values
+
+
+def _values_of(text: str) -> list[float]:
+    parts = text.split(":")
+    try:
+        # Decimals, so that 0:2:0.1 holds 0.3 and not 0.30000000000000004.
+        numbers = [Decimal(part.strip()) for part in parts]
+    except InvalidOperation:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(number.is_finite() and abs(number) < 10**6 for number in numbers):
+        raise CommandError(f"--s must be START:STOP:STEP, as in 0:2:0.1, or numbers, as in --s 0.5 1 2; got {text!r}")
+    if len(numbers) == 1:
+        return [float(numbers[0])]
+    first, last, step = numbers
+    if step <= 0 or last < first:
+        raise CommandError(f"--s {text}: START:STOP:STEP needs STOP >= START and STEP > 0")
+    if (last - first) / step >= _MOST_S:
+        raise CommandError(f"--s {text} gives more than {_MOST_S} values; take a larger STEP")
+    return [float(first + k * step) for k in range(int((last - first) / step) + 1)]
+
+
+def _check_options(dtype: str, device: str) -> None:
+    for name, value, choices in (("--dtype", dtype, tuple(_DTYPES)), ("--device", device, ("cpu", "cuda"))):
+        if value not in choices:
+            raise CommandError(f"{name} must be {' or '.join(choices)}, got {value!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CommandError("--device cuda: torch sees no GPU; `hrta doctor` says why")
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    table: Table, target: str | None, drop: tuple[str, ...], standardize: bool, max_rows: int, seed: int
+) -> _Samples:
+    left_out = (*drop, *([] if target is None else [target]))
+    table.require(left_out)
+    columns = tuple(name for name in table.columns if name not in left_out)
+    if not columns:
+        raise CommandError(f"{table.path}: --target and --drop leave no column")
+    if not table.has_header:
+        print_line(f"{table.path} has no header row: the columns are called {list_names(table.columns, 4)}")
+    features = torch.from_numpy(table.values(columns))
+    total, notes = len(features), []
+    if total > max_rows:
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed % 2**63))[:max_rows]
+        features = features[chosen.sort().values]
+        notes.append(f"{max_rows} of the {total} rows, chosen at random by --seed {seed}; --max-rows takes more.")
+    if standardize:
+        features = Scaling.of(features, features.new_zeros(len(features))).scale_x(features)
+    repeated, pair = count_repeated_rows(features)
+    if pair is not None:
+        where = "" if total > max_rows else f" (the first: row {pair[1] + 1} repeats row {pair[0] + 1})"
+        rows = "1 row repeats another" if repeated == 1 else f"{repeated} rows repeat others"
+        notes.append(f"{rows} in the columns used{where}, so lambda_min is 0 up to rounding at every s.")
+    return _Samples(features, columns, total, notes)
+
+
+# --- the work ---------------------------------------------------------------------------------------------------------
+
+
+def _build(x: Tensor, width: int, seed: int, base: str, dtype: torch.dtype) -> GramPath:
+    with progress_bar(width, " neurons") as advance:
+        last = 0
+
+        def report(done: int, _: int) -> None:
+            nonlocal last
+            advance(done - last, "kernels")
+            last = done
+
+        return random_gram_path(x, width, seed=seed, base=base, dtype=dtype, progress=report)
+
+
+def _analyse(path: GramPath, s: list[float]) -> SpectraReport:
+    with progress_bar(2 * len(s)) as advance, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the expansion's error: a remark says it
+        return spectra_report(path, s, advance)
+
+
+def _remarks(report: SpectraReport, dtype: str, base: str) -> list[str]:
+    notes = [] if report.n_samples <= report.n_features else report.unresolved()
+    if dtype == "float32":
+        notes.append("float32 shows lambda_min only above 2e-6 of lambda_max; --dtype float64 shows the rest.")
+    if report.finite["ntk"].error is None:
+        notes.append("No error bars: they need at least 2 neurons and at most 1024 rows.")
+    if report.infinite_error > _NOTED_ERROR:
+        notes.append(
+            f"The infinite-width kernels of {base} are accurate to {report.infinite_error:.0e} only, since samples are "
+            "long vectors; --standardize helps."
+        )
+    return notes
+
+
+def _write(
+    out: Path,
+    path: GramPath,
+    report: SpectraReport,
+    samples: _Samples,
+    data: dict[str, Any],
+    options: dict[str, Any],
+    notes: list[str],
+    seconds: float,
+) -> None:
+    content = {
+        "data": {**data, "features": list(samples.columns), "rows_used": report.n_samples},
+        "options": options,
+        "environment": build_info(),
+        "seconds": seconds,
+        "notes": notes,
+        **report.as_json(),
+    }
+    write_json(out / "results.json", content)
+    report.write_csv(out / "spectrum.csv")
+    if can_plot():
+        plot_spectra(report, out / "spectrum.png")
+        plot_kernels(path, samples.features, report.s.tolist(), out / "kernels.png")
+
+
+def _print(report: SpectraReport, notes: list[str]) -> None:
+    finite, infinite = report.finite["ntk"], report.infinite["ntk"]
+    condition, rate = infinite.condition, report.rate(infinite)
+    rows = []
+    for value in spread(report.s.tolist(), _SHOWN_S):
+        i = report.s.tolist().index(value)
+        rows.append(
+            [
+                f"{value:g}",
+                _with_error(finite.smallest[i], None if finite.error is None else finite.error[i], finite.resolved[i]),
+                f"{infinite.smallest[i]:.3e}" if infinite.resolved[i] else "0",
+                f"{infinite.largest[i]:.4g}",
+                f"{condition[i]:.2g}",
+                f"{rate[i]:.2e}" if infinite.resolved[i] else "0",
+            ]
+        )
+    title = f"Neural tangent kernel, n = {report.n_samples}, D = {report.n_features}"
+    columns = [
+        "s",
+        f"lambda_min\nwidth {report.width:.3g}",
+        "lambda_min\ninfinite",
+        "lambda_max\ninfinite",
+        "condition\ninfinite",
+        "rate\n2 λmin / n",
+    ]
+    print_table(title, columns, rows)
+    print_line("rate: gradient flow brings the training loss down at least like exp(-rate t).")
+    print_line(report.verdict())
+    for note in notes:
+        print_line(note)
+    if not can_plot():
+        print_line(NO_PLOTS)
+
+
+def _with_error(value: Tensor, error: Tensor | None, resolved: Tensor) -> str:
+    if not resolved:
+        return "0"
+    return f"{value:.3e}" if error is None else f"{value:.3e} ± {error:.0e}"
