@@ -102,7 +102,7 @@ def infinite_gram(
     with u = w . x, v = w . y, w ~ N(0, I) and mu'(r) = E sigma'(r g).
 
     Closed forms for relu, relu2, erf, gelu and sin; tanh, silu and softplus are mixtures of those at 28 widths each
-    (``expectations.py``), 2 to 4 microseconds per pair of samples. Accurate to 1e-13 of the largest entry at every norm
+    (``expectations.py``), 3 to 8 microseconds per pair of samples. Accurate to 1e-13 of the largest entry at every norm
     and angle, for parallel, duplicate, antiparallel and zero samples too. A base of :func:`register_base` is expanded
     in Hermite polynomials, which takes a smooth base and moderate norms: :func:`infinite_gram_error` estimates the
     error, and an estimate above 1e-8 is warned of.
