@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hrta_ext.engines import Engine
 from hrta_ext.files import replaced
 from hrta_ext.layers import homotopy_layers
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate
@@ -156,10 +157,7 @@ def _difference(key: str, found: Mapping[str, Any], expected: Mapping[str, Any])
 
 
 class Run:
-    """Everything that changes while training: what a checkpoint holds.
-
-    ``train_step`` does one step on a batch, (x, y) -> loss before the update.
-    """
+    """Everything that changes while training: what a checkpoint holds."""
 
     def __init__(
         self,
@@ -168,31 +166,40 @@ class Run:
         scheduler: HomotopyScheduler,
         rates: LearningRate,
         batches: Batches,
-        train_step: Callable[[Tensor, Tensor], Tensor],
+        engine: Engine,
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
-        self.rates, self.batches, self.train_step = rates, batches, train_step
+        self.rates, self.batches, self.engine = rates, batches, engine
         self.device = batches.x.device
         self.step = 0
         self.seconds = 0.0
         self.loss: list[float] = []
         self.pending: list[Tensor] = []
 
-    def advance(self) -> Tensor:
-        """One step of training; its loss stays on the device until :meth:`collect`."""
+    def advance(self, most: int) -> Tensor:
+        """Up to ``most`` steps of training within a stage; their losses stay on the device until :meth:`collect`."""
+        losses = self.engine.train(self.step, self.enter(most))
+        self.count(losses)
+        return losses
+
+    def enter(self, most: int) -> int:
+        """Set the s of the next step; how many steps, up to ``most``, are best done at once with it."""
         if self.step > 0:  # before the step, so that callbacks and the final net see the s that was trained
             self.scheduler.step()
-        self.rates.apply(self.step)
-        loss = self.train_step(*self.batches.get(self.step))
-        self.pending.append(loss)
-        self.step += 1
-        return loss
+        stage_end = next((m for m in self.scheduler.milestones if m > self.step), self.rates.total_steps)
+        return min(most, stage_end - self.step, self.engine.steps_at_once())
+
+    def count(self, losses: Tensor) -> None:
+        """Note that the steps with these losses have been done."""
+        self.scheduler.last_step += losses.numel() - 1
+        self.pending.append(losses)
+        self.step += losses.numel()
 
     def collect(self) -> bool:
         """Read the losses off the device; False when one of them is not finite."""
         if not self.pending:
             return True
-        values = torch.stack(self.pending).tolist()
+        values = torch.cat([losses.reshape(-1) for losses in self.pending]).tolist()
         self.pending.clear()
         self.loss += values
         return all(map(math.isfinite, values))

@@ -31,7 +31,7 @@ def plot_spectra(report: SpectraReport, path: str | os.PathLike[str]) -> None:
     """lambda_min, lambda_max, condition number and trace against s, a row of panels for each kernel.
 
     Finite width as points with bars of one standard error, infinite width as a line. lambda_min is drawn on two log
-    scales beside a line of slope 2 when two values of s are positive; values that rounding hides are left out there.
+    scales beside a line of slope 2 where the s^2 law can be looked for; values that numerical error hides are left out.
     """
     figure, axes = new_figure(12.6, 8.0, rows=len(KERNELS), columns=len(_QUANTITIES))
     for row, kernel in enumerate(KERNELS):
@@ -41,11 +41,12 @@ def plot_spectra(report: SpectraReport, path: str | os.PathLike[str]) -> None:
         _draw(panels[1], report.s, infinite.largest, finite.largest)
         _draw(panels[2], report.s, *(torch.where(one.resolved, one.condition, torch.nan) for one in (infinite, finite)))
         _draw(panels[3], report.s, infinite.trace, finite.trace)
-        _set_log(panels[2], infinite.condition, finite.condition)
+        _scale(panels[2], infinite.condition, finite.condition)
         panels[0].set_ylabel(_MATH[kernel], fontsize=12, rotation=0, labelpad=24, va="center")
         first, last = float(report.s[0]), float(report.s[-1])
-        for panel in panels[1:]:
-            panel.set_xlim(first - 0.05 * (last - first or 1.0), last + 0.05 * (last - first or 1.0))
+        for panel in panels:
+            if panel.get_xscale() == "linear":
+                panel.set_xlim(first - 0.05 * (last - first or 1.0), last + 0.05 * (last - first or 1.0))
         for panel, name in zip(panels, _QUANTITIES, strict=True):
             panel.tick_params(labelsize=8)
             if row == 0:
@@ -61,7 +62,7 @@ def plot_spectra(report: SpectraReport, path: str | os.PathLike[str]) -> None:
 
 
 def _draw(axis: Axes, s: Tensor, infinite: Tensor, finite: Tensor, error: Tensor | None = None) -> None:
-    axis.plot(s, infinite, color=_LINE, linewidth=1.5, zorder=2)
+    axis.plot(s.tolist(), infinite.tolist(), color=_LINE, linewidth=1.5, zorder=2)
     style: dict[str, Any] = {
         "linestyle": "none",
         "marker": "o",
@@ -73,18 +74,21 @@ def _draw(axis: Axes, s: Tensor, infinite: Tensor, finite: Tensor, error: Tensor
 
 
 def _draw_smallest(axis: Axes, report: SpectraReport, finite: Spectrum, infinite: Spectrum) -> None:
-    """lambda_min; the two log scales show a power of s as a straight line."""
-    s, positive = report.s, report.s > 0
-    if int((positive & infinite.resolved).sum()) < 2:
-        _draw(axis, s, infinite.smallest, finite.smallest, finite.error)
-        return
-    values = [torch.where(one.resolved & positive, one.smallest, torch.nan) for one in (infinite, finite)]
+    """lambda_min where it stands above numerical error; two log scales show a power of s as a straight line."""
+    s = report.s
+    law = report.n_samples > report.n_features and bool((s >= 0).all())
+    visible = infinite.resolved & (s > 0)
+    law = law and int(visible.sum()) >= 2
+    values = [torch.where(one.resolved & ((s > 0) | (not law)), one.smallest, torch.nan) for one in (infinite, finite)]
     _draw(axis, s, values[0], values[1], finite.error)
+    _scale(axis, *values)
+    if not law:
+        return
     axis.set_xscale("log")
     axis.set_yscale("log")
-    shown = s[positive & infinite.resolved]
-    guide = float(values[0].nan_to_num(0.0).max()) * (shown / shown[-1]) ** 2 / 4.0
-    axis.plot(shown, guide, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    shown = s[visible]
+    guide = float(infinite.smallest[visible][-1]) * (shown / shown[-1]) ** 2 / 4.0
+    axis.plot(shown.tolist(), guide.tolist(), color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     middle = len(shown) // 2
     place = (float(shown[middle]), float(guide[middle]))
     axis.annotate(r"$\propto s^2$", place, xytext=(4, -4), textcoords="offset points", color=GREY, va="top", fontsize=9)
@@ -94,8 +98,16 @@ def _draw_smallest(axis: Axes, report: SpectraReport, finite: Spectrum, infinite
         axis.set_xticks([], minor=True)
 
 
-def _set_log(axis: Axes, *values: Tensor) -> None:
-    if any(bool(value.isfinite().any()) for value in values):
+def _scale(axis: Axes, *values: Tensor) -> None:
+    """A log scale for positive values that span more than a factor of ten; a word where there are none."""
+    found = torch.cat(values)
+    found = found[found.isfinite()]
+    if len(found) == 0:
+        axis.set_yticks([])
+        axis.text(
+            0.5, 0.5, "hidden by\nnumerical error", transform=axis.transAxes, ha="center", va="center", color=GREY
+        )
+    elif float(found.min()) > 0.0 and float(found.max()) > 10.0 * float(found.min()):
         axis.set_yscale("log")
 
 
@@ -129,7 +141,7 @@ def plot_kernels(path: GramPath, features: Tensor, s: Sequence[float], target: s
         for panel, image, value in zip(panels, images, chosen, strict=True):
             panel.grid(False)
             panel.spines[:].set_visible(False)
-            drawn = panel.imshow(image, cmap=_COLORMAP, vmin=low, vmax=high)
+            drawn = panel.imshow(image.numpy(), cmap=_COLORMAP, vmin=low, vmax=high)
             panel.set(xticks=[], yticks=[])
             if row == 0:
                 panel.set_title(f"s = {value:g}", fontsize=10)

@@ -42,10 +42,11 @@ class Spectrum:
 
     Attributes:
         smallest: lambda_min.
-        error: Standard error of lambda_min as an estimate of the infinite-width one; None where there is none.
+        error: Standard error of lambda_min, its scatter over draws of the neurons; None where there is none. It leaves
+            out the bias: at finite width lambda_min lies below its limit on the average, the more the fewer neurons.
         largest: lambda_max.
         trace: Sum of the eigenvalues.
-        resolution: Smallest eigenvalue that rounding leaves visible, 16 epsilon lambda_max.
+        resolution: Smallest eigenvalue that numerical error leaves visible, 16 epsilon lambda_max.
     """
 
     smallest: Tensor
@@ -56,19 +57,19 @@ class Spectrum:
 
     @classmethod
     def of(cls, eigenvalues: Tensor, error: Tensor | None, epsilon: float) -> Spectrum:
-        """From eigenvalues (S, n) in ascending order and the rounding unit of the matrices."""
+        """From eigenvalues (S, n) in ascending order and the relative error of the matrices."""
         largest = eigenvalues[:, -1]
         resolution = _ROUNDINGS * epsilon * largest.abs()
         return cls(eigenvalues[:, 0], error, largest, eigenvalues.sum(1), resolution)
 
     @property
     def resolved(self) -> Tensor:
-        """Where lambda_min stands above rounding, bool."""
+        """Where lambda_min stands above numerical error, bool."""
         return self.smallest > self.resolution
 
     @property
     def condition(self) -> Tensor:
-        """lambda_max / lambda_min; infinite where lambda_min is 0 within rounding."""
+        """lambda_max / lambda_min; infinite where lambda_min is not resolved."""
         return torch.where(self.resolved, self.largest / self.smallest, math.inf)
 
 
@@ -109,17 +110,17 @@ class SpectraReport:
         n, d, name = self.n_samples, self.n_features, KERNELS[kernel]
         if n <= d:
             return f"The s^2 law of lambda_min needs n > D; here n = {n} and D = {d}, so it says nothing on these data."
-        if math.isnan(infinite.exponent):
-            return (
-                f"Whether lambda_min of the {name} grows like s^2 cannot be seen on these data (n = {n} > D = {d}): "
-                "that takes two values s > 0 at which it stands above rounding."
-            )
         if math.isnan(finite.exponent):
-            at_width = f"at width {self.width:,} it is 0 within rounding"
+            at_width = f"cannot be told from 0 at width {self.width:,}"
         else:
             at_width = f"{finite.exponent:.3f} at width {self.width:,}"
             if finite.holds != infinite.holds:
                 at_width += ", which is " + ("s^2" if finite.holds else "not s^2")
+        if math.isnan(infinite.exponent):
+            return (
+                f"Whether lambda_min of the {name} grows like s^2 cannot be seen on these data (n = {n} > D = {d}): "
+                "that takes two values s > 0 at which it stands above numerical error at infinite width."
+            )
         grows = "grows like s^2" if infinite.holds else "does not grow like s^2"
         return (
             f"lambda_min of the {name} {grows} on these data (n = {n} > D = {d}): fitted exponent "
@@ -127,21 +128,28 @@ class SpectraReport:
             "counts as s^2."
         )
 
-    def unresolved(self) -> list[str]:
-        """A sentence for each kernel whose lambda_min at infinite width cannot be told from 0 at some s other than 0.
+    def unresolved(self) -> str | None:
+        """A sentence on the kernels whose lambda_min at infinite width cannot be told from 0 at some s other than 0.
 
         At s = 0 the network is linear, so that lambda_min is 0 whenever n > D.
         """
-        sentences = []
-        for kernel, spectrum in self.infinite.items():
-            hidden = self.s[~spectrum.resolved & (self.s != 0.0)]
-            if len(hidden):
-                where = f"s = {hidden[0]:g}" if len(hidden) == 1 else f"{len(hidden)} of {len(self.s)} values of s"
-                sentences.append(
-                    f"lambda_min of the infinite-width {KERNELS[kernel]} is 0 within rounding at {where}: "
-                    f"below {float(spectrum.resolution.max()):.0e}."
-                )
-        return sentences
+        hidden = {kernel: int((~one.resolved & (self.s != 0.0)).sum()) for kernel, one in self.infinite.items()}
+        named = [
+            f"{KERNELS[kernel]} at {count} of {len(self.s)} values of s" for kernel, count in hidden.items() if count
+        ]
+        return f"lambda_min cannot be told from 0 at infinite width: {', '.join(named)}." if named else None
+
+    def bias(self) -> str | None:
+        """A sentence where the NTK's lambda_min at the largest s is below its limit by over three standard errors."""
+        finite, infinite = self.finite["ntk"], self.infinite["ntk"]
+        gap = float(infinite.smallest[-1] - finite.smallest[-1])
+        if finite.error is None or not bool(infinite.resolved[-1]) or gap <= 3.0 * float(finite.error[-1]):
+            return None
+        share = gap / float(infinite.smallest[-1])
+        return (
+            f"At width {self.width:,} lambda_min is {share:.0%} below its limit. Narrow networks are biased low, and "
+            "error bars show the scatter over draws alone; a larger --width comes closer."
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain lists and dictionaries."""

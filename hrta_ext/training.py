@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.checkpoints import Interrupt, Keeper, Run, fingerprint, load_checkpoint, prepare_checkpoint
+from hrta_ext.engines import Engine, TorchEngine
 from hrta_ext.files import write_json
+from hrta_ext.fused_engine import FusedEngine, why_not_fused
 from hrta_ext.layers import homotopy_layers
+from hrta_ext.optimizers import OptimizerFactory, build_optimizer
+from hrta_ext.progress import Progress
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate, check_integer, check_stages
+from hrta_ext.two_layer import TwoLayerNet
 
 # Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
 CHECK_EVERY = 100
-# Elements above which torch splits an elementwise CPU operation among threads (at::internal::GRAIN_SIZE).
-_CPU_GRAIN = 32768
-
-OptimizerFactory = Callable[..., Optimizer]
 Callback = Callable[["StepInfo"], object]
-TrainingStep = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +73,11 @@ class FitResult:
     stop_reason: str
     seconds: float
     settings: dict[str, Any] = field(repr=False)
+
+    @property
+    def engine(self) -> str:
+        """The engine that did the steps: "fused" or "torch"."""
+        return str(self.settings["engine"])
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write settings, losses, s, stop reason, seconds and versions. NaN and Inf become null."""
@@ -139,7 +140,9 @@ def fit(
             multiplies ``lr``. It must depend on the step alone.
         batch_size: Samples per step; None for all. Every epoch is shuffled anew, by a generator of its own that starts
             from torch's seed (``torch.manual_seed``); the last batch of an epoch may be shorter.
-        engine: "torch", or "auto", which chooses the fastest one that serves the call.
+        engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU with all samples at once
+            and Adam or SGD without weight decay and the like, which leaves ``.grad`` empty; or "auto", which chooses
+            the fastest one that serves the call. ``result.engine`` says which it was.
         progress: Show a bar on a terminal, ten lines otherwise, nothing on other ranks than 0; needs tqdm.
         checkpoint: File to keep the state of the run in, every ``checkpoint_every`` steps and at the end; its folder is
             made. A crash at any moment leaves the last whole one. A file that is there is an error unless ``resume``.
@@ -163,41 +166,18 @@ def fit(
         >>> result.stop_reason, result.loss.shape, bool(result.loss[-1] < result.loss[0])
         ('finished', torch.Size([150]), True)
     """
-    parameters = _check_net(net)
-    _check_data(parameters, x, y)
-    x, y = x.detach(), y.detach()
-    s_values, stage_steps = check_stages(s, steps)
-    total_steps = sum(stage_steps)
-    batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
     callbacks = _check_callbacks(callbacks)
-    if engine == "fused":
-        raise ValueError('fit: engine "fused" is not available yet; use engine="auto" or engine="torch"')
-    if not isinstance(engine, str) or engine not in _ENGINES:
-        raise ValueError(f'fit: engine must be "auto" or "torch", got {engine!r}')
-    built = _build_optimizer(optimizer, parameters, lr)
-    rates = LearningRate(lr_schedule, built, total_steps)
-    settings: dict[str, Any] = {
-        "s": s_values,
-        "steps": stage_steps,
-        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
-        "lr": float(lr),
-        "lr_schedule": rates.name,
-        "batch_size": batch_size,
-    }
+    plan = prepare(net, x, y, s, steps, optimizer, lr, lr_schedule, batch_size, engine, watched=bool(callbacks))
     keeper, saved = None, None
     checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
     if checkpoint is not None:
         path = prepare_checkpoint(checkpoint, resume=resume)
-        mark = fingerprint(net, built, x, y, {**settings, "lr_schedule factors": rates.samples()})
-        keeper = Keeper(path, checkpoint_every, mark)
-        saved = load_checkpoint(path, mark) if path.exists() else None
+        keeper = Keeper(path, checkpoint_every, plan.fingerprint())
+        saved = load_checkpoint(path, keeper.mark) if path.exists() else None
     elif resume:
         raise ValueError("fit: resume=True needs the path of a checkpoint")
-    bar = _Progress(total_steps, 0 if saved is None else saved["step"]) if progress else None
-
-    milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
-    scheduler = HomotopyScheduler(net, s_values, milestones)
-    run = Run(net, built, scheduler, rates, Batches(x, y, batch_size), _ENGINES[engine](net, built))
+    bar = Progress(plan.rates.total_steps, 0 if saved is None else saved["step"]) if progress else None
+    run = plan.start()
     if saved is not None:
         run.restore(saved)
     try:
@@ -205,90 +185,122 @@ def fit(
     finally:
         if bar is not None:
             bar.bar.close()
-    settings |= {"engine": "torch", "n_samples": x.shape[0], "n_parameters": sum(p.numel() for p in parameters)}
-    settings |= {"network": type(net).__name__, "device": str(x.device), "dtype": str(x.dtype).removeprefix("torch.")}
-    return FitResult(
-        net=net,
-        loss=torch.tensor(run.loss, dtype=torch.float64),
-        s=torch.repeat_interleave(torch.tensor(s_values, dtype=torch.float64), torch.tensor(stage_steps))[: run.step],
-        stop_reason=stop_reason,
-        seconds=run.seconds,
-        settings=settings,
-    )
+    return plan.result(run, stop_reason)
 
 
-def half_mean_square(output: Tensor, y: Tensor) -> Tensor:
-    """R = 1/(2n) sum_i |output_i - y_i|^2, the first dimension counting the samples, shapes equal up to a trailing 1.
+@dataclass(frozen=True)
+class Plan:
+    """A training whose arguments have been checked. Nothing has been done to the network yet."""
 
-    Raises:
-        ValueError: The shapes differ otherwise; (n, 1) against (n,) must never broadcast to (n, n).
-    """
-    if not isinstance(output, Tensor):
-        raise TypeError(f"fit: the network must return a tensor, got {type(output).__name__}")
-    if output.shape != y.shape:
-        if output.shape != (*y.shape, 1) and (*output.shape, 1) != y.shape:
-            shapes = f"{tuple(output.shape)}, got {tuple(y.shape)}"
-            raise ValueError(f"fit: y must have the shape of the output of the network, {shapes}")
-        output = output.reshape(y.shape)
-    return F.mse_loss(output, y, reduction="sum") * (0.5 / y.shape[0])
+    net: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    rates: LearningRate
+    batches: Batches
+    engine: Engine
+    settings: dict[str, Any]
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint of this training carries."""
+        settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
+        return fingerprint(self.net, self.optimizer, self.batches.x, self.batches.y, settings)
 
-def _torch_engine(net: nn.Module, optimizer: Optimizer) -> TrainingStep:
-    """A function (x, y) -> loss that does one step of training by autograd and returns the loss before the update."""
+    def start(self) -> Run:
+        """The run before its first step; sets the first s."""
+        stage_steps = self.settings["steps"]
+        milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
+        scheduler = HomotopyScheduler(self.net, self.settings["s"], milestones)
+        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine)
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        def closure() -> Any:
-            optimizer.zero_grad(set_to_none=True)
-            loss = half_mean_square(net(x), y)
-            loss.backward()
-            return loss
-
-        # Every torch optimizer takes a closure and returns its first value; L-BFGS needs to call it again.
-        loss: Any = optimizer.step(closure)
-        return loss.detach()
-
-    return step
-
-
-_ENGINES: dict[str, Callable[[nn.Module, Optimizer], TrainingStep]] = {"auto": _torch_engine, "torch": _torch_engine}
-
-
-def _build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
-        raise TypeError(f"fit: lr must be a number, got {lr!r}")
-    if not 0.0 < lr < math.inf:
-        raise ValueError(f"fit: lr must be positive and finite, got {lr}")
-    if isinstance(optimizer, Optimizer):
-        raise TypeError(f"fit: optimizer must be the class {type(optimizer).__name__}, not an instance of it")
-    if isinstance(optimizer, str):
-        named: dict[str, OptimizerFactory] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, "gd": torch.optim.SGD}
-        if optimizer not in named:
-            raise ValueError(f'fit: optimizer must be "adam", "sgd", "gd" or a torch.optim class, got {optimizer!r}')
-        # One kernel for all parameters. On the CPU it wakes every thread even for ten numbers, which takes milliseconds
-        # when cores are shared, so there it pays only for parameters that torch would split among threads anyway.
-        if parameters[0].device.type != "cpu" or max(p.numel() for p in parameters) > _CPU_GRAIN:
-            with suppress(RuntimeError):  # no such kernel for this device or dtype
-                return named[optimizer](parameters, lr=lr, fused=True)
-        return named[optimizer](parameters, lr=lr, foreach=True)
-    if not callable(optimizer):
-        raise TypeError(f"fit: optimizer must be a name or a torch.optim class, got {type(optimizer).__name__}")
-    built = optimizer(parameters, lr=lr)
-    if not isinstance(built, Optimizer):
-        raise TypeError(f"fit: optimizer must build a torch.optim.Optimizer, got {type(built).__name__}")
-    return built
+    def result(self, run: Run, stop_reason: str) -> FitResult:
+        """What ``run`` did."""
+        x = self.batches.x
+        s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
+        return FitResult(
+            net=self.net,
+            loss=torch.tensor(run.loss, dtype=torch.float64),
+            s=torch.repeat_interleave(s_values, torch.tensor(self.settings["steps"]))[: run.step],
+            stop_reason=stop_reason,
+            seconds=run.seconds,
+            settings={
+                **self.settings,
+                "engine": self.engine.name,
+                "n_samples": x.shape[0],
+                "n_parameters": sum(p.numel() for p in self.parameters),
+                "network": type(self.net).__name__,
+                "device": str(x.device),
+                "dtype": str(x.dtype).removeprefix("torch."),
+            },
+        )
 
 
-def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: _Progress | None) -> str:
+def prepare(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    s: float | Sequence[float],
+    steps: int | Sequence[int],
+    optimizer: str | OptimizerFactory,
+    lr: float,
+    lr_schedule: str | Callable[[int], float] | None,
+    batch_size: int | None,
+    engine: str,
+    *,
+    watched: bool,
+) -> Plan:
+    """Check the arguments of :func:`fit`; ``watched`` says that there are callbacks."""
+    parameters = _check_net(net)
+    _check_data(parameters, x, y)
+    x, y = x.detach(), y.detach()
+    s_values, stage_steps = check_stages(s, steps)
+    batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
+    if engine not in ("auto", "fused", "torch"):
+        raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {engine!r}')
+    built = build_optimizer(optimizer, parameters, lr)
+    rates = LearningRate(lr_schedule, built, sum(stage_steps))
+    batches = Batches(x, y, batch_size)
+    chosen = _choose_engine(engine, net, built, rates, batches, watched)
+    settings = {
+        "s": s_values,
+        "steps": stage_steps,
+        "optimizer": optimizer if isinstance(optimizer, str) else type(built).__name__,
+        "lr": float(lr),
+        "lr_schedule": rates.name,
+        "batch_size": batch_size,
+    }
+    return Plan(net, parameters, built, rates, batches, chosen, settings)
+
+
+def _choose_engine(
+    engine: str, net: nn.Module, optimizer: Optimizer, rates: LearningRate, batches: Batches, watched: bool
+) -> Engine:
+    if engine != "torch":
+        reason = why_not_fused(net, optimizer, batches.x, batches.y, batches.batch_size)
+        if reason is None:
+            assert isinstance(net, TwoLayerNet)
+            return FusedEngine(net, optimizer, rates, batches.x, batches.y, watched=watched)
+        if engine == "fused":
+            raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
+    return TorchEngine(net, optimizer, rates, batches)
+
+
+def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: Progress | None) -> str:
     """The loop: from where ``run`` stands to the end, or to the reason to stop earlier, which is returned."""
     total = run.rates.total_steps
     clock = time.perf_counter() - run.seconds
     stop_reason, saved_at = "finished", run.step
     with Interrupt() as interrupt:
         while run.step < total and stop_reason == "finished":
-            loss = run.advance()
+            before = run.step
+            halts = [total]
+            if keeper is not None:
+                halts.append(before + keeper.every - before % keeper.every)
+            if bar is not None and bar.lines:
+                halts.append(bar.next_line)
+            losses = run.advance(max(1, min(halts) - before))
             if callbacks:
                 scheduler = run.scheduler
-                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, loss)
+                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, losses.squeeze())
                 try:
                     for callback in callbacks:
                         callback(info)
@@ -298,43 +310,18 @@ def _train(run: Run, callbacks: Sequence[Callback], keeper: Keeper | None, bar: 
                 stop_reason = "interrupted"
             due = keeper is not None and run.step % keeper.every == 0
             last = run.step == total or stop_reason != "finished"
-            if due or last or run.step % CHECK_EVERY == 0:
+            read = losses.dim() > 0 or run.step // CHECK_EVERY > before // CHECK_EVERY  # many losses are on the CPU
+            if due or last or read:
                 if not run.collect() or ((due or last) and not run.is_finite()):
                     stop_reason = "diverged"
                 run.seconds = time.perf_counter() - clock
             if bar is not None:
-                bar.update(run)
+                bar.update(run, run.step - before)
             # A diverged state would only diverge again: the file keeps the last one that was good.
             if keeper is not None and (due or last) and stop_reason != "diverged" and saved_at != run.step:
                 keeper.save(run)
                 saved_at = run.step
     return stop_reason
-
-
-class _Progress:
-    """A bar on a terminal; ten plain lines where the output is a file; nothing on other ranks than 0."""
-
-    def __init__(self, total: int, done: int) -> None:
-        try:
-            from tqdm import tqdm
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("progress=True needs tqdm: pip install 'hrta_ext[cli]'") from None
-        distributed = torch.distributed
-        shown = not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
-        terminal = sys.stderr.isatty()
-        self.total, self.next_line = total, done + max(1, total // 10)
-        self.lines = shown and not terminal
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=not (shown and terminal))
-
-    def update(self, run: Run) -> None:
-        """Show where ``run`` stands; the loss is as old as the last time that losses were read."""
-        if not run.pending:
-            s, loss = run.scheduler.get_last_s(), run.loss[-1]
-            self.bar.set_postfix_str(f"s={s:g} loss={loss:.3e}", refresh=False)
-            if self.lines and (run.step >= self.next_line or run.step == self.total):
-                print(f"step {run.step}/{self.total}  s = {s:g}  loss {loss:.3e}", file=sys.stderr, flush=True)
-                self.next_line = run.step + max(1, self.total // 10)
-        self.bar.update(1)
 
 
 def _check_net(net: nn.Module) -> list[nn.Parameter]:

@@ -362,8 +362,13 @@ void relu_mask_backward(const ReluMaskCall& call, int64_t begin, int64_t end) {
 #define HRTA_STRING_OF(name) #name
 
 extern const Loops HRTA_LOOPS;
-const Loops HRTA_LOOPS = {HRTA_STRING(HRTA_SIMD_LEVEL), transform, relu_mask_forward, relu_mask_backward,
-                          parameter_gradient};
+const Loops HRTA_LOOPS = {HRTA_STRING(HRTA_SIMD_LEVEL),
+                          transform,
+                          relu_mask_forward,
+                          relu_mask_backward,
+                          parameter_gradient,
+                          &kTwoLayerLoops,
+                          update};
 
 }  // namespace cpu
 }  // namespace hrta

@@ -6,6 +6,13 @@
 namespace hrta {
 namespace cpu {
 
+struct TwoLayerLoops;  // two_layer_loops.h
+struct Update;         // update_loops.h
+inline namespace HRTA_SIMD_LEVEL {
+extern const TwoLayerLoops kTwoLayerLoops;
+void update(const Update& update);
+}  // namespace HRTA_SIMD_LEVEL
+
 constexpr int kBlock = 1024;  // elements: what a loop keeps in L1; ranges start at a multiple of it
 
 struct Loops {
@@ -16,6 +23,8 @@ struct Loops {
   void (*relu_mask_backward)(const ReluMaskCall& call, int64_t begin, int64_t end);
   // Adds grad times the parameter gradient of elements [begin, end) to sums[i % n_features], or to sums[0].
   void (*parameter_gradient)(const ActivationCall& call, int64_t begin, int64_t end, double* sums);
+  const TwoLayerLoops* two_layer;
+  void (*update)(const Update& update);
 };
 
 const Loops& loops();

@@ -9,6 +9,7 @@
 #include "../cpu/gram_loops.h"
 #include "../cpu/simd.h"
 #include "runtime.h"
+#include "two_layer.h"
 
 namespace py = pybind11;
 
@@ -128,6 +129,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("parameter_gradient", &parameter_gradient);
   m.def("parameter_gradient_scratch", &parameter_gradient_scratch);
   bind_gram(m);
+  bind_two_layer(m);
+  bind_two_layer_training(m);
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = HRTA_COMPILER;

@@ -29,7 +29,7 @@ from hrta_ext.files import write_json
 from hrta_ext.gram_builder import GramPath, random_gram_path
 from hrta_ext.kernel_plots import plot_kernels, plot_spectra, spread
 from hrta_ext.regression import Scaling
-from hrta_ext.spectra_report import SpectraReport, count_repeated_rows, spectra_report
+from hrta_ext.spectra_report import SpectraReport, Spectrum, count_repeated_rows, spectra_report
 from hrta_ext.tables import Table, list_names, open_table
 from hrta_ext.two_layer import with_bias
 
@@ -38,6 +38,8 @@ _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 _WIDEST = 2**48
 _MOST_S = 1000
 _SHOWN_S = 5
+# Of a feature: kernels hold its square, for some bases its fourth power, and eigenvalues the square of that.
+_LARGEST = 1e30
 # Relative error of infinite-width kernels from which on it is worth a line.
 _NOTED_ERROR = 1e-8
 
@@ -49,6 +51,7 @@ class _Samples:
     features: Tensor  # (n, d) float64
     columns: tuple[str, ...]
     rows_in_table: int
+    repeats: bool
     notes: list[str]
 
 
@@ -106,7 +109,7 @@ def gram(
         path = _build(x, neurons, seed, base, _DTYPES[dtype])
         report = _analyse(path, values)
         seconds = time.perf_counter() - start
-        notes = [*samples.notes, *_remarks(report, dtype, base)]
+        notes = [*samples.notes, *_remarks(report, samples, dtype, base)]
         options = {
             "width": neurons,
             "base": base,
@@ -196,12 +199,14 @@ def _read(
         notes.append(f"{max_rows} of the {total} rows, chosen at random by --seed {seed}; --max-rows takes more.")
     if standardize:
         features = Scaling.of(features, features.new_zeros(len(features))).scale_x(features)
+    if float(features.abs().max()) > _LARGEST:
+        raise CommandError(f"{table.path}: numbers beyond {_LARGEST:g} overflow in the kernels; use --standardize")
     repeated, pair = count_repeated_rows(features)
     if pair is not None:
         where = "" if total > max_rows else f" (the first: row {pair[1] + 1} repeats row {pair[0] + 1})"
         rows = "1 row repeats another" if repeated == 1 else f"{repeated} rows repeat others"
         notes.append(f"{rows} in the columns used{where}, so lambda_min is 0 up to rounding at every s.")
-    return _Samples(features, columns, total, notes)
+    return _Samples(features, columns, total, pair is not None, notes)
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------
@@ -225,8 +230,9 @@ def _analyse(path: GramPath, s: list[float]) -> SpectraReport:
         return spectra_report(path, s, advance)
 
 
-def _remarks(report: SpectraReport, dtype: str, base: str) -> list[str]:
-    notes = [] if report.n_samples <= report.n_features else report.unresolved()
+def _remarks(report: SpectraReport, samples: _Samples, dtype: str, base: str) -> list[str]:
+    unresolved = None if samples.repeats else report.unresolved()
+    notes = [note for note in (unresolved, report.bias()) if note]
     if dtype == "float32":
         notes.append("float32 shows lambda_min only above 2e-6 of lambda_max; --dtype float64 shows the rest.")
     if report.finite["ntk"].error is None:
@@ -266,24 +272,27 @@ def _write(
 
 def _print(report: SpectraReport, notes: list[str]) -> None:
     finite, infinite = report.finite["ntk"], report.infinite["ntk"]
-    condition, rate = infinite.condition, report.rate(infinite)
     rows = []
     for value in spread(report.s.tolist(), _SHOWN_S):
         i = report.s.tolist().index(value)
+        largest = float(infinite.largest[i])
+        below = not infinite.resolved[i]
+        bound = float(infinite.resolution[i] if below else infinite.smallest[i])
         rows.append(
             [
                 f"{value:g}",
-                _with_error(finite.smallest[i], None if finite.error is None else finite.error[i], finite.resolved[i]),
-                f"{infinite.smallest[i]:.3e}" if infinite.resolved[i] else "0",
-                f"{infinite.largest[i]:.4g}",
-                f"{condition[i]:.2g}",
-                f"{rate[i]:.2e}" if infinite.resolved[i] else "0",
+                _smallest(finite, i),
+                _smallest(infinite, i),
+                f"{largest:.4g}",
+                f"> {largest / bound:.0e}" if below else f"{largest / bound:.1e}",
+                f"{'< ' if below else ''}{2.0 * bound / report.n_samples:.{0 if below else 2}e}",
             ]
         )
+    width = f"{report.width:,}" if report.width < 10**10 else f"{report.width:.3g}"
     title = f"Neural tangent kernel, n = {report.n_samples}, D = {report.n_features}"
     columns = [
         "s",
-        f"lambda_min\nwidth {report.width:.3g}",
+        f"lambda_min\nwidth {width}",
         "lambda_min\ninfinite",
         "lambda_max\ninfinite",
         "condition\ninfinite",
@@ -298,7 +307,9 @@ def _print(report: SpectraReport, notes: list[str]) -> None:
         print_line(NO_PLOTS)
 
 
-def _with_error(value: Tensor, error: Tensor | None, resolved: Tensor) -> str:
-    if not resolved:
-        return "0"
-    return f"{value:.3e}" if error is None else f"{value:.3e} ± {error:.0e}"
+def _smallest(spectrum: Spectrum, i: int) -> str:
+    """lambda_min at the i-th s, with its standard error, or a bound where numerical error hides it."""
+    if not spectrum.resolved[i]:
+        return f"< {spectrum.resolution[i]:.0e}"
+    error = "" if spectrum.error is None else f" ± {spectrum.error[i]:.0e}"
+    return f"{spectrum.smallest[i]:.3e}{error}"

@@ -1,0 +1,178 @@
+// Training of the two-layer network on the CPU: one sweep over the weights per step. A block of neurons is taken
+// through backward, update, and the forward of the next step while it is in cache.
+#include "../two_layer_training.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "parallel.h"
+#include "simd.h"
+#include "two_layer_loops.h"
+#include "update_loops.h"
+
+namespace hrta {
+namespace cpu {
+
+namespace {
+
+constexpr int64_t kChunks = 64;            // at most; the neurons that share one array of partial sums
+constexpr int64_t kPartialSums = 1 << 22;  // doubles
+// Work that repays waking a thread, about 50 us, in vector operations on (sample, neuron) pairs. Measured: below it the
+// hand-over, twice per step, costs what the second thread saves.
+constexpr int64_t kGrainWork = 1 << 19;
+constexpr int64_t kLargeWork = 64 * kGrainWork;  // a network that keeps many threads busy by itself
+constexpr int64_t kReduceGrain = 1 << 15;
+
+void* at(void* array, int64_t bytes) {
+  return array == nullptr ? nullptr : static_cast<char*>(array) + bytes;
+}
+
+// Vector operations of `neurons` in one step, roughly. A base that is not ReLU takes some twenty a pair, ReLU about as
+// many as there are features.
+int64_t work(const TwoLayerTraining& t, int64_t neurons) {
+  return t.n * neurons * (t.features + (t.base == kRelu ? 2 : 20));
+}
+
+class Trainer {
+ public:
+  Trainer(const TwoLayerTraining& training, ParallelFor pool) : t(training), parallel_for(pool) {
+    item = t.dtype == ScalarKind::kFloat32 ? 4 : 8;
+    block = block_neurons(t.features);
+    const int64_t most = std::clamp<int64_t>(kPartialSums / std::max<int64_t>(t.n, 1), 1, kChunks);
+    chunk_blocks = ceil_div(ceil_div(t.width, block), most);
+    chunks = ceil_div(t.width, chunk_blocks * block);
+    grain = std::max<int64_t>(kGrainWork / std::max<int64_t>(work(t, chunk_blocks * block), 1), 1);
+    partial.resize(static_cast<size_t>(chunks * t.n));
+    grad_f = aligned_memory(t.n * item);
+  }
+
+  // Updates the weights from the outputs' gradient, if `step` is not null, and then sets f, if it is wanted.
+  void sweep(const Update* step, bool want_f) {
+    run_parallel(parallel_for, chunks, grain, [&](int64_t begin, int64_t end) {
+      const AlignedMemory scratch = aligned_memory(block_scratch(t.features) * item);
+      const AlignedMemory grad = aligned_memory(block * (t.features + 1) * item);
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        double* sums = partial.data() + chunk * t.n;
+        if (want_f) std::fill(sums, sums + t.n, 0.0);
+        const int64_t last = std::min((chunk + 1) * chunk_blocks * block, t.width);
+        for (int64_t neuron = chunk * chunk_blocks * block; neuron < last; neuron += block) {
+          const int64_t count = std::min(block, last - neuron);
+          if (step != nullptr) update_block(*step, neuron, count, grad.get(), scratch.get());
+          if (want_f) {
+            loops().two_layer->forward(call(neuron), Quantity::kValue, range(count), sums, nullptr, scratch.get());
+          }
+        }
+      }
+    });
+    if (!want_f) return;
+    const double factor = 1.0 / std::sqrt(double(t.width));
+    run_parallel(parallel_for, t.n, std::max<int64_t>(kReduceGrain / chunks, 1), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        double sum = 0;
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partial[static_cast<size_t>(chunk * t.n + i)];
+        t.f[i] = factor * sum;
+      }
+    });
+  }
+
+  // The loss at f, and its gradient in f.
+  double loss() { return t.dtype == ScalarKind::kFloat32 ? typed_loss<float>() : typed_loss<double>(); }
+
+  // The update of step number `taken` (from 0) at rate lr.
+  Update step(int64_t taken, double lr) const {
+    Update update{};
+    update.dtype = t.dtype;
+    update.rule = t.rule;
+    update.rate = lr;
+    update.beta1 = t.beta1, update.beta2 = t.beta2, update.epsilon = t.epsilon;
+    if (t.rule == UpdateRule::kAdam) {
+      const double count = double(t.updates + taken + 1);
+      update.rate = lr / (1.0 - std::pow(t.beta1, count));
+      update.root = std::sqrt(1.0 - std::pow(t.beta2, count));
+    }
+    return update;
+  }
+
+ private:
+  // The network as seen from `neuron` on: a range counts from there, the width stays the true one.
+  TwoLayerCall call(int64_t neuron) const {
+    return {t.dtype,
+            t.base,
+            1,
+            t.n,
+            t.features,
+            t.width,
+            t.x,
+            at(t.weight, neuron * t.features * item),
+            at(t.output_weight, neuron * item),
+            t.s};
+  }
+  TwoLayerRange range(int64_t count) const { return {0, 0, count, 0, t.n}; }
+
+  void update_block(Update step, int64_t neuron, int64_t count, void* grad, void* scratch) const {
+    void* grad_output_weight = at(grad, block * t.features * item);
+    loops().two_layer->backward(call(neuron), {grad_f.get(), nullptr, grad, grad_output_weight}, range(count), scratch);
+    step.grad = grad;
+    step.count = count * t.features;
+    step.parameter = at(t.weight, neuron * t.features * item);
+    step.first = at(t.weight_first, neuron * t.features * item);
+    step.second = at(t.weight_second, neuron * t.features * item);
+    loops().update(step);
+    step.grad = grad_output_weight;
+    step.count = count;
+    step.parameter = at(t.output_weight, neuron * item);
+    step.first = at(t.output_first, neuron * item);
+    step.second = at(t.output_second, neuron * item);
+    loops().update(step);
+  }
+
+  template <typename T>
+  double typed_loss() {
+    const T* y = static_cast<const T*>(t.y);
+    T* grad = static_cast<T*>(grad_f.get());
+    double sum = 0;
+    for (int64_t i = 0; i < t.n; ++i) {
+      const double residual = t.f[i] - double(y[i]);
+      sum += residual * residual;
+      grad[i] = T(residual / double(t.n));
+    }
+    return sum / (2.0 * double(t.n));
+  }
+
+  const TwoLayerTraining& t;
+  ParallelFor parallel_for;
+  int64_t item, block, chunk_blocks, chunks, grain;
+  std::vector<double> partial;  // (chunks, n) sums over each chunk of neurons
+  AlignedMemory grad_f;         // (n)
+};
+
+}  // namespace
+
+int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
+                        OutputsKept outputs, ParallelFor parallel_for) {
+  Trainer trainer(training, parallel_for);
+  if (!outputs.on_entry) trainer.sweep(nullptr, true);
+  for (int64_t i = 0; i < steps; ++i) {
+    loss[i] = trainer.loss();
+    if (!std::isfinite(loss[i])) return i + 1;
+    const Update step = trainer.step(i, lr[i]);
+    trainer.sweep(&step, i + 1 < steps || outputs.on_return);
+  }
+  return steps;
+}
+
+void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for) {
+  auto train = [&](int64_t begin, int64_t end) {
+    for (TwoLayerMember* member = members + begin; member < members + end; ++member) {
+      member->done = two_layer_train(*member->training, steps, member->lr, member->loss, member->outputs, parallel_for);
+    }
+  };
+  bool large = false;
+  for (int64_t i = 0; i < count; ++i) large |= work(*members[i].training, members[i].training->width) > kLargeWork;
+  if (large) return train(0, count);
+  run_parallel(parallel_for, count, 1, train);  // the pool runs what is inside on the thread that it is on
+}
+
+}  // namespace cpu
+}  // namespace hrta

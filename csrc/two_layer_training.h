@@ -1,0 +1,59 @@
+// Full-batch training of the two-layer network (two_layer.h) on R = 1/(2n) sum_i (f_i - y_i)^2, many steps a call.
+#pragma once
+
+#include <cstdint>
+
+#include "two_layer.h"
+
+namespace hrta {
+
+enum class UpdateRule : int { kDescent, kAdam };
+
+// One network and its optimizer. Everything is contiguous and of `dtype`, kFloat32 or kFloat64.
+struct TwoLayerTraining {
+  ScalarKind dtype;
+  int base;  // BaseIndex
+  int64_t n, features, width;
+  const void* x;        // (n, D)
+  const void* y;        // (n)
+  void* weight;         // (m, D)
+  void* output_weight;  // (m)
+  // kDescent, as torch.optim.SGD: b = momentum b + grad, w -= lr b, with b in `first`, which is null without momentum.
+  // kAdam, as torch.optim.Adam: moments `first` and `second`, bias correction, epsilon added to the root.
+  UpdateRule rule;
+  void *weight_first, *weight_second;  // (m, D)
+  void *output_first, *output_second;  // (m)
+  double beta1, beta2, epsilon;        // kDescent: beta1 is the momentum
+  int64_t updates;                     // steps that the moments have seen before
+  double s;
+  double* f;  // (n) outputs at the present weights, kept from call to call
+};
+
+namespace cpu {
+
+// Where a call stands between two others: whether f holds the outputs on entry, and whether it is to on return.
+struct OutputsKept {
+  bool on_entry, on_return;
+};
+
+// Does `steps` steps at the rates lr (steps) and writes the loss before each update to loss (steps). A loss that is not
+// finite is the last one written, and nothing is updated from it. Returns the number of losses written. Every bit
+// depends on the shapes alone, not on the threads nor on how the steps are cut into calls.
+int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
+                        OutputsKept outputs, ParallelFor parallel_for);
+
+// One network of an ensemble: the arguments and, in `done`, the result of two_layer_train.
+struct TwoLayerMember {
+  const TwoLayerTraining* training;
+  const double* lr;  // (steps)
+  double* loss;      // (steps)
+  OutputsKept outputs;
+  int64_t done;
+};
+
+// Every member does `steps` steps, to the bits that it would get alone. Small networks take one thread each.
+void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
+
+}  // namespace cpu
+
+}  // namespace hrta

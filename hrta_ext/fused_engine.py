@@ -1,0 +1,219 @@
+"""The engine that trains a two-layer network in native code, many steps per call (csrc/two_layer_training.h).
+
+It keeps moments and step counts where torch's optimizers keep them, so that checkpoints are the same for both engines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from hrta_ext import native
+from hrta_ext.backends import kernels_for
+from hrta_ext.bases import BASES
+from hrta_ext.schedules import LearningRate
+from hrta_ext.two_layer import TwoLayerNet, with_bias
+
+# Between two calls Ctrl-C, progress and checkpoints get their turn.
+_SECONDS_PER_CALL = 0.1
+_MOST_STEPS_PER_CALL = 1 << 20
+_ADAM_OPTIONS = ("weight_decay", "amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
+_SGD_OPTIONS = ("weight_decay", "dampening", "nesterov", "maximize", "differentiable")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def why_not_fused(net: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, batch_size: int | None) -> str | None:
+    """What keeps the fused engine from this training, as a clause; None when nothing does.
+
+    Args:
+        net: A module with homotopy layers.
+        optimizer: Built for its parameters.
+        x: Samples, shape (n, ...).
+        y: Targets, shape (n, ...).
+        batch_size: Samples per step; None for all.
+    """
+    if batch_size is not None:
+        return "it takes all samples at once (batch_size=None)"
+    return _why_not_net(net, x, y) or _why_not_optimizer(net, optimizer)
+
+
+def _why_not_net(net: nn.Module, x: Tensor, y: Tensor) -> str | None:
+    if type(net) is not TwoLayerNet or "forward" in vars(net):
+        return f"it trains a TwoLayerNet, net is a {type(net).__name__}"
+    weights = (net.weight, net.output_weight)
+    if any(type(weight) is not nn.Parameter or not weight.requires_grad for weight in weights):
+        return "weight and output_weight must both be parameters that require grad"
+    if isinstance(net.s, nn.Parameter):
+        return "it cannot learn s"
+    if any(getattr(net, name) for name in _HOOKS) or any(weight._backward_hooks for weight in weights):
+        return "net has hooks, which it would not call"
+    if net.weight.device.type != "cpu":
+        return f"it runs on the CPU, net is on {net.weight.device}"
+    if net.weight.dtype not in (torch.float32, torch.float64) or net.output_weight.dtype != net.weight.dtype:
+        return f"it computes in float32 or float64, net is {net.weight.dtype}"
+    if net.output_weight.shape != (net.width,) or net.weight.shape != (net.width, net.in_features + net.bias):
+        return "weight and output_weight must have shapes (m, D) and (m,)"
+    if not all(weight.is_contiguous() and not weight.is_inference() for weight in weights):
+        return "weight and output_weight must be contiguous and no inference tensors"
+    if any(type(tensor) is not Tensor or tensor.is_inference() for tensor in (x, y)):
+        return "x and y must be plain tensors, no inference tensors"
+    if x.dim() != 2 or x.shape[1] != net.in_features or y.shape not in ((x.shape[0],), (x.shape[0], 1)):
+        shapes = f"({x.shape[0]}, {net.in_features}) and ({x.shape[0]},)"
+        return f"x and y must have shapes {shapes}, they have {tuple(x.shape)} and {tuple(y.shape)}"
+    if kernels_for(net.weight, net.base) is not native:
+        return "the compiled kernels do not serve it (hx.backends() says which are usable)"
+    return None
+
+
+def _why_not_optimizer(net: nn.Module, optimizer: Optimizer) -> str | None:
+    if type(optimizer) not in (Adam, SGD):
+        return f'it knows the optimizers "adam", "sgd" and "gd", not {type(optimizer).__name__}'
+    groups = optimizer.param_groups
+    if len(groups) != 1 or {id(p) for p in groups[0]["params"]} != {id(p) for p in net.parameters()}:
+        return "the optimizer must have one group, of both weights"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "the optimizer has hooks, which it would not call"
+    for name in _ADAM_OPTIONS if type(optimizer) is Adam else _SGD_OPTIONS:
+        if groups[0].get(name):
+            return f"the optimizer has {name}={groups[0][name]}, which it does not know"
+    numbers = ("lr", *groups[0].get("betas", ()))
+    if any(isinstance(groups[0].get(value, value), Tensor) for value in numbers):
+        return "the optimizer's lr and betas must be plain numbers"
+    return None
+
+
+class FusedEngine:
+    """Full-batch steps of a two-layer network in native code.
+
+    Args:
+        net, optimizer, x, y: What :func:`why_not_fused` has nothing against.
+        rates: The learning rate of every step.
+        watched: Somebody may look at the network, and change it or the optimizer, after every single step.
+    """
+
+    name = "fused"
+
+    def __init__(
+        self, net: TwoLayerNet, optimizer: Optimizer, rates: LearningRate, x: Tensor, y: Tensor, *, watched: bool
+    ) -> None:
+        self.net, self.optimizer, self.rates, self.watched = net, optimizer, rates, watched
+        self.given = x, y
+        self._take_samples()
+        self.f = torch.empty(x.shape[0], dtype=torch.float64)
+        self.s_of_f: float | None = None  # the s at which f holds the outputs of the present weights, if it does
+        self.seconds_per_step = _SECONDS_PER_CALL  # until it is measured
+
+    def _take_samples(self) -> None:
+        x, y = self.given
+        self.versions = x._version, y._version
+        self.x = with_bias(x).contiguous() if self.net.bias else x.resolve_neg().contiguous()
+        self.y = y.resolve_neg().reshape(-1).contiguous()
+
+    def steps_at_once(self) -> int:
+        """As many as take about a tenth of a second; one when somebody watches."""
+        if self.watched:
+            return 1
+        return max(1, min(int(_SECONDS_PER_CALL / self.seconds_per_step), _MOST_STEPS_PER_CALL))
+
+    def train(self, step: int, count: int) -> Tensor:
+        """Losses of the steps, float64, shape (steps done,)."""
+        return train_together([self], step, count)[0]
+
+    def count(self, updates: int) -> None:
+        """Note that native code has updated the weights so many times."""
+        for weight in self._weights():
+            torch.autograd.graph.increment_version(weight)
+            if type(self.optimizer) is Adam:
+                self.optimizer.state[weight]["step"] += updates
+
+    def rates_of(self, step: int, count: int) -> Tensor:
+        """The learning rates, float64, shape (count,)."""
+        rates = []
+        for number in range(step, step + count):
+            self.rates.apply(number)
+            rates.append(self.optimizer.param_groups[0]["lr"])
+        return torch.tensor(rates, dtype=torch.float64)
+
+    def training(self) -> Any:
+        """The native call's description; anew for every call, since tensors may have been replaced or changed."""
+        reason = why_not_fused(self.net, self.optimizer, *self.given, None)
+        if reason is not None:
+            raise RuntimeError(f'fit: the training was changed so that engine "fused" cannot go on: {reason}')
+        if self.versions != tuple(tensor._version for tensor in self.given):  # a callback may draw new samples
+            self._take_samples()
+        group = self.optimizer.param_groups[0]
+        adam = type(self.optimizer) is Adam
+        names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+        numbers = (*group["betas"], group["eps"]) if adam else (group["momentum"], 0.0, 0.0)
+        if not adam:
+            names = ("momentum_buffer",) if group["momentum"] else ()
+        moments = [self._moment(weight, name) for name in names for weight in self._weights()]
+        addresses = [tensor.data_ptr() for tensor in (self.x, self.y, *self._weights(), *moments)]
+        addresses += [0] * (8 - len(addresses))
+        net = self.net
+        training = native._C.TwoLayerTraining(
+            native.KINDS[net.weight.dtype], BASES[net.base].number, *self.x.shape, net.width,
+            [*addresses, self.f.data_ptr()], adam, *map(float, numbers),
+        )  # fmt: skip
+        training.s = float(net.s)
+        if adam:
+            training.updates = self._updates()
+        return training
+
+    def _weights(self) -> tuple[nn.Parameter, nn.Parameter]:
+        return self.net.weight, self.net.output_weight
+
+    def _moment(self, weight: nn.Parameter, name: str) -> Tensor:
+        """The optimizer's moment, zero before the first step: torch's own start, and SGD's b = grad as 0 + grad."""
+        state = self.optimizer.state[weight]
+        if state.get(name) is None:
+            state[name] = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        moment: Tensor = state[name]
+        if moment.shape != weight.shape or moment.dtype != weight.dtype or not moment.is_contiguous():
+            raise RuntimeError(f"fit: the optimizer's {name} must be contiguous, of its parameter's shape and dtype")
+        return moment
+
+    def _updates(self) -> int:
+        """Steps that Adam has counted, the same for both weights."""
+        counts = set()
+        for weight in self._weights():
+            state = self.optimizer.state[weight]
+            if "step" not in state:
+                state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            counts.add(int(state["step"]))
+        if len(counts) != 1:
+            raise RuntimeError(f"fit: Adam must have counted as many steps for both weights, got {sorted(counts)}")
+        return counts.pop()
+
+
+def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> list[Tensor]:
+    """Do the same steps with several networks at once, small ones on a thread each.
+
+    Args:
+        engines: One per network.
+        step: Number of the first step.
+        count: Steps to do, none of which changes s.
+    Returns:
+        The losses of each network, as its engine's ``train`` gives them.
+    """
+    trainings = [engine.training() for engine in engines]
+    rates = [engine.rates_of(step, count) for engine in engines]
+    losses = torch.empty(len(engines), count, dtype=torch.float64)
+    present = [engine.s_of_f == training.s for engine, training in zip(engines, trainings, strict=True)]
+    keep = not any(engine.watched for engine in engines)
+    start = time.perf_counter()
+    steps_done: list[int] = native._C.two_layer_train(
+        trainings, count, [t.data_ptr() for t in rates], [t.data_ptr() for t in losses], present, keep
+    )
+    seconds_per_step = max((time.perf_counter() - start) / max(steps_done), 1e-9)
+    for i, (engine, done) in enumerate(zip(engines, steps_done, strict=True)):
+        updates = done if losses[i, done - 1].isfinite() else done - 1
+        engine.seconds_per_step = seconds_per_step
+        engine.s_of_f = trainings[i].s if keep and updates == count else None
+        engine.count(updates)
+    return [loss[:done] for loss, done in zip(losses, steps_done, strict=True)]

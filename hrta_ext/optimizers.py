@@ -1,0 +1,42 @@
+"""The optimizer of a training, from a name or from a class of torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+# Elements above which torch splits an elementwise CPU operation among threads (at::internal::GRAIN_SIZE).
+_CPU_GRAIN = 32768
+
+OptimizerFactory = Callable[..., Optimizer]
+
+
+def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
+    """The optimizer that ``fit`` was asked for; TypeError or ValueError that names the argument otherwise."""
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+        raise TypeError(f"fit: lr must be a number, got {lr!r}")
+    if not 0.0 < lr < math.inf:
+        raise ValueError(f"fit: lr must be positive and finite, got {lr}")
+    if isinstance(optimizer, Optimizer):
+        raise TypeError(f"fit: optimizer must be the class {type(optimizer).__name__}, not an instance of it")
+    if isinstance(optimizer, str):
+        named: dict[str, OptimizerFactory] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, "gd": torch.optim.SGD}
+        if optimizer not in named:
+            raise ValueError(f'fit: optimizer must be "adam", "sgd", "gd" or a torch.optim class, got {optimizer!r}')
+        # One kernel for all parameters. On the CPU it wakes every thread even for ten numbers, which takes milliseconds
+        # when cores are shared, so there it pays only for parameters that torch would split among threads anyway.
+        if parameters[0].device.type != "cpu" or max(p.numel() for p in parameters) > _CPU_GRAIN:
+            with suppress(RuntimeError):  # no such kernel for this device or dtype
+                return named[optimizer](parameters, lr=lr, fused=True)
+        return named[optimizer](parameters, lr=lr, foreach=True)
+    if not callable(optimizer):
+        raise TypeError(f"fit: optimizer must be a name or a torch.optim class, got {type(optimizer).__name__}")
+    built = optimizer(parameters, lr=lr)
+    if not isinstance(built, Optimizer):
+        raise TypeError(f"fit: optimizer must build a torch.optim.Optimizer, got {type(built).__name__}")
+    return built
