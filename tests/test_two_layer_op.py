@@ -105,6 +105,17 @@ def test_no_samples(device: torch.device) -> None:
             assert torch.equal(grad, torch.zeros_like(tensor))
 
 
+def test_no_networks(device: torch.device) -> None:
+    """An empty batch: an empty result, and a gradient in x that is zero."""
+    x, weight, output_weight = (t.to(device).requires_grad_() for t in problem(4, 5, 2, networks=(0,)))
+    s = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    f = hx.two_layer(x, weight, output_weight, s)
+    assert f.shape == (0, 4)
+    grads = torch.autograd.grad(f.sum(), (x, weight, output_weight, s))
+    for grad, tensor in zip(grads, (x, weight, output_weight, s), strict=True):
+        assert torch.equal(grad, torch.zeros_like(tensor))
+
+
 def test_strided_arguments(device: torch.device) -> None:
     """Transposed, sliced, expanded and negated views."""
     x, weight, output_weight = (t.to(device) for t in problem(6, 8, 3))

@@ -33,8 +33,9 @@ struct Cut {
   Cut(const TwoLayerCall& call, int64_t sums_per_sample) {
     range_samples = call.features <= 16 ? 2048 : 256;
     ranges = ceil_div(call.n, range_samples);
-    const int64_t most = std::max<int64_t>(kPartialSums / (call.networks * call.n * sums_per_sample), 1);
-    chunks = std::min(ceil_div(kTasks, call.networks * ranges), most);
+    const int64_t rows = std::max<int64_t>(call.networks * call.n, 1);
+    const int64_t most = std::max<int64_t>(kPartialSums / (rows * sums_per_sample), 1);
+    chunks = std::min(ceil_div(kTasks, std::max<int64_t>(call.networks * ranges, 1)), most);
     chunk_neurons = ceil_div(ceil_div(call.width, chunks), kChunkNeurons) * kChunkNeurons;
     chunks = ceil_div(call.width, chunk_neurons);
   }

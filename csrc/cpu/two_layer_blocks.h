@@ -100,23 +100,28 @@ void evaluate_tile(const T* z, T* y, int n, Homotopy<T> h) {
   evaluate<Base, kQuantity>(z, y, n, h);
 }
 
-// Value and slope in one loop share their exponential.
-template <typename Base, typename T>
-void evaluate_pair(const T* z, T* value, T* slope, int n, Homotopy<T> h) {
+// Value, slope and, if asked for, curvature in one loop: they share their exponential.
+template <typename Base, bool kWithCurvature, typename T>
+void evaluate_together(const T* z, T* value, T* slope, T* curvature, int n, Homotopy<T> h) {
 #pragma GCC ivdep
   for (int i = 0; i < n; ++i) {
     const T at = z[i];
     value[i] = homotopy_value<Base>(at, h);
     slope[i] = homotopy_slope<Base>(at, h);
+    if constexpr (kWithCurvature) curvature[i] = homotopy_curvature<Base>(at, h);
   }
 }
 
+// curvature may be null.
 template <typename Base, typename T>
-void evaluate_tile_pair(const T* z, T* value, T* slope, int n, Homotopy<T> h) {
+void evaluate_tile_together(const T* z, T* value, T* slope, T* curvature, int n, Homotopy<T> h) {
   if constexpr (Base::kGrowth == Growth::kOscillating) {
-    if (all_within(z, n, fast_turn_limit<T>())) return evaluate_pair<FastSin>(z, value, slope, n, h);
+    if (all_within(z, n, fast_turn_limit<T>())) {
+      return evaluate_tile_together<FastSin>(z, value, slope, curvature, n, h);
+    }
   }
-  evaluate_pair<Base>(z, value, slope, n, h);
+  if (curvature == nullptr) return evaluate_together<Base, false>(z, value, slope, curvature, n, h);
+  evaluate_together<Base, true>(z, value, slope, curvature, n, h);
 }
 
 // f (count) += sum_k a_k quantity(w_k . x_i), df_dx (count, D) += sum_k a_k sigma_s'(w_k . x_i) w_k; either may be
@@ -134,7 +139,7 @@ void forward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& bl
       products(x, count, features, block.weight + j, block.stride, z.values);
       const T* a = block.output_weight + j;
       if (f != nullptr && df_dx != nullptr) {
-        evaluate_tile_pair<Base>(z.values, y.values, slope.values, count * kTile<T>, h);
+        evaluate_tile_together<Base, T>(z.values, y.values, slope.values, nullptr, count * kTile<T>, h);
       } else if (f != nullptr) {
         evaluate_tile<Base, kQuantity>(z.values, y.values, count * kTile<T>, h);
       } else {
@@ -176,17 +181,20 @@ template <typename Base, typename T>
 void backward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& block, Homotopy<T> h, const T* grad_f,
                     const T* grad_df_dx, const TwoLayerBlockGradients<T>& gradients) {
   const int features = samples.features;
-  SampleTile<T> z, y, slope, along;
+  SampleTile<T> z, y, slope, curvature, along;
   for (int j = 0; j < block.count; j += kTile<T>) {
     T* grad_a = gradients.output_weight + j;
     for (int64_t first = 0; first < samples.n; first += kTileSamples) {
       const int count = int(samples.n - first < kTileSamples ? samples.n - first : kTileSamples);
       const T* x = samples.x + first * features;
       products(x, count, features, block.weight + j, block.stride, z.values);
-      if (gradients.with_output_weight && grad_f != nullptr) {
-        evaluate_tile_pair<Base>(z.values, y.values, slope.values, count * kTile<T>, h);
+      const int n = count * kTile<T>;
+      if (grad_df_dx != nullptr) {
+        evaluate_tile_together<Base>(z.values, y.values, slope.values, curvature.values, n, h);
+      } else if (gradients.with_output_weight) {
+        evaluate_tile_together<Base, T>(z.values, y.values, slope.values, nullptr, n, h);
       } else {
-        evaluate_tile<Base, Quantity::kSlope>(z.values, slope.values, count * kTile<T>, h);
+        evaluate_tile<Base, Quantity::kSlope>(z.values, slope.values, n, h);
       }
       if (grad_df_dx != nullptr) {
         products(grad_df_dx + first * features, count, features, block.weight + j, block.stride, along.values);
@@ -208,14 +216,13 @@ void backward_tiles(const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& b
       if (!gradients.with_weight) continue;
       if (grad_df_dx != nullptr) {
         add_outer(slope.values, count, grad_df_dx + first * features, features, gradients.weight + j, gradients.stride);
-        evaluate_tile<Base, Quantity::kCurvature>(z.values, y.values, count * kTile<T>, h);
       }
       for (int i = 0; i < count; ++i) {
         const T g = grad_f == nullptr ? T(0) : grad_f[first + i];
         for (int v = 0; v < kTileVectors; ++v) {
           const int at = i * kTile<T> + v * kLanes<T>;
           Vector<T> factor = broadcast(g) * load(slope.values + at);
-          if (grad_df_dx != nullptr) factor = fused(load(along.values + at), load(y.values + at), factor);
+          if (grad_df_dx != nullptr) factor = fused(load(along.values + at), load(curvature.values + at), factor);
           store(slope.values + at, factor);
         }
       }
