@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Callable[[int], nn.Module], dict[str, Any]]] = {
     "minibatch momentum": (two_layer, {"batch_size": 5, "optimizer": functools.partial(torch.optim.SGD, momentum=0.9)}),
     "cosine": (two_layer, {"lr_schedule": "cosine"}),
     "schedule": (two_layer, {"lr_schedule": lambda step: 0.9**step, "optimizer": torch.optim.RMSprop}),
-    "lbfgs": (two_layer, {"optimizer": torch.optim.LBFGS, "lr": 0.1}),
+    "lbfgs": (two_layer, {"optimizer": torch.optim.LBFGS, "lr": 0.02}),  # 0.1 diverges by one backend's rounding
     "dropout": (dropout, {"batch_size": 6}),
     "batch norm": (batch_norm, {"optimizer": functools.partial(torch.optim.Adam, amsgrad=True)}),
     "learned s": (learned_s, {}),
