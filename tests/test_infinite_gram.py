@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 
 import cases
+import mpmath
 import pytest
 import torch
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext.infinite import _by_expansion, _expectations, _pairs_of_samples
+from hrta_ext import expectations
+from hrta_ext.bases import get_base
+from hrta_ext.expectations import CLOSED_FORMS, MIXTURES, pairs_of_samples
+from hrta_ext.hermite import expanded
 
 S = (0.5, 1.0, 1.5, 2.0)
-CLOSED_FORMS = ("relu", "relu2", "erf", "gelu", "sin")
 
 
 def line(n: int = 100) -> Tensor:
@@ -35,19 +38,21 @@ def awkward(n: int = 9, d: int = 3, seed: int = 0) -> Tensor:
 def by_quadrature(x: Tensor, y: Tensor, base: str, s: float) -> tuple[float, float]:
     """K^[a] and the sigma' factor for one pair, by the trapezoid rule in two dimensions: nothing of the package.
 
-    The integrands are analytic or (ReLU) integrated from their kink on, so the rule converges to rounding for the
-    smooth bases: step 1/64 on [-9, 9].
+    The integrands are analytic up to pi / (2 |x|) from the real axis at least, so on [-9, 9] a step of 1 / (4 |x|)
+    leaves exp(-39), and exp(-40) lies outside.
     """
     norm, norm2 = float(x.norm()), float(y.norm())
     cosine = float(x @ y) / (norm * norm2)
-    g = torch.linspace(-9, 9, 1153, dtype=torch.float64)
+    g = torch.linspace(-9, 9, 2 * int(36 * max(norm, norm2, 4.0)) + 1, dtype=torch.float64)
     weight = torch.exp(-g * g / 2) * (g[1] - g[0]) / math.sqrt(2 * math.pi)
-    u = (norm * g)[:, None].expand(-1, len(g))
-    v = norm2 * (cosine * g[:, None] + math.sqrt(max(1 - cosine**2, 0.0)) * g[None, :])
-    both = weight[:, None] * weight[None, :]
-    values = cases.homotopy(u, s, base) * cases.homotopy(v, s, base)
-    slopes = cases.homotopy(u, s, base, 1) * cases.homotopy(v, s, base, 1)
-    return float((both * values).sum()), float((both * slopes).sum())
+    sine_g = math.sqrt((1 - cosine) * (1 + cosine)) * g
+    value, slope = 0.0, 0.0
+    for part, part_weight in zip(g.split(500), weight.split(500), strict=True):
+        u, v = norm * part, norm2 * (cosine * part[:, None] + sine_g)
+        for order, sum_ in ((0, cases.homotopy(v, s, base, 0) @ weight), (1, cases.homotopy(v, s, base, 1) @ weight)):
+            total = float((part_weight * cases.homotopy(u, s, base, order)) @ sum_)
+            value, slope = (value + total, slope) if order == 0 else (value, slope + total)
+    return value, slope
 
 
 def test_relu_is_the_closed_form_of_the_theory() -> None:
@@ -82,7 +87,7 @@ def test_smallest_eigenvalues_of_the_paper_s_data(x: Tensor, kernel: str, expect
 
 @pytest.mark.parametrize("base", cases.SMOOTH_BASES)
 def test_smooth_bases_against_quadrature(base: str) -> None:
-    """1e-12: the trapezoid rule's own rounding over a million nodes, and the expansion's bound."""
+    """1e-12: the trapezoid rule's own rounding over a million nodes."""
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for s in (0.5, 1.5):
         found = hx.infinite_gram(x, s, base=base)
@@ -92,15 +97,67 @@ def test_smooth_bases_against_quadrature(base: str) -> None:
             assert float(found.w[i, j]) == pytest.approx(float(x[i] @ x[j]) * slope, abs=1e-12)
 
 
-@pytest.mark.parametrize("base", ["erf", "gelu", "sin"])
+@pytest.mark.parametrize("base", ["tanh", "silu", "softplus", "erf", "gelu"])
+def test_large_and_unequal_norms_against_quadrature(base: str) -> None:
+    """Norms 30 and 0.3, small and wide angles: 1e-12 of |x| |y| for the values, of 1 for the slopes."""
+    x = torch.tensor([[30.0, 0.0], [29.0, 1.0], [-20.0, 3.0], [0.1, 0.3]], dtype=torch.float64)
+    found = hx.infinite_gram(x, 1.0, base=base)
+    for i, j in ((0, 1), (1, 2), (2, 3)):
+        value, slope = by_quadrature(x[i], x[j], base, 1.0)
+        scale = max(float(x[i].norm() * x[j].norm()), 1.0)
+        assert float(found.a[i, j]) == pytest.approx(value, abs=1e-12 * scale)
+        assert float(found.w[i, j]) == pytest.approx(float(x[i] @ x[j]) * slope, abs=1e-12 * scale)
+
+
+def test_logistic_mixture_equals_the_logistic_function() -> None:
+    """What makes tanh, silu and softplus right at every norm: E Phi(z / (2 K)) = 1 / (1 + exp(-z)) and its integral.
+
+    2e-15, relative to the values for tanh (z > 0), to max(1, z) for softplus: the package's error estimate.
+    """
+    mixture = expectations._kolmogorov(2.0)
+    weight, width = mixture.weights[:, None], mixture.squares.sqrt()[:, None]
+    z = torch.logspace(-8, 4, 5000, dtype=torch.float64)
+    tanh = (weight * torch.erf(z / width * math.sqrt(2.0))).sum(0)  # of 2 z: tanh(z) = 2 sigmoid(2 z) - 1
+    assert float((tanh / torch.tanh(z) - 1).abs().max()) < expectations.MIXTURE_ERROR
+    density = (weight / width * torch.exp(-0.5 * (z / width) ** 2)).sum(0) / math.sqrt(2 * math.pi)
+    assert float((density - torch.sigmoid(z) * torch.sigmoid(-z)).abs().max()) < expectations.MIXTURE_ERROR
+    both = torch.cat([-z, z])
+    normal = torch.exp(-0.5 * (both / width) ** 2) / math.sqrt(2 * math.pi)
+    ramp = (weight * (both * 0.5 * torch.erfc(-both / width / math.sqrt(2.0)) + width * normal)).sum(0)
+    error = (ramp - cases.sigma(both, "softplus")).abs() / both.abs().clamp(min=1.0)
+    assert float(error.max()) < expectations.MIXTURE_ERROR
+
+
+@pytest.mark.parametrize("base", cases.SMOOTH_BASES)
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
-def test_expansion_agrees_with_the_closed_forms(base: str, scale: float) -> None:
-    """Two derivations of the same kernel, awkward pairs included, to 1e-13 relative to the largest entry."""
-    pairs = _pairs_of_samples(scale * awkward(), scale * awkward())
-    exact, expanded = _expectations(base, pairs), _by_expansion(base, pairs)
-    for one, other in ((exact.values, expanded.values), (exact.slopes, expanded.slopes)):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-13 * float(one.abs().max()))
-    torch.testing.assert_close(expanded.mean_slope, exact.mean_slope, rtol=0, atol=1e-13)
+def test_expansion_agrees_with_closed_forms_and_mixtures(base: str, scale: float) -> None:
+    """Two derivations of the same kernel, awkward pairs included, to 1e-13 and the expansion's own estimate.
+
+    Both relative to the largest entry. The norms go up to 12 at scale 3, where tanh leaves 1e-10.
+    """
+    pairs = pairs_of_samples(scale * awkward())
+    exact, found = {**CLOSED_FORMS, **MIXTURES}[base](pairs), expanded(get_base(base), pairs)
+    for one, other in ((exact.values, found.values), (exact.slopes, found.slopes)):
+        torch.testing.assert_close(other, one, rtol=0, atol=(1e-13 + found.error) * float(one.abs().max()))
+    torch.testing.assert_close(found.mean_slope, exact.mean_slope, rtol=0, atol=1e-13)
+    torch.testing.assert_close(found.mean_slope2, exact.mean_slope2, rtol=0, atol=1e-13)
+    assert found.error < 1e-10
+
+
+@pytest.mark.parametrize("base", cases.BASES)
+def test_s_0_is_the_linear_network(base: str) -> None:
+    x = awkward()
+    found = hx.infinite_gram(x, 0.0, base=base)
+    torch.testing.assert_close(found.a, x @ x.T, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(found.w, x @ x.T, rtol=1e-14, atol=1e-14)
+
+
+def test_float32_samples_are_computed_in_float64() -> None:
+    x = awkward().float()
+    for base in ("relu", "tanh"):
+        found = hx.infinite_gram(x, 0.5, base=base)
+        assert found.a.dtype == torch.float64
+        assert torch.equal(found.w, hx.infinite_gram(x.double(), 0.5, base=base).w)
 
 
 @pytest.mark.parametrize("base", cases.BASES)
@@ -151,7 +208,7 @@ def test_cross_kernel_is_a_block_of_the_joint_kernel(base: str) -> None:
         torch.testing.assert_close(block, whole[:9, 9:], rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("base", CLOSED_FORMS)
+@pytest.mark.parametrize("base", sorted(CLOSED_FORMS))
 def test_depth_two_is_the_recursion_on_pairs(base: str) -> None:
     """Layer by layer with two-sample networks: the layer's covariance is realised by vectors of a Cholesky factor."""
     x, s = awkward(seed=7)[:3], 0.8
@@ -181,11 +238,51 @@ def test_depth_two_relu_against_a_wide_network() -> None:
     torch.testing.assert_close(jacobian @ jacobian.T, expected, rtol=0.05, atol=0.05 * float(expected.max()))
 
 
+def relu_recursion(angle: float, s: float, depth: int) -> tuple[float, float]:
+    """K^[a] and K^[w] of two samples of length 1 at this angle, in 50 digits."""
+    with mpmath.workdps(50):
+        s_, cosine = mpmath.mpf(s), mpmath.cos(mpmath.mpf(angle))
+        tangent, variance = cosine, mpmath.mpf(1)
+        for _ in range(depth):
+            theta = mpmath.acos(min(max(cosine, -1), 1))
+            kappa1 = (mpmath.sin(theta) + (mpmath.pi - theta) * mpmath.cos(theta)) / (2 * mpmath.pi)
+            sigma = variance * ((1 - s_) * cosine + s_**2 * kappa1)
+            rest = tangent * ((1 - s_) + s_**2 * (mpmath.pi - theta) / (2 * mpmath.pi))
+            variance *= 1 - s_ + s_**2 / 2
+            tangent, cosine = sigma + rest, sigma / variance
+        return float(sigma), float(rest)
+
+
+@pytest.mark.parametrize("s", [0.5, 1.0, 1.5, 2.0])
+def test_deep_relu_kernels_keep_their_digits_at_small_angles(s: float) -> None:
+    """Depth 3 against 50 digits, to 1e-14 of the diagonal: an arccos of the covariance would lose half of them.
+
+    s = 2 is |z|: opposite samples become equal ones.
+    """
+    angles = (0.0, 1e-12, 1e-7, 1e-3, 1.0, math.pi - 1e-3, math.pi - 1e-7)
+    for angle in angles:
+        # cos and sin of the angle to full relative accuracy on both ends.
+        y = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+        found = hx.infinite_gram(torch.stack([torch.tensor([1.0, 0.0], dtype=torch.float64), y]), s, depth=3)
+        a, w = relu_recursion(angle, s, 3)
+        assert float(found.a[0, 1]) == pytest.approx(a, abs=1e-14 * float(found.a[0, 0]))
+        assert float(found.w[0, 1]) == pytest.approx(w, abs=1e-14 * float(found.w[0, 0]))
+
+
+@pytest.mark.parametrize("base", sorted(CLOSED_FORMS))
+def test_deep_kernels_of_duplicates_are_equal(base: str) -> None:
+    """Rows 2 and 3 are one sample; an angle of 1e-8 between them would show in w."""
+    for kernel in hx.infinite_gram(awkward(), 0.8, base=base, depth=3):
+        torch.testing.assert_close(kernel[2, 3], kernel[2, 2], rtol=1e-13, atol=0)
+        assert bool(torch.isfinite(kernel).all())
+
+
 def test_deep_kernels_stack_over_s() -> None:
     x = awkward()
     many = hx.infinite_gram(x, [0.5, 1.0], depth=3)
     assert many.a.shape == (2, len(x), len(x))
     torch.testing.assert_close(many.w[1], hx.infinite_gram(x, 1.0, depth=3).w)
+    assert hx.infinite_gram(x, [], depth=2).a.shape == hx.infinite_gram(x, []).a.shape == (0, len(x), len(x))
 
 
 def test_registered_base_is_expanded() -> None:
@@ -197,18 +294,34 @@ def test_registered_base_is_expanded() -> None:
     torch.testing.assert_close(hx.infinite_gram(x, 1.0, base="cosine").a, expected, rtol=0, atol=1e-13)
 
 
-def test_error_estimate_bounds_the_error_and_warns() -> None:
-    """At |x| = 20 the expansion of erf is off by about 1e-6: the bound covers it and infinite_gram warns for tanh."""
-    x = 20 * torch.nn.functional.normalize(torch.randn(4, 3, dtype=torch.float64), dim=1)
-    pairs = _pairs_of_samples(x, x)
-    exact, expanded = _expectations("erf", pairs), _by_expansion("erf", pairs)
-    slopes = float((exact.slopes - expanded.slopes).abs().max() / exact.slopes.max())
-    assert 0 < slopes <= 1.01 * expanded.error
-    assert hx.infinite_gram_error(x, base="tanh") > 1e-8
-    with pytest.warns(RuntimeWarning, match="accurate to"):
-        hx.infinite_gram(x, base="tanh")
-    assert hx.infinite_gram_error(x, base="erf") == 0.0
-    assert hx.infinite_gram_error(x / 20, base="tanh") < 1e-13
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_error_estimate_covers_the_error(scale: float) -> None:
+    """Bases with known kernels that are hard to expand: erf(5 z), whose kernel is erf's at 5 x, and |z| = sigma_2."""
+    hx.register_base("steep", lambda z: torch.erf(5 * z), lambda z: 5 * get_base("erf").slope(5 * z), torch.zeros_like)
+    hx.register_base("absolute", torch.abs, torch.sign, torch.zeros_like)
+    x = scale * awkward()
+    steep, kinked = CLOSED_FORMS["erf"](pairs_of_samples(5 * x)), hx.infinite_gram(x, 2.0)
+    inner = x @ x.T
+    slopes = torch.where(inner == 0, 0.0, kinked.w / inner)
+    for base, values, slope_products in (
+        ("steep", steep.values, 25 * steep.slopes),
+        ("absolute", kinked.a, torch.where(inner == 0, torch.nan, slopes)),
+    ):
+        pairs = pairs_of_samples(x)
+        found, estimate = expanded(get_base(base), pairs), hx.infinite_gram_error(x, base=base)
+        for one, other in ((found.values, values), (found.slopes, slope_products)):
+            scale_ = float(other.nan_to_num().abs().max())
+            assert float((one - other).nan_to_num().abs().max()) <= (1.01 * estimate + 1e-14) * scale_
+        assert estimate < 1.0
+
+
+def test_error_estimates_and_the_warning() -> None:
+    x = awkward()
+    hx.register_base("absolute", torch.abs, torch.sign, torch.zeros_like)
+    with pytest.warns(RuntimeWarning, match="base 'absolute' is accurate to"):
+        hx.infinite_gram(x, base="absolute")
+    assert hx.infinite_gram_error(100 * x, base="erf") == 0.0
+    assert 0.0 < hx.infinite_gram_error(100 * x, base="tanh") < 1e-14
 
 
 def test_no_samples_give_empty_kernels() -> None:
