@@ -31,7 +31,7 @@ class KernelRegression:
         kernel: "ntk" (all layers trained) or "nngp" (the last layer alone).
         ridge: Penalty per sample; 0 interpolates, stably, by leaving out eigenvalues below rounding.
         bias: Append the constant 1 to the samples.
-        time: Gradient-flow time; None trains for ever.
+        time: Gradient-flow time; None trains for ever. Long times leave out eigenvalues below rounding, too.
 
     Example:
         >>> import numpy as np, hrta_ext as hx
@@ -89,9 +89,11 @@ class KernelRegression:
         """
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'KernelRegression: kernel must be "ntk" or "nngp", got {self.kernel!r}')
-        if not (isinstance(self.ridge, (int, float)) and self.ridge >= 0 and math.isfinite(self.ridge)):
+        if not _is_number(self.s):
+            raise ValueError(f"KernelRegression: s must be one number, got {self.s!r}")
+        if not (_is_number(self.ridge) and self.ridge >= 0 and math.isfinite(self.ridge)):
             raise ValueError(f"KernelRegression: ridge must be finite and not negative, got {self.ridge!r}")
-        if self.time is not None and not self.time > 0:
+        if self.time is not None and not (_is_number(self.time) and self.time > 0):
             raise ValueError(f"KernelRegression: time must be positive or None, got {self.time!r}")
         if self.time is not None and self.ridge > 0:
             raise ValueError("KernelRegression: time and ridge cannot be combined: gradient flow has no penalty")
@@ -105,13 +107,14 @@ class KernelRegression:
             raise ValueError("KernelRegression: x must have at least one sample")
         values, vectors = torch.linalg.eigh(self._kernel(infinite_gram(samples, **self._options())))
         n = samples.shape[0]
+        cutoff = n * torch.finfo(torch.float64).eps * values[-1]  # what rounding makes of a zero eigenvalue
         if self.time is not None:
-            # (1 - exp(-lambda t / n)) / lambda, t / n at lambda = 0.
-            lambdas = values.clamp(min=0.0)
-            small = lambdas * self.time / n < 1e-12
-            inverse = torch.where(small, self.time / n, -torch.expm1(-lambdas * self.time / n) / lambdas)
+            # (1 - exp(-lambda t / n)) / lambda, t / n at lambda = 0 until times that would blow rounding errors up.
+            t = torch.tensor(float(self.time) / n, dtype=torch.float64)
+            inverse = torch.where(
+                values > cutoff, -torch.expm1(-values * t) / values, torch.where(cutoff * t < 1e-3, t, 0.0)
+            )
         else:
-            cutoff = n * torch.finfo(torch.float64).eps * values[-1]
             inverse = torch.where(values + self.ridge * n > cutoff, 1.0 / (values + self.ridge * n), 0.0)
         rotated = vectors.mT @ targets.reshape(n, -1)
         self.dual_coef_ = (vectors @ (inverse[:, None] * rotated)).reshape(targets.shape)
@@ -133,14 +136,15 @@ class KernelRegression:
         return predicted if isinstance(x, Tensor) else predicted.numpy()
 
     def score(self, x: Array, y: Array) -> float:
-        """R^2, the share of the variance of y that the predictions explain."""
+        """R^2, the share of the variance of y that is explained; for constant y 1 if all are exact, else 0."""
         targets, predicted = _tensor(y, "y"), _tensor(self.predict(x), "prediction")
         if targets.shape != predicted.shape:
             raise ValueError(
                 f"KernelRegression: y must have shape {tuple(predicted.shape)}, got {tuple(targets.shape)}"
             )
-        total = (targets - targets.mean(0)).square().sum()
-        return float(1.0 - (targets - predicted).square().sum() / total)
+        total = float((targets - targets.mean(0)).square().sum())
+        rest = float((targets - predicted).square().sum())
+        return 1.0 - rest / total if total > 0.0 else float(rest == 0.0)
 
     def _options(self) -> dict[str, Any]:
         return {"s": self.s, "base": self.base, "depth": self.depth}
@@ -153,6 +157,10 @@ class KernelRegression:
         if samples.dim() != 2:
             raise ValueError(f"KernelRegression: {name} must have shape (n, d), got {tuple(samples.shape)}")
         return with_bias(samples) if self.bias else samples
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _tensor(values: Array, name: str) -> Tensor:

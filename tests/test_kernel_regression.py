@@ -39,6 +39,31 @@ def test_gradient_flow_solves_its_differential_equation() -> None:
     assert torch.allclose(hx.KernelRegression(time=1e12).fit(x, y).predict(x), y, atol=1e-5)
 
 
+@pytest.mark.parametrize("time", [None, 1e14, float("inf")])
+def test_contradictory_duplicates_get_their_mean(time: float | None) -> None:
+    """The kernel is singular: what training for ever gives is the least-squares fit, not amplified rounding."""
+    x, y = data()
+    model = hx.KernelRegression(time=time).fit(torch.cat([x, x]), torch.cat([y, y + 0.2]))
+    torch.testing.assert_close(model.predict(x), y + 0.1, rtol=0, atol=1e-6)
+
+
+def test_early_times_keep_the_small_eigenvalues() -> None:
+    """f_t = k (t / n) y + O(t^2) away from the samples too, for a kernel with eigenvalues down to rounding."""
+    x, y = data(40)
+    new, t = torch.tensor([[0.123], [2.0]], dtype=torch.float64), 1e-6
+    found = hx.KernelRegression(base="erf", time=t).fit(x, y).predict(new)
+    expected = hx.infinite_gram(hx.with_bias(new), base="erf", x2=hx.with_bias(x)).ntk @ y * (t / 40)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def test_score_of_constant_targets() -> None:
+    """scikit-learn's convention: 1 if every prediction is exact, else 0."""
+    x, y = data()
+    zero = torch.zeros_like(y)
+    assert hx.KernelRegression().fit(x, zero).score(x, zero) == 1.0
+    assert hx.KernelRegression().fit(x, y).score(x, zero) == 0.0
+
+
 def test_agrees_with_a_wide_network_trained_by_gradient_descent() -> None:
     """Width 20 000 against infinity: predictions of the flow within 0.05, a few times m^(-1/2) = 0.007.
 
@@ -95,6 +120,8 @@ def test_works_inside_scikit_learn() -> None:
         ({"kernel": "rbf"}, [[1.0]], [1.0], 'kernel must be "ntk" or "nngp"'),
         ({"ridge": -1.0}, [[1.0]], [1.0], "ridge must be finite and not negative"),
         ({"time": 0.0}, [[1.0]], [1.0], "time must be positive or None"),
+        ({"time": "a"}, [[1.0]], [1.0], "time must be positive or None"),
+        ({"s": [0.5, 1.0]}, [[1.0]], [1.0], "s must be one number"),
         ({"time": 1.0, "ridge": 1.0}, [[1.0]], [1.0], "time and ridge cannot be combined"),
         ({}, [1.0], [1.0], r"x must have shape \(n, d\)"),
         ({}, [[1.0]], [1.0, 2.0], r"y must have shape \(1,\)"),
