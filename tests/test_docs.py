@@ -19,7 +19,7 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_in_the_docs_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # for what the examples save
+    monkeypatch.chdir(tmp_path)  # what an example saves does not end up in the repository
     torch.manual_seed(0)
     exec(compile(block, "docs", "exec"), {})
 
