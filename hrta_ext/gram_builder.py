@@ -90,7 +90,7 @@ def gram_path(
         output_weight: (..., m).
         base: Base activation.
         dtype: Type of the results and class of accuracy: relative Frobenius error at most 1e-6 for float32, 1e-13 for
-            float64, against the formula in float64, at any width. Default: x's.
+            float64, against the formula in float64, at any width (docs/kernels.md: where terms cancel). Default: x's.
         memory_budget: Bytes of scratch memory beside the sums (16 n^2 bytes per network); default 256 MiB. Scratch does
             not grow with m.
     Raises:
