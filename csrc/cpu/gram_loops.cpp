@@ -3,7 +3,7 @@
 #include "gram_loops.h"
 
 #include "../random_normals.h"
-#include "vectors.h"
+#include "vector.h"
 
 namespace hrta {
 namespace cpu {
@@ -62,14 +62,14 @@ void dot_products(const double* x, const double* weight, int64_t D, double* z) {
   Vector<double> sum[kCount][kWideVectors] = {};
   for (int64_t d = 0; d < D; ++d) {
     Vector<double> sample[kWideVectors];
-    for (int v = 0; v < kWideVectors; ++v) sample[v] = load_vector(x + d * kGroup + v * kLanes<double>);
+    for (int v = 0; v < kWideVectors; ++v) sample[v] = load(x + d * kGroup + v * kLanes<double>);
     for (int q = 0; q < kCount; ++q) {
       const Vector<double> w = broadcast(weight[q * D + d]);
-      for (int v = 0; v < kWideVectors; ++v) sum[q][v] = multiply_add_vector(sample[v], w, sum[q][v]);
+      for (int v = 0; v < kWideVectors; ++v) sum[q][v] = fused(sample[v], w, sum[q][v]);
     }
   }
   for (int q = 0; q < kCount; ++q) {
-    for (int v = 0; v < kWideVectors; ++v) store_vector(z + q * kGroup + v * kLanes<double>, sum[q][v]);
+    for (int v = 0; v < kWideVectors; ++v) store(z + q * kGroup + v * kLanes<double>, sum[q][v]);
   }
 }
 
@@ -129,15 +129,15 @@ void weighted_sums(const T* rows, const T* factor, int64_t stride, int count, do
   Vector<T> sum[kCount][kVectors] = {};
   for (int k = 0; k < count; ++k) {
     Vector<T> row[kVectors];
-    for (int v = 0; v < kVectors; ++v) row[v] = load_vector(rows + k * kGroup + v * kLanes<T>);
+    for (int v = 0; v < kVectors; ++v) row[v] = load(rows + k * kGroup + v * kLanes<T>);
     for (int q = 0; q < kCount; ++q) {
       const Vector<T> w = broadcast(factor[k * stride + q]);
-      for (int v = 0; v < kVectors; ++v) sum[q][v] = multiply_add_vector(row[v], w, sum[q][v]);
+      for (int v = 0; v < kVectors; ++v) sum[q][v] = fused(row[v], w, sum[q][v]);
     }
   }
   for (int q = 0; q < kCount; ++q) {
     T lanes[kGroup];
-    for (int v = 0; v < kVectors; ++v) store_vector(lanes + v * kLanes<T>, sum[q][v]);
+    for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes<T>, sum[q][v]);
     for (int l = 0; l < kGroup; ++l) sums[q * kGroup + l] += double(lanes[l]);
   }
 }
@@ -200,15 +200,15 @@ void product_in(const T* left, const T* right, int count, Entries entries) {
       Vector<T> sum[kRows][kVectors] = {};
       for (int k = begin; k < end; ++k) {
         Vector<T> column[kVectors];
-        for (int v = 0; v < kVectors; ++v) column[v] = load_vector(right + k * kGroup + v * kLanes<T>);
+        for (int v = 0; v < kVectors; ++v) column[v] = load(right + k * kGroup + v * kLanes<T>);
         for (int r = 0; r < kRows; ++r) {
           const Vector<T> factor = broadcast(left[k * kGroup + row + r]);
-          for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add_vector(factor, column[v], sum[r][v]);
+          for (int v = 0; v < kVectors; ++v) sum[r][v] = fused(factor, column[v], sum[r][v]);
         }
       }
       for (int r = 0; r < kRows; ++r) {
         T lanes[kGroup];
-        for (int v = 0; v < kVectors; ++v) store_vector(lanes + v * kLanes<T>, sum[r][v]);
+        for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes<T>, sum[r][v]);
         for (int l = 0; l < kGroup; ++l) result[row + r][l] += double(lanes[l]);
       }
     }
@@ -324,12 +324,12 @@ void power_sum(int64_t n2, int64_t terms, const double* left, const double* righ
       }
       const Vector<double> factor = broadcast(left[k]);
       for (int v = 0; v < 8; ++v) {
-        const Vector<double> term = factor * load_vector(from + v * kLanes<double>);
-        sum[v] = multiply_add_vector(sum[v], load_vector(power + v * kLanes<double>), term);
+        const Vector<double> term = factor * load(from + v * kLanes<double>);
+        sum[v] = fused(sum[v], load(power + v * kLanes<double>), term);
       }
     }
     double lanes[kColumns];
-    for (int v = 0; v < 8; ++v) store_vector(lanes + v * kLanes<double>, sum[v]);
+    for (int v = 0; v < 8; ++v) store(lanes + v * kLanes<double>, sum[v]);
     for (int j = 0; j < count; ++j) result[begin + j] = lanes[j];
   }
 }
