@@ -52,7 +52,7 @@ def _check_weights(x: Tensor, weight: object, output_weight: object, function: s
         )
     if weight.shape[-2] < 1:
         raise ValueError(f"{function}: width must be at least 1, got {weight.shape[-2]}")
-    return weight.detach(), output_weight.detach()
+    return weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
 
 
 def _check_budget(memory_budget: object, least: int, function: str) -> int:
@@ -118,7 +118,7 @@ def _gram_path(
     function: str,
 ) -> GramPath:
     get_base(base)
-    x = check_samples(x, function).detach()
+    x = check_samples(x, function).detach().resolve_neg()
     weight, output_weight = _check_weights(x, weight, output_weight, function)
     result = _result_dtype(dtype, x, function)
     builder, high = gram_kernels_for(x, base), result == torch.float64
@@ -285,7 +285,7 @@ def random_gram_path(
     """
     function = "random_gram_path"
     get_base(base)
-    x = check_samples(x, function).detach()
+    x = check_samples(x, function).detach().resolve_neg()
     _check_draw(seed, first_neuron, width, "width", function)
     if width < 1:
         raise ValueError(f"{function}: width must be at least 1, got {width}")

@@ -72,6 +72,7 @@ def parameter_values(s: Parameters, function: str) -> Tensor:
         values = s.detach().to("cpu", torch.float64) if isinstance(s, Tensor) else torch.tensor(s, dtype=torch.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{function}: s must be a float or a 1-D sequence of floats, got {s!r}") from error
+    values = values.resolve_neg().contiguous()  # the kernels read them by address
     if values.dim() > 1:
         raise ValueError(f"{function}: s must be a float or have shape (S,), got shape {tuple(values.shape)}")
     for value in values.reshape(-1).tolist():

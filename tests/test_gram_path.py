@@ -316,3 +316,15 @@ def test_no_samples_give_empty_matrices(device: torch.device) -> None:
         networks = hx.gram(x[:0], weight.expand(4, 20, d), output_weight.expand(4, 20), [0.5, 1.0])
         assert networks.a.shape == (2, 4, 0, 0)
         assert hx.random_gram_path(x[:0], 20).standard_error(0.5).a.shape == (0, 0)
+
+
+def test_arguments_that_are_views(device: torch.device) -> None:
+    """Strided s, transposed weights and lazily negated samples are read as torch shows them, not as stored."""
+    x, weight, output_weight = (t.to(device) for t in problem(7, 20, 3))
+    s = torch.linspace(0, 2, 9, dtype=torch.float64)
+    expected = hx.gram(x, weight, output_weight, s[::2].tolist())
+    negated = torch.complex(x, -x).conj().imag  # equals x, stored with the other sign
+    assert negated.is_neg()
+    found = hx.gram(negated, weight.mT.contiguous().mT, output_weight, s[::2])
+    for got, true in zip(found, expected, strict=True):
+        assert torch.equal(got, true)
