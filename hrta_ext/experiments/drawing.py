@@ -1,0 +1,138 @@
+"""What the figures of several experiments share, in the style of :mod:`hrta_ext.plots`: curves, dots, quartiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hrta_ext.experiments.comparisons import Spread
+from hrta_ext.plots import COLORS, GREY, line_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FLOOR = 1e-30
+Runs = Sequence[Mapping[str, Any]]
+
+
+def draw_curves(axis: Axes, methods: Mapping[str, Runs], *, styles: Sequence[int] | None = None) -> None:
+    """Loss against step: of each method the median over its runs that did not diverge, quartiles as a band.
+
+    Args:
+        axis: Gets a log scale, and every curve's name beside its end.
+        methods: Name -> results of :func:`hrta_ext.experiments.trainings.train`.
+        styles: Numbers of the line styles; 0, 1, ... by default.
+    """
+    ends, last = [], 0.0
+    for i, (name, runs) in zip(styles or range(len(methods)), methods.items(), strict=False):
+        whole = [run for run in runs if not run["diverged"] and run["curve"]["loss"]]
+        if not whole:
+            continue
+        length = min(len(run["curve"]["loss"]) for run in whole)
+        loss = np.maximum([run["curve"]["loss"][:length] for run in whole], _FLOOR)
+        step = np.array(whole[0]["curve"]["step"][:length])
+        low, median, high = np.quantile(loss, [0.25, 0.5, 0.75], axis=0)
+        axis.plot(step, median, **line_style(i))
+        axis.fill_between(step, low, high, color=COLORS[i % len(COLORS)], alpha=0.15, linewidth=0)
+        ends.append((float(median[-1]), name, COLORS[i % len(COLORS)]))
+        last = max(last, float(step[-1]))
+    axis.set_yscale("log")
+    axis.set_xlabel("step")
+    axis.set_ylabel("training loss R")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    label_ends(axis, ends, last)
+
+
+def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, *, log_x: bool = False) -> None:
+    """Write (y, name, colour) beside the ends at x = ``last`` of curves on a log y axis, apart where they meet."""
+    if not ends or last <= 0:
+        return
+    low, high = axis.get_ylim()
+    height = math.log10(high / low)
+    start = axis.get_xlim()[0]
+    if log_x:
+        edge, place = last * (last / start) ** 0.42, last * (last / start) ** 0.05
+        axis.set_xlim(start, edge)
+    else:
+        edge, place = last + 0.42 * (last - start), last + 0.05 * (last - start)
+        axis.set_xlim(start, edge)
+        axis.set_xticks([tick for tick in axis.get_xticks() if start <= tick <= last])
+        axis.spines["bottom"].set_bounds(start, last)
+    position = -math.inf
+    for value, name, color in sorted(ends):
+        position = max(math.log10(max(value, low) / low) / height, position + 0.065)
+        axis.annotate(
+            name, (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
+            color=color, fontsize=8.5, va="center", arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
+        )  # fmt: skip
+
+
+def draw_against(
+    axis: Axes, x: Sequence[float], methods: Mapping[str, Sequence[Sequence[float | None]]], *, label: bool = True
+) -> None:
+    """A quantity against x on log axes: medians joined by lines, quartiles as bars, names beside the ends.
+
+    Args:
+        axis: Where to draw.
+        x: Positive, ascending.
+        methods: Name -> for each x the values of the runs.
+        label: Write the names.
+    """
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    ends = []
+    for i, (name, values) in enumerate(methods.items()):
+        spreads = [Spread.of(runs) for runs in values]
+        shown = [k for k, spread in enumerate(spreads) if math.isfinite(spread.median)]
+        if not shown:
+            continue
+        median = [spreads[k].median for k in shown]
+        down = [spreads[k].median - spreads[k].low for k in shown]
+        up = [min(spreads[k].high, 1e3 * spreads[k].median) - spreads[k].median for k in shown]
+        axis.errorbar(
+            [x[k] for k in shown], median, yerr=[down, up], marker="o", markersize=3.5, capsize=2, elinewidth=0.9,
+            **line_style(i),
+        )  # fmt: skip
+        ends.append((median[-1], name, COLORS[i % len(COLORS)], x[shown[-1]]))
+    if label and ends:
+        label_ends(axis, [end[:3] for end in ends], max(end[3] for end in ends), log_x=True)
+
+
+def draw_dots(
+    axis: Axes, rows: Mapping[str, Sequence[float | None]], *, reference: str | None = None, xlabel: str = ""
+) -> None:
+    """One row per method: a dot per run, the median as a bar, quartiles as a box; diverged runs as crosses at the edge.
+
+    Args:
+        axis: Gets a log scale in x; the rows run downwards.
+        rows: Name -> values.
+        reference: A row whose median is drawn through all others.
+        xlabel: Label of the x axis.
+    """
+    names = list(rows)
+    axis.set_xscale("log")
+    for k, name in enumerate(names):
+        finite = [v for v in rows[name] if v is not None and math.isfinite(v)]
+        color = COLORS[0] if name == reference else COLORS[1]
+        jitter = 0.22 * np.sin(2.4 * np.arange(len(finite)))
+        axis.plot(finite, k + jitter, "o", color=color, markersize=3, alpha=0.45, markeredgewidth=0)
+        spread = Spread.of(list(rows[name]))
+        if math.isfinite(spread.high):
+            axis.plot([spread.low, spread.high], [k, k], color="black", linewidth=1.0)
+        if math.isfinite(spread.median):
+            axis.plot([spread.median] * 2, [k - 0.32, k + 0.32], color="black", linewidth=2.0)
+        if spread.n_diverged:
+            axis.text(
+                1.01, k, f"{spread.n_diverged} diverged", transform=axis.get_yaxis_transform(), fontsize=8, va="center"
+            )
+    if reference is not None and reference in rows:
+        middle = Spread.of(list(rows[reference])).median
+        if math.isfinite(middle):
+            axis.axvline(middle, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(False, axis="y")
+    axis.set_xlabel(xlabel)
