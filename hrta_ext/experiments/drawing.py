@@ -132,7 +132,22 @@ def draw_dots(
         middle = Spread.of(list(rows[reference])).median
         if math.isfinite(middle):
             axis.axvline(middle, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    sparse_log_ticks(axis)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(False, axis="y")
     axis.set_xlabel(xlabel)
+
+
+def sparse_log_ticks(axis: Axes) -> None:
+    """Label the powers of ten of the x axis, and 2 and 5 between them where it spans few: labels never touch."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(numticks=7))
+    if math.log10(high / low) > 1.6:
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        return
+    axis.xaxis.set_minor_locator(LogLocator(subs=[2.0, 5.0]))
+    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    axis.tick_params(axis="x", which="minor", labelsize=8)
