@@ -17,7 +17,7 @@ from hrta_ext.experiments.tasks import Results, Task
 from hrta_ext.experiments.trainings import Training
 from hrta_ext.plots import new_figure, save_figure
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 TUNING_SEEDS = (1000, 1001, 1002)
 BASELINE = "s = 1"
 

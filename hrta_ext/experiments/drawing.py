@@ -56,18 +56,32 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, 
     if log_x:
         edge, place = last * (last / start) ** 0.42, last * (last / start) ** 0.05
         axis.set_xlim(start, edge)
+        ticks = 10.0 ** np.arange(math.ceil(math.log10(start)), math.floor(math.log10(last) + 1e-9) + 1)
+        axis.set_xticks(ticks)
+        axis.minorticks_off()
+        axis.spines["bottom"].set_bounds(start, last)
     else:
         edge, place = last + 0.42 * (last - start), last + 0.05 * (last - start)
         axis.set_xlim(start, edge)
         axis.set_xticks([tick for tick in axis.get_xticks() if start <= tick <= last])
         axis.spines["bottom"].set_bounds(start, last)
-    position = -math.inf
-    for value, name, color in sorted(ends):
-        position = max(math.log10(max(value, low) / low) / height, position + 0.065)
+    ends = sorted(ends)
+    heights = _apart([math.log10(max(value, low) / low) / height for value, _, _ in ends])
+    for (value, name, color), position in zip(ends, heights, strict=True):
         axis.annotate(
             name, (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
             color=color, fontsize=8.5, va="center", arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
         )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], gap: float = 0.065, highest: float = 0.98) -> list[float]:
+    """Ascending heights moved as little as keeps labels a gap apart and inside the axes."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    for k in reversed(range(len(placed))):
+        placed[k] = min(placed[k], highest - gap * (len(placed) - 1 - k))
+    return placed
 
 
 def draw_against(
