@@ -17,7 +17,8 @@ from hrta_ext.experiments.tasks import Results, Task
 from hrta_ext.experiments.trainings import Training
 from hrta_ext.plots import new_figure, save_figure
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+BESIDE = (0.56, 1.8)  # quarter decades: gradient descent gains as much as its rate does
 TUNING_SEEDS = (1000, 1001, 1002)
 BASELINE = "s = 1"
 
@@ -97,6 +98,12 @@ CASES = (
 )
 
 
+def best_rate(tuning: Mapping[float, list[Training]], results: Results) -> float:
+    """The learning rate with the lowest median of the final losses; the lower one of equals."""
+    medians = {lr: Spread.of([results[run.task]["final_loss"] for run in runs]).median for lr, runs in tuning.items()}
+    return min(medians, key=lambda lr: (medians[lr], lr))
+
+
 @dataclass(frozen=True)
 class Baselines:
     """The experiment ``baselines``."""
@@ -118,23 +125,30 @@ class Baselines:
         total: int = scale.pick(toy=20, small=2000, full=16000)
         return total
 
-    def tuning(self, scale: Scale, case: Case, method: Method) -> dict[float, list[Training]]:
-        """Learning rate -> the runs that judge it, from seeds that are used for nothing else."""
-        rates = scale.pick(toy=RATES[:2], small=RATES, full=RATES)
+    def tuning(self, scale: Scale, case: Case, method: Method, results: Results) -> dict[float, list[Training]]:
+        """Learning rate -> the runs that judge it, from seeds that are used for nothing else.
+
+        The coarse grid, and once its results are there two rates beside its best one.
+        """
+        rates = scale.pick(toy=RATES[2:4], small=RATES, full=RATES)
         seeds = scale.pick(toy=TUNING_SEEDS[:1], small=TUNING_SEEDS[:2], full=TUNING_SEEDS)
-        return {lr: [self._run(scale, case, method, lr, seed) for seed in seeds] for lr in rates}
+
+        def runs(lr: float) -> list[Training]:
+            return [self._run(scale, case, method, lr, seed) for seed in seeds]
+
+        grid = {lr: runs(lr) for lr in rates}
+        if all(run.task in results for each in grid.values() for run in each):
+            best = best_rate(grid, results)
+            grid |= {lr: runs(lr) for lr in (float(f"{best * factor:.2g}") for factor in BESIDE)}
+        return grid
 
     def _run(self, scale: Scale, case: Case, method: Method, lr: float, seed: int) -> Training:
         changes = {"lr": lr, "seed": seed, "n": case.n, "noise": case.noise}
         return method.training(case.problem, self.total(scale), scale, **changes)
 
     def rate(self, scale: Scale, case: Case, method: Method, results: Results) -> float:
-        """The learning rate with the lowest median of the final losses; the lower one of equals."""
-        medians = {
-            lr: Spread.of([results[run.task]["final_loss"] for run in runs]).median
-            for lr, runs in self.tuning(scale, case, method).items()
-        }
-        return min(medians, key=lambda lr: (medians[lr], lr))
+        """The learning rate that the tuning chose."""
+        return best_rate(self.tuning(scale, case, method, results), results)
 
     def final(self, scale: Scale, case: Case, method: Method, results: Results) -> list[Training]:
         """The runs that are compared."""
@@ -142,11 +156,14 @@ class Baselines:
         return [self._run(scale, case, method, lr, seed) for seed in range(scale.seeds)]
 
     def tasks(self, scale: Scale, results: Results) -> list[Task]:
-        """The tuning, and once it is done the runs at the chosen rates."""
-        pairs = [(case, method) for case in self.cases(scale) for method in self.methods(scale, case)]
-        tasks = [run.task for pair in pairs for runs in self.tuning(scale, *pair).values() for run in runs]
-        if all(task in results for task in tasks):
-            tasks += [run.task for pair in pairs for run in self.final(scale, *pair, results)]
+        """The tuning, and of every method whose tuning is done the runs at the chosen rate."""
+        tasks = []
+        for case in self.cases(scale):
+            for method in self.methods(scale, case):
+                tuning = self.tuning(scale, case, method, results)
+                tasks += [run.task for runs in tuning.values() for run in runs]
+                if all(run.task in results for runs in tuning.values() for run in runs):
+                    tasks += [run.task for run in self.final(scale, case, method, results)]
         return tasks
 
     def section(self, scale: Scale, results: Results, folder: Path) -> Section:
@@ -164,7 +181,9 @@ class Baselines:
         }
         tuning = {
             case: {
-                m.name: {lr: [results[run.task] for run in runs] for lr, runs in self.tuning(scale, case, m).items()}
+                m.name: {
+                    lr: [results[run.task] for run in runs] for lr, runs in self.tuning(scale, case, m, results).items()
+                }
                 for m in self.methods(scale, case)
             }
             for case in self.cases(scale)
@@ -195,8 +214,9 @@ def _setting(experiment: Baselines, scale: Scale) -> list[str]:
         f"Two-layer ReLU networks of width {width}, {experiment.total(scale)} steps of every method, all samples at "
         "once unless SGD is named, the learning rate falling to 0 by a cosine unless “no decay” is named. Two-stage "
         "schedules change s after 3/16 of the steps as in the paper, four-stage ones after every quarter.",
-        f"Every method's learning rate is the best of {', '.join(f'{lr:g}' for lr in RATES)}: the lowest median of the "
-        f"final training loss over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
+        f"Every method's learning rate is the best of {', '.join(f'{lr:g}' for lr in RATES)} and of two more beside the "
+        f"best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training loss "
+        f"over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
         "PReLU learns a slope for every neuron, “learned s” one s for the network, Jagtap one scale a of ReLU(10 a z). "
         "“Noise 0.1” adds normal noise of that standard deviation to the targets; errors are measured without it.",
     ]
@@ -321,10 +341,13 @@ def _draw_rates(tuning: Mapping[Case, Mapping[str, Mapping[float, Runs]]], folde
     n_rows = (len(tuning) + 1) // 2
     figure, axes = new_figure(11.0, 4.0 * n_rows, rows=n_rows, columns=min(2, len(tuning)))
     for axis, (case, methods) in zip(axes, tuning.items(), strict=False):
-        losses = {name: [[run["final_loss"] for run in runs] for runs in by.values()] for name, by in methods.items()}
-        draw_against(axis, list(next(iter(methods.values()))), {name: losses[name] for name in shown if name in losses})
+        rates = [lr for lr in RATES if lr in next(iter(methods.values()))]
+        losses = {name: [[run["final_loss"] for run in by[lr]] for lr in rates] for name, by in methods.items()}
+        draw_against(axis, rates, {name: losses[name] for name in shown if name in losses})
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final training loss R")
         axis.set_title(case.title, fontsize=10)
     save_figure(figure, folder / "baselines_rates.png")
-    return Figure("baselines_rates", "The tuning: median final loss against Adam's learning rate, quartiles as bars.")
+    return Figure(
+        "baselines_rates", "The coarse tuning: median final loss against Adam's learning rate, quartiles as bars."
+    )
