@@ -348,6 +348,4 @@ def _draw_rates(tuning: Mapping[Case, Mapping[str, Mapping[float, Runs]]], folde
         axis.set_ylabel("final training loss R")
         axis.set_title(case.title, fontsize=10)
     save_figure(figure, folder / "baselines_rates.png")
-    return Figure(
-        "baselines_rates", "The coarse tuning: median final loss against Adam's learning rate, quartiles as bars."
-    )
+    return Figure("baselines_rates", "The coarse tuning: median final loss against Adam's rate, quartiles as bars.")
