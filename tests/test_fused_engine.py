@@ -369,3 +369,21 @@ def test_wrong_shapes_are_named() -> None:
     x, y = problem(20, 3, torch.float32)
     with pytest.raises(ValueError, match=r"x and y must have shapes \(20, 2\) and \(20,\), they have \(20, 3\)"):
         fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2, engine="fused")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_of_silent_neurons_become_zero(dtype):
+    """Subnormal moments would stay subnormal by rounding, and every step would take twice as long."""
+    built = []
+
+    def adam(parameters, lr):
+        built.append(torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.6)))
+        return built[0]
+
+    net = TwoLayerNet(1, 200, seed=0).to(dtype)
+    x = torch.linspace(0, 1, 20, dtype=dtype)[:, None]
+    fit(net, x, torch.sin(6 * x[:, 0]), s=(0.5, 1.0), steps=(5, 1500), optimizer=adam, lr=1e-3, engine="fused")
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = built[0].state[net.weight][name].abs()
+        assert (moment == 0).any()  # neurons that are silent at s = 1
+        assert not ((moment > 0) & (moment < torch.finfo(dtype).tiny)).any()
