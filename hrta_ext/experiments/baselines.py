@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hrta_ext.experiments.comparisons import Comparison, Spread, compare, count_outcomes, number, verdict_of
+from hrta_ext.experiments.comparisons import Comparison, Spread, compare, number, verdict_of
 from hrta_ext.experiments.drawing import Runs, draw_against, draw_dots
 from hrta_ext.experiments.sections import CRITICS, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.experiments.tasks import Results, Task
@@ -214,8 +214,8 @@ def _setting(experiment: Baselines, scale: Scale) -> list[str]:
         f"Two-layer ReLU networks of width {width}, {experiment.total(scale)} steps of every method, all samples at "
         "once unless SGD is named, the learning rate falling to 0 by a cosine unless “no decay” is named. Two-stage "
         "schedules change s after 3/16 of the steps as in the paper, four-stage ones after every quarter.",
-        f"Every method's learning rate is the best of {', '.join(f'{lr:g}' for lr in RATES)} and of two more beside the "
-        f"best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training loss "
+        f"Every method's learning rate is the best of {', '.join(f'{lr:g}' for lr in RATES)} and of two more beside "
+        f"the best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training loss "
         f"over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
         "PReLU learns a slope for every neuron, “learned s” one s for the network, Jagtap one scale a of ReLU(10 a z). "
         "“Noise 0.1” adds normal noise of that standard deviation to the targets; errors are measured without it.",
@@ -234,17 +234,20 @@ def _claim(
     number_of: str = "final_loss",
 ) -> Claim:
     """A claim that every first of ``pairs`` ends lower than the second, on every problem where both were run."""
-    compared = {
-        f"{name} against {other}, {case.title}": _against(methods, name, other, number_of)
-        for case, methods in final.items()
-        for name, other in pairs
-        if name in methods and other in methods
-    }
-    outcomes = {name: comparison.outcome for name, comparison in compared.items()}
-    ratios = "; ".join(f"{name}: {number(c.ratio)}" for name, c in compared.items())
-    evidence = f"{count_outcomes(outcomes)} Median ratios: {ratios}." if outcomes else "Not run at this scale."
+    outcomes, sentences = [], []
+    for name, other in pairs:
+        compared = {
+            case.title: _against(methods, name, other, number_of)
+            for case, methods in final.items()
+            if name in methods and other in methods
+        }
+        outcomes += [comparison.outcome for comparison in compared.values()]
+        seen = "; ".join(f"{number(c.ratio)} in {title} ({c.outcome.value})" for title, c in compared.items())
+        sentences += [f"{name} over {other}: {seen}."] if seen else []
+    what = "final losses" if number_of == "final_loss" else "errors"
+    evidence = f"Ratios of the {what}, medians over the seeds. {' '.join(sentences)}" if outcomes else "Not run here."
     place = "asked for in reviews" if source == CRITICS else "our question"
-    return Claim(text, place, source, verdict_of(list(outcomes.values())), evidence)
+    return Claim(text, place, source, verdict_of(outcomes), evidence)
 
 
 _GD, _SGD, _CONSTANT = "gradient descent, s = 1", "SGD in batches of 25, s = 1", "s = 1, no decay of lr"

@@ -57,7 +57,7 @@ def verdict_table(report: Report) -> Table:
         for section in report.sections
         for claim in section.claims
     ]
-    columns = ("experiment", "claim", "where", "said by", "verdict", "evidence")
+    columns = ("experiment", "claim", "where", "raised by", "verdict", "evidence")
     return Table("verdicts", "Verdicts", columns, tuple(rows))
 
 
@@ -115,7 +115,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 def _markdown(verdicts: Table) -> str:
     """The verdicts without the evidence, for a page that shows Markdown."""
-    lines = ["| experiment | claim | said by | verdict |", "|---|---|---|---|"]
+    lines = ["| experiment | claim | raised by | verdict |", "|---|---|---|---|"]
     for name, text, place, source, verdict, _ in verdicts.rows:
         cells = (name, text.replace("|", "\\|"), f"{source}, {place}", f"**{verdict}**")
         lines.append(f"| {' | '.join(cells)} |")
