@@ -215,8 +215,8 @@ def _setting(experiment: Baselines, scale: Scale) -> list[str]:
         "once unless SGD is named, the learning rate falling to 0 by a cosine unless “no decay” is named. Two-stage "
         "schedules change s after 3/16 of the steps as in the paper, four-stage ones after every quarter.",
         f"Every method's learning rate is the best of {', '.join(f'{lr:g}' for lr in RATES)} and of two more beside "
-        f"the best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training loss "
-        f"over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
+        f"the best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training "
+        f"loss over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
         "PReLU learns a slope for every neuron, “learned s” one s for the network, Jagtap one scale a of ReLU(10 a z). "
         "“Noise 0.1” adds normal noise of that standard deviation to the targets; errors are measured without it.",
     ]
