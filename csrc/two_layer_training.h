@@ -1,4 +1,6 @@
-// Full-batch training of the two-layer network (two_layer.h) on R = 1/(2n) sum_i (f_i - y_i)^2, many steps a call.
+// Full-batch training of the two-layer network (two_layer.h), many steps a call, on
+//   R = 1/(2n) sum_i c_i [ (f_i - y_i)^2 + |df_dx_i - G_i|^2 ];
+// c = 1 without sample weights, no second term (Sobolev loss) without a target G of the gradients.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +16,13 @@ struct TwoLayerTraining {
   ScalarKind dtype;
   int base;  // BaseIndex
   int64_t n, features, width;
-  const void* x;        // (n, D)
-  const void* y;        // (n)
-  void* weight;         // (m, D)
-  void* output_weight;  // (m)
+  const void* x;                // (n, D)
+  const void* y;                // (n)
+  const void* sample_weight;    // (n) c, or null
+  const void* gradient_target;  // (n, d) G in the first d features, or null; the others (the bias) have no target
+  int64_t gradient_features;    // d <= D
+  void* weight;                 // (m, D)
+  void* output_weight;          // (m)
   // kDescent, as torch.optim.SGD: b = momentum b + grad, w -= lr b, with b in `first`, which is null without momentum.
   // kAdam, as torch.optim.Adam: moments `first` and `second`, bias correction, epsilon added to the root.
   UpdateRule rule;
@@ -26,7 +31,11 @@ struct TwoLayerTraining {
   double beta1, beta2, epsilon;        // kDescent: beta1 is the momentum
   int64_t updates;                     // steps that the moments have seen before
   double s;
-  double* f;  // (n) outputs at the present weights, kept from call to call
+  // At the present weights, kept from call to call: outputs (n) and, with a gradient_target, df_dx (n, D) after them.
+  double* f;
+
+  // Doubles in f per sample.
+  int64_t outputs() const { return gradient_target == nullptr ? 1 : 1 + features; }
 };
 
 namespace cpu {

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,9 +24,11 @@ from torch.optim import Optimizer
 from hrta_ext.engines import Engine
 from hrta_ext.files import replaced
 from hrta_ext.layers import homotopy_layers
+from hrta_ext.samples import Samples
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate
 
 _FORMAT = 1
+_DATA = frozenset(field.name for field in fields(Samples))
 # Elements whose temporaries stay small beside a network of a hundred million neurons.
 _CHECKED_AT_ONCE = 1 << 22
 _KEYS = frozenset(
@@ -69,16 +71,13 @@ def hash_tensor(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(
-    net: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def fingerprint(net: nn.Module, optimizer: Optimizer, samples: Samples, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: the kind of model, the data, the optimizer and the settings. Not the weights.
 
     Args:
         net: Its modules, the base of every homotopy layer, and name, shape and dtype of every entry of its state.
         optimizer: Its class and hyperparameters, freshly built.
-        x: Samples, shape (n, ...); their hash.
-        y: Targets, shape (n, ...); their hash.
+        samples: A hash of each tensor that is there, so that older checkpoints without sample weights stay valid.
         settings: Further plain values, compared one by one.
     """
     hyperparameters = [
@@ -95,8 +94,7 @@ def fingerprint(
         ],
         "optimizer class": type(optimizer).__name__,
         "optimizer hyperparameters": [[f"{key}={value}" for key, value in group] for group in hyperparameters],
-        "x": hash_tensor(x),
-        "y": hash_tensor(y),
+        **{name: hash_tensor(value) for name, value in samples.given().items()},
     }
 
 
@@ -149,7 +147,9 @@ def load_checkpoint(path: str | os.PathLike[str], expected: Mapping[str, Any]) -
 def _difference(key: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """One difference, short enough for one line."""
     old, new = found.get(key), expected.get(key)
-    if key in ("x", "y"):
+    if key in _DATA:
+        if old is None or new is None:
+            return f"{key} was given" if new is None else f"{key} was not given"
         return f"{key} holds other numbers"
     while isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
@@ -172,7 +172,7 @@ class Run:
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
-        self.device = batches.x.device
+        self.device = batches.samples.x.device
         self.step = 0
         self.seconds = 0.0
         self.loss: list[float] = []

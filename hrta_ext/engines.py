@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hrta_ext.losses import training_loss
 from hrta_ext.schedules import Batches, LearningRate
 
 
@@ -49,11 +49,11 @@ class TorchEngine:
     def train(self, step: int, count: int) -> Tensor:
         """One step: the loss before the update, 0-dim, on the network's device."""
         self.rates.apply(step)
-        x, y = self.batches.get(step)
+        samples = self.batches.get(step)
 
         def closure() -> Any:
             self.optimizer.zero_grad(set_to_none=True)
-            loss = half_mean_square(self.net(x), y)
+            loss = training_loss(self.net, samples)
             loss.backward()
             return loss
 
@@ -63,19 +63,3 @@ class TorchEngine:
 
     def forget(self) -> None:
         """Nothing is remembered."""
-
-
-def half_mean_square(output: Tensor, y: Tensor) -> Tensor:
-    """R = 1/(2n) sum_i |output_i - y_i|^2, the first dimension counting the samples, shapes equal up to a trailing 1.
-
-    Raises:
-        ValueError: The shapes differ otherwise; (n, 1) against (n,) must never broadcast to (n, n).
-    """
-    if not isinstance(output, Tensor):
-        raise TypeError(f"fit: the network must return a tensor, got {type(output).__name__}")
-    if output.shape != y.shape:
-        if output.shape != (*y.shape, 1) and (*output.shape, 1) != y.shape:
-            shapes = f"{tuple(output.shape)}, got {tuple(y.shape)}"
-            raise ValueError(f"fit: y must have the shape of the output of the network, {shapes}")
-        output = output.reshape(y.shape)
-    return F.mse_loss(output, y, reduction="sum") * (0.5 / y.shape[0])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hrta_ext.checkpoints import Interrupt, Run
 from hrta_ext.fused_engine import FusedEngine, train_together
 from hrta_ext.optimizers import OptimizerFactory
+from hrta_ext.samples import Samples
 from hrta_ext.training import FitResult, Plan, fit, prepare
 
 
@@ -23,6 +24,8 @@ def fit_ensemble(
     optimizer: str | OptimizerFactory = "adam",
     lr: float = 1e-3,
     lr_schedule: str | Callable[[int], float] | None = None,
+    sample_weight: Tensor | None = None,
+    target_gradient: Tensor | None = None,
     engine: str = "auto",
 ) -> list[FitResult]:
     """Train every network of ``nets`` as :func:`fit` would, to the same bits, many at once.
@@ -34,7 +37,8 @@ def fit_ensemble(
         nets: Different modules, such as one per seed; trained in place. They may differ in width and base.
         x: Samples of all networks, shape (n, ...).
         y: Targets of all networks, shape (n, ...).
-        s, steps, optimizer, lr, lr_schedule, engine: As in :func:`fit`; every network gets an optimizer of its own.
+        s, steps, optimizer, lr, lr_schedule, sample_weight, target_gradient, engine: As in :func:`fit`; every network
+            gets an optimizer of its own.
     Returns:
         One result per network, in their order. ``seconds`` is the time from the start of the ensemble to the end of
         this network's training. A network that diverges stops alone. Ctrl-C ends those in training as "interrupted";
@@ -52,7 +56,8 @@ def fit_ensemble(
     """
     if isinstance(nets, nn.Module) or not isinstance(nets, Sequence) or len(nets) == 0:
         raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
-    plans = [prepare(net, x, y, s, steps, optimizer, lr, lr_schedule, None, engine, watched=False) for net in nets]
+    samples = Samples(x, y, sample_weight, target_gradient)
+    plans = [prepare(net, samples, s, steps, optimizer, lr, lr_schedule, None, engine, watched=False) for net in nets]
     parameters = [id(parameter) for plan in plans for parameter in plan.parameters]
     if len(set(parameters)) != len(parameters):
         raise ValueError("fit_ensemble: nets must be different networks, two of them share a parameter")
@@ -60,10 +65,21 @@ def fit_ensemble(
         return _train_together(plans)
     results: list[FitResult] = []
     for net in nets:
-        results.append(
-            fit(net, x, y, s=s, steps=steps, optimizer=optimizer, lr=lr, lr_schedule=lr_schedule, engine=engine)
+        result = fit(
+            net,
+            x,
+            y,
+            s=s,
+            steps=steps,
+            optimizer=optimizer,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            sample_weight=sample_weight,
+            target_gradient=target_gradient,
+            engine=engine,
         )
-        if results[-1].stop_reason == "interrupted":
+        results.append(result)
+        if result.stop_reason == "interrupted":
             break
     return results
 

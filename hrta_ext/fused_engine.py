@@ -16,6 +16,8 @@ from torch.optim import SGD, Adam, Optimizer
 from hrta_ext import native
 from hrta_ext.backends import kernels_for
 from hrta_ext.bases import BASES
+from hrta_ext.losses import HOOKS
+from hrta_ext.samples import Samples
 from hrta_ext.schedules import LearningRate
 from hrta_ext.two_layer import TwoLayerNet, with_bias
 
@@ -24,25 +26,23 @@ _SECONDS_PER_CALL = 0.1
 _MOST_STEPS_PER_CALL = 1 << 20
 _ADAM_OPTIONS = ("weight_decay", "amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
 _SGD_OPTIONS = ("weight_decay", "dampening", "nesterov", "maximize", "differentiable")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def why_not_fused(net: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, batch_size: int | None) -> str | None:
+def why_not_fused(net: nn.Module, optimizer: Optimizer, samples: Samples, batch_size: int | None) -> str | None:
     """What keeps the fused engine from this training, as a clause; None when nothing does.
 
     Args:
         net: A module with homotopy layers.
         optimizer: Built for its parameters.
-        x: Samples, shape (n, ...).
-        y: Targets, shape (n, ...).
+        samples: Checked ones.
         batch_size: Samples per step; None for all.
     """
     if batch_size is not None:
         return "it takes all samples at once (batch_size=None)"
-    return _why_not_net(net, x, y) or _why_not_optimizer(net, optimizer)
+    return _why_not_net(net, samples) or _why_not_optimizer(net, optimizer)
 
 
-def _why_not_net(net: nn.Module, x: Tensor, y: Tensor) -> str | None:
+def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
     if type(net) is not TwoLayerNet or "forward" in vars(net):
         return f"it trains a TwoLayerNet, net is a {type(net).__name__}"
     weights = (net.weight, net.output_weight)
@@ -50,7 +50,7 @@ def _why_not_net(net: nn.Module, x: Tensor, y: Tensor) -> str | None:
         return "weight and output_weight must both be parameters that require grad"
     if isinstance(net.s, nn.Parameter):
         return "it cannot learn s"
-    if any(getattr(net, name) for name in _HOOKS) or any(weight._backward_hooks for weight in weights):
+    if any(getattr(net, name) for name in HOOKS) or any(weight._backward_hooks for weight in weights):
         return "net has hooks, which it would not call"
     if net.weight.device.type != "cpu":
         return f"it runs on the CPU, net is on {net.weight.device}"
@@ -60,11 +60,15 @@ def _why_not_net(net: nn.Module, x: Tensor, y: Tensor) -> str | None:
         return "weight and output_weight must have shapes (m, D) and (m,)"
     if not all(weight.is_contiguous() and not weight.is_inference() for weight in weights):
         return "weight and output_weight must be contiguous and no inference tensors"
-    if any(type(tensor) is not Tensor or tensor.is_inference() for tensor in (x, y)):
-        return "x and y must be plain tensors, no inference tensors"
+    given, x, y = samples.given(), samples.x, samples.y
+    if any(type(tensor) is not Tensor or tensor.is_inference() for tensor in given.values()):
+        return f"{' and '.join(given)} must be plain tensors, no inference tensors"
     if x.dim() != 2 or x.shape[1] != net.in_features or y.shape not in ((x.shape[0],), (x.shape[0], 1)):
         shapes = f"({x.shape[0]}, {net.in_features}) and ({x.shape[0]},)"
         return f"x and y must have shapes {shapes}, they have {tuple(x.shape)} and {tuple(y.shape)}"
+    weight, gradient = samples.sample_weight, samples.target_gradient
+    if (weight is not None and weight.shape != x.shape[:1]) or (gradient is not None and gradient.shape != x.shape):
+        return f"sample_weight and target_gradient must have shapes {tuple(x.shape[:1])} and {tuple(x.shape)}"
     if kernels_for(net.weight, net.base) is not native:
         return "the compiled kernels do not serve it (hx.backends() says which are usable)"
     return None
@@ -87,11 +91,19 @@ def _why_not_optimizer(net: nn.Module, optimizer: Optimizer) -> str | None:
     return None
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.resolve_neg().contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 class FusedEngine:
     """Full-batch steps of a two-layer network in native code.
 
     Args:
-        net, optimizer, x, y: What :func:`why_not_fused` has nothing against.
+        net, optimizer, samples: What :func:`why_not_fused` has nothing against.
         rates: The learning rate of every step.
         watched: Somebody may look at the network, and change it or the optimizer, after every single step.
     """
@@ -99,20 +111,28 @@ class FusedEngine:
     name = "fused"
 
     def __init__(
-        self, net: TwoLayerNet, optimizer: Optimizer, rates: LearningRate, x: Tensor, y: Tensor, *, watched: bool
+        self, net: TwoLayerNet, optimizer: Optimizer, rates: LearningRate, samples: Samples, *, watched: bool
     ) -> None:
         self.net, self.optimizer, self.rates, self.watched = net, optimizer, rates, watched
-        self.given = x, y
+        self.given = samples
         self._take_samples()
-        self.f = torch.empty(x.shape[0], dtype=torch.float64)
+        # The outputs and, where the loss has gradients, df/dx after them.
+        self.f = torch.empty(
+            self.y.numel() + (self.x.numel() if samples.target_gradient is not None else 0), dtype=torch.float64
+        )
         self.s_of_f: float | None = None  # the s at which f holds the outputs of the present weights, if it does
         self.seconds_per_step = _SECONDS_PER_CALL  # until it is measured
 
     def _take_samples(self) -> None:
-        x, y = self.given
-        self.versions = x._version, y._version
-        self.x = with_bias(x).contiguous() if self.net.bias else x.resolve_neg().contiguous()
-        self.y = y.resolve_neg().reshape(-1).contiguous()
+        given = self.given
+        self.versions = self._versions()
+        self.x = with_bias(given.x).contiguous() if self.net.bias else _plain(given.x)
+        self.y = _plain(given.y.reshape(-1))
+        self.sample_weight = None if given.sample_weight is None else _plain(given.sample_weight)
+        self.target_gradient = None if given.target_gradient is None else _plain(given.target_gradient)
+
+    def _versions(self) -> list[int]:
+        return [tensor._version for tensor in self.given.given().values()]
 
     def steps_at_once(self) -> int:
         """As many as take about a tenth of a second; one when somebody watches."""
@@ -145,10 +165,10 @@ class FusedEngine:
 
     def training(self) -> Any:
         """The native call's description; anew for every call, since tensors may have been replaced or changed."""
-        reason = why_not_fused(self.net, self.optimizer, *self.given, None)
+        reason = why_not_fused(self.net, self.optimizer, self.given, None)
         if reason is not None:
             raise RuntimeError(f'fit: the training was changed so that engine "fused" cannot go on: {reason}')
-        if self.versions != tuple(tensor._version for tensor in self.given):  # a callback may draw new samples
+        if self.versions != self._versions():  # a callback may draw new samples
             self._take_samples()
         group = self.optimizer.param_groups[0]
         adam = type(self.optimizer) is Adam
@@ -164,6 +184,9 @@ class FusedEngine:
             native.KINDS[net.weight.dtype], BASES[net.base].number, *self.x.shape, net.width,
             [*addresses, self.f.data_ptr()], adam, *map(float, numbers),
         )  # fmt: skip
+        if self.sample_weight is not None or self.target_gradient is not None:
+            addresses = [_address(self.sample_weight), _address(self.target_gradient)]
+            training.set_loss(*addresses, self.net.in_features)
         training.s = float(net.s)
         if adam:
             training.updates = self._updates()

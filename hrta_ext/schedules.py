@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.layers import check_homotopy_parameter, homotopy_layers, set_homotopy
+from hrta_ext.samples import Samples
 
 
 def check_integer(value: object, name: str) -> int:
@@ -272,31 +273,31 @@ class Batches:
     torch's global random state.
 
     Args:
-        x: Samples, shape (n, ...).
-        y: Targets, shape (n, ...).
+        samples: Of all steps.
         batch_size: Samples per step; None for all of them in their own order.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int | None) -> None:
-        self.x, self.y, self.batch_size = x, y, batch_size
+    def __init__(self, samples: Samples, batch_size: int | None) -> None:
+        self.samples, self.batch_size = samples, batch_size
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
         self.epoch_state = self.generator.get_state()
         self.order = torch.empty(0, dtype=torch.int64)
 
-    def get(self, step: int) -> tuple[Tensor, Tensor]:
-        """Samples and targets of step number ``step``; steps are to be asked for in order."""
+    def get(self, step: int) -> Samples:
+        """Samples of step number ``step``; steps are to be asked for in order."""
         if self.batch_size is None:
-            return self.x, self.y
-        n = self.x.shape[0]
+            return self.samples
+        n = self.samples.x.shape[0]
         position = step % -(-n // self.batch_size)
         if position == 0:
             self.epoch_state = self.generator.get_state()
             self._shuffle()
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
-        return self.x[chosen], self.y[chosen]
+        return self.samples.take(chosen)
 
     def _shuffle(self) -> None:
-        self.order = torch.randperm(self.x.shape[0], generator=self.generator).to(self.x.device)
+        x = self.samples.x
+        self.order = torch.randperm(x.shape[0], generator=self.generator).to(x.device)
 
     def state(self) -> Tensor:
         """The generator's state at the start of the current epoch."""

@@ -20,6 +20,7 @@ from hrta_ext.fused_engine import FusedEngine, why_not_fused
 from hrta_ext.layers import homotopy_layers
 from hrta_ext.optimizers import OptimizerFactory, build_optimizer
 from hrta_ext.progress import Progress
+from hrta_ext.samples import Samples, check_samples
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate, check_integer, check_stages
 from hrta_ext.two_layer import TwoLayerNet
 
@@ -113,6 +114,8 @@ def fit(
     lr: float = 1e-3,
     lr_schedule: str | Callable[[int], float] | None = None,
     batch_size: int | None = None,
+    sample_weight: Tensor | None = None,
+    target_gradient: Tensor | None = None,
     engine: str = "auto",
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -122,10 +125,12 @@ def fit(
 ) -> FitResult:
     """Train ``net`` by homotopy relaxation: ``steps[p]`` steps at ``s[p]``, one stage after the other.
 
-    Minimises R = 1/(2n) sum_i |net(x_i) - y_i|^2 (THEORY, sections 1 and 2; Yang, Chen, Hao 2025, Algorithm 1). Each
-    stage starts from the weights that the last one ended with, and the optimizer keeps running through a change of s,
-    moments and step count included. A learnable s starts each stage at the scheduled value. The train/eval mode of
-    ``net`` is left as it is.
+    Minimises R = 1/(2n) sum_i c_i [ |net(x_i) - y_i|^2 + |grad net(x_i) - g_i|^2 ] (THEORY, sections 1 and 2; Yang,
+    Chen, Hao 2025, Algorithm 1, where R is the first term with c = 1). c is ``sample_weight``, 1 unless given; the sum
+    is divided by n, not by sum_i c_i. g is ``target_gradient``; unless it is given there is no second term, with it R
+    is a Sobolev loss. Each stage starts from the weights that the last one ended with, and the optimizer keeps running
+    through a change of s, moments and step count included. A learnable s starts each stage at the scheduled value. The
+    train/eval mode of ``net`` is left as it is.
 
     Args:
         net: Any module with homotopy layers; trained in place.
@@ -140,6 +145,10 @@ def fit(
             multiplies ``lr``. It must depend on the step alone.
         batch_size: Samples per step; None for all. Every epoch is shuffled anew, by a generator of its own that starts
             from torch's seed (``torch.manual_seed``); the last batch of an epoch may be shorter.
+        sample_weight: c, shape (n,), of x's dtype, on its device: finite, not negative, not zero everywhere.
+        target_gradient: g, shape (n, d), of x's dtype, on its device: the gradient of the target in x, without the
+            bias. For x of shape (n, d) and scalar outputs, each of which depends on its own sample alone (in train mode
+            batch norm breaks that). The base should have a curvature: relu's is taken as 0, so its kinks never move.
         engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU with all samples at once
             and Adam or SGD without weight decay and the like, which leaves ``.grad`` empty; or "auto", which chooses
             the fastest one that serves the call. ``result.engine`` says which it was.
@@ -171,7 +180,8 @@ def fit(
     """
     watchers = _check_callbacks(callbacks)
     watched = any(every == 1 for _, every in watchers)
-    plan = prepare(net, x, y, s, steps, optimizer, lr, lr_schedule, batch_size, engine, watched=watched)
+    samples = Samples(x, y, sample_weight, target_gradient)
+    plan = prepare(net, samples, s, steps, optimizer, lr, lr_schedule, batch_size, engine, watched=watched)
     keeper, saved = None, None
     checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
     if checkpoint is not None:
@@ -207,7 +217,7 @@ class Plan:
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint of this training carries."""
         settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
-        return fingerprint(self.net, self.optimizer, self.batches.x, self.batches.y, settings)
+        return fingerprint(self.net, self.optimizer, self.batches.samples, settings)
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
@@ -218,7 +228,8 @@ class Plan:
 
     def result(self, run: Run, stop_reason: str) -> FitResult:
         """What ``run`` did."""
-        x = self.batches.x
+        samples = self.batches.samples
+        x = samples.x
         s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
         return FitResult(
             net=self.net,
@@ -229,6 +240,8 @@ class Plan:
             settings={
                 **self.settings,
                 "engine": self.engine.name,
+                "sample_weight": samples.sample_weight is not None,
+                "target_gradient": samples.target_gradient is not None,
                 "n_samples": x.shape[0],
                 "n_parameters": sum(p.numel() for p in self.parameters),
                 "network": type(self.net).__name__,
@@ -240,8 +253,7 @@ class Plan:
 
 def prepare(
     net: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    samples: Samples,
     s: float | Sequence[float],
     steps: int | Sequence[int],
     optimizer: str | OptimizerFactory,
@@ -254,15 +266,15 @@ def prepare(
 ) -> Plan:
     """Check the arguments of :func:`fit`; ``watched`` says that there are callbacks after every single step."""
     parameters = _check_net(net)
-    _check_data(parameters, x, y)
-    x, y = x.detach(), y.detach()
+    check_samples(parameters, samples)
+    samples = samples.detach()
     s_values, stage_steps = check_stages(s, steps)
-    batch_size = _check_batch_size(batch_size, x.shape[0], optimizer)
+    batch_size = _check_batch_size(batch_size, samples.x.shape[0], optimizer)
     if engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {engine!r}')
     built = build_optimizer(optimizer, parameters, lr)
     rates = LearningRate(lr_schedule, built, sum(stage_steps))
-    batches = Batches(x, y, batch_size)
+    batches = Batches(samples, batch_size)
     chosen = _choose_engine(engine, net, built, rates, batches, watched)
     settings = {
         "s": s_values,
@@ -279,10 +291,10 @@ def _choose_engine(
     engine: str, net: nn.Module, optimizer: Optimizer, rates: LearningRate, batches: Batches, watched: bool
 ) -> Engine:
     if engine != "torch":
-        reason = why_not_fused(net, optimizer, batches.x, batches.y, batches.batch_size)
+        reason = why_not_fused(net, optimizer, batches.samples, batches.batch_size)
         if reason is None:
             assert isinstance(net, TwoLayerNet)
-            return FusedEngine(net, optimizer, rates, batches.x, batches.y, watched=watched)
+            return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
         if engine == "fused":
             raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
     return TorchEngine(net, optimizer, rates, batches)
@@ -340,36 +352,6 @@ def _check_net(net: nn.Module) -> list[nn.Parameter]:
     if not parameters:
         raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
     return parameters
-
-
-def _check_data(parameters: list[nn.Parameter], x: Tensor, y: Tensor) -> None:
-    dtypes = {p.dtype for p in parameters}
-    devices = {p.device for p in parameters}
-    for name, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"fit: {name} must be a tensor, got {type(value).__name__}; torch.as_tensor makes one")
-        if not value.is_floating_point():
-            raise TypeError(f"fit: {name} must be a floating-point tensor, got {value.dtype}")
-        if value.dim() == 0 or value.shape[0] == 0:
-            raise ValueError(f"fit: {name} must have shape (n, ...) with n at least 1, got {tuple(value.shape)}")
-        if value.device not in devices:
-            raise ValueError(
-                f"fit: {name} must be on the device of the network, {_listed(devices)}, got {value.device}"
-            )
-        if value.dtype not in dtypes:
-            raise ValueError(f"fit: {name} must have the dtype of the network, {_listed(dtypes)}, got {value.dtype}")
-    if y.shape[0] != x.shape[0]:
-        expected = (x.shape[0], *y.shape[1:])
-        raise ValueError(f"fit: y must have shape {expected} to match x, got {tuple(y.shape)}")
-    for name, value in (("x", x), ("y", y)):
-        finite = value.isfinite().reshape(value.shape[0], -1).all(1)
-        if not finite.all():
-            row = int((~finite).nonzero()[0])
-            raise ValueError(f"fit: {name} must be finite, row {row} (counted from 0) holds NaN or Inf")
-
-
-def _listed(values: Iterable[object]) -> str:
-    return " or ".join(sorted(map(str, values)))
 
 
 def _check_batch_size(batch_size: int | None, n: int, optimizer: object) -> int | None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hrta_ext.layers import HomotopyActivation
+from hrta_ext.samples import Samples
 from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate, PlateauHomotopyScheduler
 from hrta_ext.two_layer import TwoLayerNet
 
@@ -231,13 +232,13 @@ def test_a_factor_multiplies_the_rate_of_every_group() -> None:
 
 def test_batches_cover_every_sample_once_an_epoch_in_a_new_order() -> None:
     x = torch.arange(7.0)[:, None]
-    batches = Batches(x, x[:, 0] * 10, 3)
+    batches = Batches(Samples(x, x[:, 0] * 10), 3)
     epochs = []
     for epoch in range(2):
         drawn = [batches.get(3 * epoch + i) for i in range(3)]
-        assert [len(xs) for xs, _ in drawn] == [3, 3, 1]
-        assert all(torch.equal(xs[:, 0] * 10, ys) for xs, ys in drawn)
-        epochs.append(torch.cat([xs[:, 0] for xs, _ in drawn]))
+        assert [len(batch.x) for batch in drawn] == [3, 3, 1]
+        assert all(torch.equal(batch.x[:, 0] * 10, batch.y) for batch in drawn)
+        epochs.append(torch.cat([batch.x[:, 0] for batch in drawn]))
         assert torch.equal(epochs[-1].sort().values, x[:, 0])
     assert not torch.equal(*epochs)
 
@@ -248,7 +249,7 @@ def test_batches_follow_the_seed_and_leave_the_global_generator_alone() -> None:
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        orders.append(Batches(x, x, 50).get(0)[0])
+        orders.append(Batches(Samples(x, x), 50).get(0).x)
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
@@ -257,12 +258,12 @@ def test_batches_follow_the_seed_and_leave_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("done", range(8))
 def test_batches_resume_in_the_middle_of_an_epoch_and_between_two(done: int) -> None:
     x = torch.arange(7.0)
-    first = Batches(x, x, 3)
+    first = Batches(Samples(x, x), 3)
     for step in range(done):
         first.get(step)
     state = first.state()
     torch.manual_seed(12345)  # another seed: only the state may matter
-    second = Batches(x, x, 3)
+    second = Batches(Samples(x, x), 3)
     second.restore(state, done)
     for step in range(done, 12):
-        assert torch.equal(first.get(step)[0], second.get(step)[0])
+        assert torch.equal(first.get(step).x, second.get(step).x)

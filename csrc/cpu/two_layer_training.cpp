@@ -29,9 +29,10 @@ void* at(void* array, int64_t bytes) {
 }
 
 // Vector operations of `neurons` in one step, roughly. A base that is not ReLU takes some twenty a pair, ReLU about as
-// many as there are features.
+// many as there are features; df_dx and the gradients through it go over the features three times more.
 int64_t work(const TwoLayerTraining& t, int64_t neurons) {
-  return t.n * neurons * (t.features + (t.base == kRelu ? 2 : 20));
+  const int64_t over_features = t.gradient_target == nullptr ? 1 : 4;
+  return t.n * neurons * (over_features * t.features + (t.base == kRelu ? 2 : 20));
 }
 
 class Trainer {
@@ -39,44 +40,47 @@ class Trainer {
   Trainer(const TwoLayerTraining& training, ParallelFor pool) : t(training), parallel_for(pool) {
     item = t.dtype == ScalarKind::kFloat32 ? 4 : 8;
     block = block_neurons(t.features);
-    const int64_t most = std::clamp<int64_t>(kPartialSums / std::max<int64_t>(t.n, 1), 1, kChunks);
+    sums = t.n * t.outputs();
+    const int64_t most = std::clamp<int64_t>(kPartialSums / std::max<int64_t>(sums, 1), 1, kChunks);
     chunk_blocks = ceil_div(ceil_div(t.width, block), most);
     chunks = ceil_div(t.width, chunk_blocks * block);
     grain = std::max<int64_t>(kGrainWork / std::max<int64_t>(work(t, chunk_blocks * block), 1), 1);
-    partial.resize(static_cast<size_t>(chunks * t.n));
+    partial.resize(static_cast<size_t>(chunks * sums));
     grad_f = aligned_memory(t.n * item);
+    if (t.gradient_target != nullptr) grad_df_dx = aligned_memory(t.n * t.features * item);
   }
 
-  // Updates the weights from the outputs' gradient, if `step` is not null, and then sets f, if it is wanted.
+  // Updates the weights from the gradient in the outputs, if `step` is not null, and then sets f, if it is wanted.
   void sweep(const Update* step, bool want_f) {
     run_parallel(parallel_for, chunks, grain, [&](int64_t begin, int64_t end) {
       const AlignedMemory scratch = aligned_memory(block_scratch(t.features) * item);
       const AlignedMemory grad = aligned_memory(block * (t.features + 1) * item);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
-        double* sums = partial.data() + chunk * t.n;
-        if (want_f) std::fill(sums, sums + t.n, 0.0);
+        double* f = partial.data() + chunk * sums;
+        double* df_dx = t.gradient_target == nullptr ? nullptr : f + t.n;
+        if (want_f) std::fill(f, f + sums, 0.0);
         const int64_t last = std::min((chunk + 1) * chunk_blocks * block, t.width);
         for (int64_t neuron = chunk * chunk_blocks * block; neuron < last; neuron += block) {
           const int64_t count = std::min(block, last - neuron);
           if (step != nullptr) update_block(*step, neuron, count, grad.get(), scratch.get());
           if (want_f) {
-            loops().two_layer->forward(call(neuron), Quantity::kValue, range(count), sums, nullptr, scratch.get());
+            loops().two_layer->forward(call(neuron), Quantity::kValue, range(count), f, df_dx, scratch.get());
           }
         }
       }
     });
     if (!want_f) return;
     const double factor = 1.0 / std::sqrt(double(t.width));
-    run_parallel(parallel_for, t.n, std::max<int64_t>(kReduceGrain / chunks, 1), [&](int64_t begin, int64_t end) {
+    run_parallel(parallel_for, sums, std::max<int64_t>(kReduceGrain / chunks, 1), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         double sum = 0;
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partial[static_cast<size_t>(chunk * t.n + i)];
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partial[static_cast<size_t>(chunk * sums + i)];
         t.f[i] = factor * sum;
       }
     });
   }
 
-  // The loss at f, and its gradient in f.
+  // The loss at f, and its gradient in the outputs.
   double loss() { return t.dtype == ScalarKind::kFloat32 ? typed_loss<float>() : typed_loss<double>(); }
 
   // The update of step number `taken` (from 0) at rate lr.
@@ -112,7 +116,8 @@ class Trainer {
 
   void update_block(Update step, int64_t neuron, int64_t count, void* grad, void* scratch) const {
     void* grad_output_weight = at(grad, block * t.features * item);
-    loops().two_layer->backward(call(neuron), {grad_f.get(), nullptr, grad, grad_output_weight}, range(count), scratch);
+    loops().two_layer->backward(call(neuron), {grad_f.get(), grad_df_dx.get(), grad, grad_output_weight}, range(count),
+                                scratch);
     step.grad = grad;
     step.count = count * t.features;
     step.parameter = at(t.weight, neuron * t.features * item);
@@ -130,21 +135,43 @@ class Trainer {
   template <typename T>
   double typed_loss() {
     const T* y = static_cast<const T*>(t.y);
+    const T* weights = static_cast<const T*>(t.sample_weight);
     T* grad = static_cast<T*>(grad_f.get());
+    const double n = double(t.n);
     double sum = 0;
     for (int64_t i = 0; i < t.n; ++i) {
+      const double weight = weights == nullptr ? 1.0 : double(weights[i]);
       const double residual = t.f[i] - double(y[i]);
-      sum += residual * residual;
-      grad[i] = T(residual / double(t.n));
+      double squares = residual * residual;
+      if (t.gradient_target != nullptr) squares += gradient_squares<T>(i, weight / n);
+      sum += weight * squares;
+      grad[i] = T(weight * residual / n);
     }
-    return sum / (2.0 * double(t.n));
+    return sum / (2.0 * n);
+  }
+
+  // |df_dx_i - G_i|^2; sets the loss's gradient in df_dx_i.
+  template <typename T>
+  double gradient_squares(int64_t i, double factor) {
+    const double* df_dx = t.f + t.n + i * t.features;
+    const T* target = static_cast<const T*>(t.gradient_target) + i * t.gradient_features;
+    T* grad = static_cast<T*>(grad_df_dx.get()) + i * t.features;
+    double squares = 0;
+    for (int64_t d = 0; d < t.features; ++d) {
+      const double residual = d < t.gradient_features ? df_dx[d] - double(target[d]) : 0.0;
+      squares += residual * residual;
+      grad[d] = T(factor * residual);
+    }
+    return squares;
   }
 
   const TwoLayerTraining& t;
   ParallelFor parallel_for;
   int64_t item, block, chunk_blocks, chunks, grain;
-  std::vector<double> partial;  // (chunks, n) sums over each chunk of neurons
+  int64_t sums;                 // of each chunk: n outputs, and df_dx (n, D) where the loss has a gradient_target
+  std::vector<double> partial;  // (chunks, sums)
   AlignedMemory grad_f;         // (n)
+  AlignedMemory grad_df_dx;     // (n, D), null without a gradient_target
 };
 
 }  // namespace

@@ -40,6 +40,16 @@ void bind_two_layer_training(py::module_& m) {
         training.beta1 = beta1, training.beta2 = beta2, training.epsilon = epsilon;
         return training;
       }))
+      // Addresses of c (n) and of G (n, d), 0 for none; f then holds n (1 + D) doubles.
+      .def("set_loss",
+           [](TwoLayerTraining& training, Address sample_weight, Address gradient_target, int64_t gradient_features) {
+             if (gradient_features < 0 || gradient_features > training.features) {
+               throw py::value_error("TwoLayerTraining.set_loss takes targets in at most as many features as x has");
+             }
+             training.sample_weight = pointer(sample_weight);
+             training.gradient_target = pointer(gradient_target);
+             training.gradient_features = gradient_features;
+           })
       .def_readwrite("s", &TwoLayerTraining::s)
       .def_readwrite("updates", &TwoLayerTraining::updates);
 
