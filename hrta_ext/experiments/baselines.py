@@ -93,7 +93,7 @@ class Case:
 CASES = (
     Case("sin1d", "d = 1, 100 points"),
     Case("sin3d", "d = 3, 125 points"),
-    Case("sin3d", "d = 3, 512 points", n=512, all_methods=False),
+    Case("sin3d", "d = 3, 343 points", n=343, all_methods=False),
     Case("sin1d", "d = 1, 100 points, noise 0.1", noise=0.1, all_methods=False),
 )
 
