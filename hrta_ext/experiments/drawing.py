@@ -153,6 +153,11 @@ def draw_dots(
     axis.set_xlabel(xlabel)
 
 
+def _short(value: float) -> str:
+    """As in "0.16" or "2e-5"."""
+    return f"{value:.2g}" if 0.01 <= value < 100 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
+
+
 def sparse_log_ticks(axis: Axes) -> None:
     """Label the powers of ten of the x axis, and 2 and 5 between them where it spans few: labels never touch."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -163,5 +168,5 @@ def sparse_log_ticks(axis: Axes) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
         return
     axis.xaxis.set_minor_locator(LogLocator(subs=[2.0, 5.0]))
-    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.tick_params(axis="x", which="minor", labelsize=8)
