@@ -97,7 +97,7 @@ def test_methods_share_steps_rates_and_tuning_seeds(tmp_path):
     for case in baselines.CASES:
         plans = [experiment.tuning(full, case, method, results) for method in case.methods()]
         assert {tuple(plan) for plan in plans} == {baselines.RATES}
-        assert {sum(run.steps) for plan in plans for runs in plan.values() for run in runs} == {16000}
+        assert {sum(run.steps) for plan in plans for runs in plan.values() for run in runs} == {8000}
         seeds = {tuple(run.seed for run in runs) for plan in plans for runs in plan.values()}
         assert seeds == {baselines.TUNING_SEEDS}
     assert not set(baselines.TUNING_SEEDS) & set(range(100))

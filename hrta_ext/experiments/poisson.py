@@ -195,5 +195,7 @@ def _draw_solutions(pictures: Mapping[str, Mapping[str, Any]], folder: Path) -> 
         axis.grid(False)
         axis.set_xlabel("x₁")
     axes[0].set_ylabel("x₂")
+    for axis in axes[1:]:
+        axis.tick_params(labelleft=False)
     save_figure(figure, folder / "poisson_solution.png")
     return Figure("poisson_solution", f"The solution, and the errors of the networks of seed 0 at lr {RATES[-1]:g}.")

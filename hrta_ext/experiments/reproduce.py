@@ -12,6 +12,7 @@ import torch
 from hrta_ext import __version__, build_info
 from hrta_ext.experiments.baselines import Baselines
 from hrta_ext.experiments.poisson import Poisson
+from hrta_ext.experiments.real import Real
 from hrta_ext.experiments.report import Report, write_report
 from hrta_ext.experiments.sections import Experiment, Scale
 from hrta_ext.experiments.sin import SinExperiment
@@ -20,7 +21,8 @@ from hrta_ext.experiments.tasks import Progress, Results, run_tasks
 
 # In the order of the page.
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (SinExperiment(1), SinExperiment(3), Table1(), Baselines(), Poisson())
+    experiment.name: experiment
+    for experiment in (SinExperiment(1), SinExperiment(3), Table1(), Baselines(), Poisson(), Real())
 }
 SEEDS = {"toy": 2, "small": 8, "full": 20}
 RUNS = "runs"
