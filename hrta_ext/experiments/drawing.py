@@ -85,7 +85,11 @@ def _apart(heights: Sequence[float], gap: float = 0.065, highest: float = 0.98) 
 
 
 def draw_against(
-    axis: Axes, x: Sequence[float], methods: Mapping[str, Sequence[Sequence[float | None]]], *, label: bool = True
+    axis: Axes,
+    x: Sequence[float],
+    methods: Mapping[str, Sequence[Sequence[float | None]]],
+    *,
+    linear_ticks: bool = False,
 ) -> None:
     """A quantity against x on log axes: medians joined by lines, quartiles as bars, names beside the ends.
 
@@ -93,26 +97,27 @@ def draw_against(
         axis: Where to draw.
         x: Positive, ascending.
         methods: Name -> for each x the values of the runs.
-        label: Write the names.
+        linear_ticks: Name the x themselves instead of powers of ten.
     """
     axis.set_xscale("log")
     axis.set_yscale("log")
     ends = []
     for i, (name, values) in enumerate(methods.items()):
         spreads = [Spread.of(runs) for runs in values]
-        shown = [k for k, spread in enumerate(spreads) if math.isfinite(spread.median)]
+        shown = [k for k, spread in enumerate(spreads) if _FLOOR < spread.median < math.inf]
         if not shown:
             continue
         median = [spreads[k].median for k in shown]
-        down = [spreads[k].median - spreads[k].low for k in shown]
+        down = [spreads[k].median - max(spreads[k].low, 1e-3 * spreads[k].median) for k in shown]
         up = [min(spreads[k].high, 1e3 * spreads[k].median) - spreads[k].median for k in shown]
         axis.errorbar(
             [x[k] for k in shown], median, yerr=[down, up], marker="o", markersize=3.5, capsize=2, elinewidth=0.9,
             **line_style(i),
         )  # fmt: skip
         ends.append((median[-1], name, COLORS[i % len(COLORS)], x[shown[-1]]))
-    if label and ends:
-        label_ends(axis, [end[:3] for end in ends], max(end[3] for end in ends), log_x=True)
+    label_ends(axis, [end[:3] for end in ends], max((end[3] for end in ends), default=0.0), log_x=True)
+    if linear_ticks:
+        axis.set_xticks(list(x), [f"{value:g}" for value in x])
 
 
 def draw_dots(

@@ -105,9 +105,9 @@ class Real:
             name=self.name,
             title=self.title,
             setting=[
-                "Two tables of scikit-learn: diabetes (progression of the disease), and digits (the digit as a number "
-                "from 64 grey values). 60% of the rows to train on, 20% to choose the learning rate, 20% for the error; "
-                f"a new split for each of {scale.seeds} seeds. Columns scaled by the training rows.",
+                "Two tables of scikit-learn: diabetes (progression of the disease), digits (the digit as a number "
+                "from 64 grey values). 60% of the rows to train on, 20% to choose the learning rate, 20% for the "
+                f"error; a new split for each of {scale.seeds} seeds. Columns scaled by the training rows.",
                 f"Two-layer ReLU networks of width {example.width}, full-batch Adam, {sum(example.steps)} steps, a "
                 "quarter of them before a switch, the rate falling to 0 by a cosine. Every method's rate is the best "
                 f"of {', '.join(f'{lr:g}' for lr in RATES)} by the median validation error over "

@@ -18,11 +18,12 @@ from hrta_ext.experiments.sections import Experiment, Scale
 from hrta_ext.experiments.sin import SinExperiment
 from hrta_ext.experiments.table1 import Table1
 from hrta_ext.experiments.tasks import Progress, Results, run_tasks
+from hrta_ext.experiments.theorem31 import Theorem31
 
 # In the order of the page.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (SinExperiment(1), SinExperiment(3), Table1(), Baselines(), Poisson(), Real())
+    for experiment in (Theorem31(), SinExperiment(1), SinExperiment(3), Table1(), Baselines(), Poisson(), Real())
 }
 SEEDS = {"toy": 2, "small": 8, "full": 20}
 RUNS = "runs"
