@@ -11,6 +11,8 @@ import torch
 
 from hrta_ext import __version__, build_info
 from hrta_ext.experiments.baselines import Baselines
+from hrta_ext.experiments.decay import Decay
+from hrta_ext.experiments.lazy import Lazy
 from hrta_ext.experiments.poisson import Poisson
 from hrta_ext.experiments.real import Real
 from hrta_ext.experiments.report import Report, write_report
@@ -23,7 +25,17 @@ from hrta_ext.experiments.theorem31 import Theorem31
 # In the order of the page.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (Theorem31(), SinExperiment(1), SinExperiment(3), Table1(), Baselines(), Poisson(), Real())
+    for experiment in (
+        Theorem31(),
+        Decay(),
+        Lazy(),
+        SinExperiment(1),
+        SinExperiment(3),
+        Table1(),
+        Baselines(),
+        Poisson(),
+        Real(),
+    )
 }
 SEEDS = {"toy": 2, "small": 8, "full": 20}
 RUNS = "runs"
