@@ -29,8 +29,10 @@ def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Param
         if optimizer not in named:
             raise ValueError(f'fit: optimizer must be "adam", "sgd", "gd" or a torch.optim class, got {optimizer!r}')
         # One kernel for all parameters. On the CPU it wakes every thread even for ten numbers, which takes milliseconds
-        # when cores are shared, so there it pays only for parameters that torch would split among threads anyway.
-        if parameters[0].device.type != "cpu" or max(p.numel() for p in parameters) > _CPU_GRAIN:
+        # when cores are shared, so there it pays only for one thread, where it saves 100 us a step, and for parameters
+        # that torch would split among threads anyway.
+        largest = max(p.numel() for p in parameters)
+        if parameters[0].device.type != "cpu" or largest > _CPU_GRAIN or torch.get_num_threads() == 1:
             with suppress(RuntimeError):  # no such kernel for this device or dtype
                 return named[optimizer](parameters, lr=lr, fused=True)
         return named[optimizer](parameters, lr=lr, foreach=True)

@@ -18,6 +18,7 @@ from hrta_ext.cli.doctor import doctor
 from hrta_ext.cli.gram import gram
 from hrta_ext.cli.output import CommandError, Interrupted, print_error, print_line
 from hrta_ext.cli.predict import predict
+from hrta_ext.cli.reproduce import reproduce_command
 from hrta_ext.cli.train import train
 
 _INTERRUPTED = 130
@@ -111,6 +112,7 @@ def _hrta(
 
 for _command in (demo, train, predict, gram, doctor, bench):
     app.command(cls=WithLists)(_command)
+app.command("reproduce")(reproduce_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -151,7 +151,8 @@ def count_outcomes(outcomes: Mapping[str, Outcome]) -> str:
         if where:
             listed = "" if len(where) == len(outcomes) or len(where) > 4 else f" ({'; '.join(where)})"
             parts.append(f"{outcome.value} in {len(where)} of {len(outcomes)}{listed}")
-    return ", ".join(parts).capitalize() + "."
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def number(value: float | None) -> str:

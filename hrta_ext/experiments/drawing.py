@@ -56,18 +56,32 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, 
     if log_x:
         edge, place = last * (last / start) ** 0.42, last * (last / start) ** 0.05
         axis.set_xlim(start, edge)
+        ticks = 10.0 ** np.arange(math.ceil(math.log10(start)), math.floor(math.log10(last) + 1e-9) + 1)
+        axis.set_xticks(ticks)
+        axis.minorticks_off()
+        axis.spines["bottom"].set_bounds(start, last)
     else:
         edge, place = last + 0.42 * (last - start), last + 0.05 * (last - start)
         axis.set_xlim(start, edge)
         axis.set_xticks([tick for tick in axis.get_xticks() if start <= tick <= last])
         axis.spines["bottom"].set_bounds(start, last)
-    position = -math.inf
-    for value, name, color in sorted(ends):
-        position = max(math.log10(max(value, low) / low) / height, position + 0.065)
+    ends = sorted(ends)
+    heights = _apart([math.log10(max(value, low) / low) / height for value, _, _ in ends])
+    for (value, name, color), position in zip(ends, heights, strict=True):
         axis.annotate(
             name, (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
             color=color, fontsize=8.5, va="center", arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
         )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], gap: float = 0.065, highest: float = 0.98) -> list[float]:
+    """Ascending heights moved as little as keeps labels a gap apart and inside the axes."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    for k in reversed(range(len(placed))):
+        placed[k] = min(placed[k], highest - gap * (len(placed) - 1 - k))
+    return placed
 
 
 def draw_against(
@@ -132,7 +146,27 @@ def draw_dots(
         middle = Spread.of(list(rows[reference])).median
         if math.isfinite(middle):
             axis.axvline(middle, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    sparse_log_ticks(axis)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(False, axis="y")
     axis.set_xlabel(xlabel)
+
+
+def _short(value: float) -> str:
+    """As in "0.16" or "2e-5"."""
+    return f"{value:.2g}" if 0.01 <= value < 100 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
+
+
+def sparse_log_ticks(axis: Axes) -> None:
+    """Label the powers of ten of the x axis, and 2 and 5 between them where it spans few: labels never touch."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(numticks=7))
+    if math.log10(high / low) > 1.6:
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        return
+    axis.xaxis.set_minor_locator(LogLocator(subs=[2.0, 5.0]))
+    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axis.tick_params(axis="x", which="minor", labelsize=8)

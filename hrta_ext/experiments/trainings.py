@@ -87,10 +87,10 @@ def train(parameters: Mapping[str, Any]) -> dict[str, Any]:
         rows; ``diverged``; ``switch_steps``; ``seconds``; ``curve``, (step, geometric mean of the losses around it).
         Numbers of a diverged run are null.
     """
-    training = Training(**{**parameters, "s": tuple(parameters["s"]), "steps": tuple(parameters["steps"])})
+    training = read(parameters)
     problem = make_problem(training.problem, n=training.n, noise=training.noise, seed=training.seed)
     steps = _plateau_steps(training, problem) if training.switch == "plateau" else training.steps
-    net, result = _fit(training, problem, training.s[: len(steps)], steps)
+    net, result = train_network(training, problem, steps)
     kept = {
         "switch_steps": [sum(steps[:p]) for p in range(1, len(steps))],
         "seconds": result.seconds,
@@ -100,27 +100,41 @@ def train(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **measure(net, problem, training.device)}
 
 
-def _fit(
-    training: Training, problem: Problem, s: tuple[float, ...], steps: tuple[int, ...]
+def read(parameters: Mapping[str, Any]) -> Training:
+    """The training of parameters that were written as JSON."""
+    return Training(**{**parameters, "s": tuple(parameters["s"]), "steps": tuple(parameters["steps"])})
+
+
+def train_network(
+    training: Training, problem: Problem, steps: tuple[int, ...] | None = None
 ) -> tuple[HomotopyLayer, FitResult]:
+    """Train; ``steps`` of as many of the first stages, None for what the training says."""
+    steps = steps or training.steps
+    s = training.s[: len(steps)]
     net = make_network(training.network, problem.x.shape[1], training.width, s[0], training.base, training.seed)
     net = net.to(training.device)
     torch.manual_seed(training.seed)  # the order of batches
     options: dict[str, Any] = {}
     if problem.gradient is not None:
         options["target_gradient"] = problem.gradient.to(training.device)
-    result = fit(
-        net,
-        problem.x.to(training.device),
-        problem.y.to(training.device),
-        s=s,
-        steps=steps,
-        optimizer=training.optimizer,
-        lr=training.lr,
-        lr_schedule=training.lr_schedule,
-        batch_size=training.batch_size,
-        **options,
-    )
+    # Adam's moments of silent neurons shrink into the subnormal numbers, where a wide deep network takes three times as
+    # long; as zeros they give the same weights.
+    torch.set_flush_denormal(True)
+    try:
+        result = fit(
+            net,
+            problem.x.to(training.device),
+            problem.y.to(training.device),
+            s=s,
+            steps=steps,
+            optimizer=training.optimizer,
+            lr=training.lr,
+            lr_schedule=training.lr_schedule,
+            batch_size=training.batch_size,
+            **options,
+        )
+    finally:
+        torch.set_flush_denormal(False)
     if result.stop_reason == "interrupted":
         raise KeyboardInterrupt
     return net, result
@@ -132,7 +146,7 @@ def _plateau_steps(training: Training, problem: Problem) -> tuple[int, ...]:
     The run that then switches there repeats the first stage bit by bit, learning rates included.
     """
     total = sum(training.steps)
-    net, result = _fit(training, problem, training.s[:1], (total,))
+    net, result = train_network(training, problem, (total,))
     scheduler = PlateauHomotopyScheduler(
         net, training.s, patience=max(1, total // PLATEAU_SHARE), threshold=PLATEAU_THRESHOLD
     )
