@@ -72,10 +72,10 @@ class Lazy:
             name=self.name,
             title=self.title,
             setting=[
-                f"sin(2πx), 100 points, N(0, 1) weights, {steps} full-batch steps of gradient descent at rate 0.5 or of "
-                f"Adam at 0.001, half of them before a switch of s; {scale.seeds} seeds, at most 8 above 10 000 neurons. "
-                "Movement is |θ(end) - θ(0)| / |θ(0)| of all weights together; change of the kernel |NTK(end) - NTK(0)| "
-                "/ |NTK(0)| in the Frobenius norm, both NTKs at the last s.",
+                f"sin(2πx), 100 points, N(0, 1) weights, {steps} full-batch steps of gradient descent at rate 0.5 or "
+                f"of Adam at 0.001, half of them before a switch of s; {scale.seeds} seeds, at most 8 above 10 000 "
+                "neurons. Movement is |θ(end) - θ(0)| / |θ(0)| of all weights together; change of the kernel "
+                "|NTK(end) - NTK(0)| / |NTK(0)| in the Frobenius norm, both NTKs at the last s.",
                 "Slopes are least squares of the log medians against log width; lazy training means -1/2.",
             ],
             readings=[
