@@ -170,7 +170,7 @@ def descend(parameters: Mapping[str, Any]) -> dict[str, Any]:
     smallest = _smallest(eigenvalues)
     bound = float(loss[0]) * torch.exp(-2.0 * smallest / n * lr * torch.arange(len(loss), dtype=torch.float64))
     return {
-        "time": (lr * shown).tolist(),
+        "time": (lr * shown.double()).tolist(),
         "loss": loss[shown].tolist(),
         "predicted": predicted.tolist(),
         "deviation": float((loss[shown] / predicted).log10().abs().max()),

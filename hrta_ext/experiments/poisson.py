@@ -183,12 +183,12 @@ def _draw_solutions(pictures: Mapping[str, Mapping[str, Any]], folder: Path) -> 
     }
     figure, axes = new_figure(11.0, 3.0, columns=1 + len(errors))
     box = (0.0, 1.0, 0.0, 1.0)
-    shown = axes[0].imshow(exact.T, origin="lower", extent=box, cmap="cividis")
+    shown = axes[0].imshow(exact.T.numpy(), origin="lower", extent=box, cmap="cividis")
     axes[0].set_title("u*", fontsize=10)
     figure.colorbar(shown, ax=axes[0], shrink=0.8)
     largest = max(float(error.abs().max()) for error in errors.values())
     for axis, (name, error) in zip(axes[1:], errors.items(), strict=True):
-        shown = axis.imshow(error.T, origin="lower", extent=box, cmap="PuOr", vmin=-largest, vmax=largest)
+        shown = axis.imshow(error.T.numpy(), origin="lower", extent=box, cmap="PuOr", vmin=-largest, vmax=largest)
         axis.set_title(f"f - u*, {name}", fontsize=10)
     figure.colorbar(shown, ax=axes[-1], shrink=0.8)
     for axis in axes:
