@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,10 @@ def run_tasks(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(pending)), mp_context=context, initializer=_prepare_worker) as pool:
         try:
-            futures: dict[Future[dict[str, Any]], Task] = {pool.submit(task.run): task for task in pending}
-            while futures:
-                for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                    task = futures.pop(future)
-                    results.put(task, future.result())
-                    watch.done(task)
+            futures = {pool.submit(task.run): task for task in pending}
+            for future in as_completed(futures):
+                results.put(futures[future], future.result())
+                watch.done(futures[future])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
