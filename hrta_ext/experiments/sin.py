@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from hrta_ext.experiments.comparisons import Comparison, compare, count_outcomes, number, verdict_of
 from hrta_ext.experiments.drawing import Runs, draw_curves, draw_dots
@@ -126,6 +128,13 @@ class SinExperiment:
             f"{self.name}_results", "Final training loss, median and quartiles over the seeds", columns, tuple(rows)
         )
         claims = [self._claim(method, {case: comparisons[case, method] for case in done}) for method in METHODS[1:]]
+        switched = [
+            run["switch_steps"]
+            for methods in done.values()
+            for method, runs in methods.items()
+            if method.switch == "plateau"
+            for run in runs
+        ]
         figures = self._draw(scale, done, folder)
         all_runs = [run for methods in done.values() for runs in methods.values() for run in runs]
         first, second = self.steps(scale)
@@ -150,6 +159,7 @@ class SinExperiment:
             claims=claims,
             figures=figures,
             tables=[table],
+            notes=[_plateau_note(switched, first + second)],
             n_runs=len(all_runs),
             n_diverged=sum(run["diverged"] for run in all_runs),
             seconds=sum(run["seconds"] for run in all_runs),
@@ -197,3 +207,13 @@ class SinExperiment:
     @staticmethod
     def _of_rate(done: Mapping[Case, Mapping[Method, Runs]], lr: float) -> list[Case]:
         return [case for case in done if case.lr == lr]
+
+
+def _plateau_note(switched: Sequence[Sequence[int]], total: int) -> str:
+    """When the runs that wait for a plateau switched."""
+    steps = [each[0] for each in switched if each]
+    when = f"at step {int(np.median(steps)):,} of {total:,} in the median" if steps else "never"
+    return (
+        f"The runs that wait for a plateau switched {when}, {len(switched) - len(steps)} of {len(switched)} never. A "
+        "late switch meets a learning rate that has almost fallen to 0, too little to make up for the jump."
+    )
