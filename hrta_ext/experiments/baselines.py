@@ -218,7 +218,8 @@ def _setting(experiment: Baselines, scale: Scale) -> list[str]:
         f"the best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training "
         f"loss over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
         "PReLU learns a slope for every neuron, “learned s” one s for the network, Jagtap one scale a of ReLU(10 a z). "
-        "“Noise 0.1” adds normal noise of that standard deviation to the targets; errors are measured without it.",
+        "“Noise 0.1” adds normal noise of that standard deviation to the targets; errors are measured without it. "
+        "Losses near 1e-14 are what float32 rounds to.",
     ]
 
 
