@@ -83,7 +83,6 @@ def test_verdicts():
     assert verdict_of([same, higher]) is Verdict.FAILS
     assert verdict_of([lower, Outcome.OPEN]) is Verdict.OPEN
     assert verdict_of([]) is Verdict.OPEN
-    assert verdict_of([same], wanted=same) is Verdict.HOLDS
     assert verdict_of_checks([True, True]) is Verdict.HOLDS
     assert verdict_of_checks([True, False]) is Verdict.IN_PART
     assert verdict_of_checks([False]) is Verdict.FAILS

@@ -126,14 +126,11 @@ def compare(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Com
     return Comparison(spread_a, spread_b, ratio, int((difference < 0).sum()), p, outcome)
 
 
-def verdict_of(outcomes: Sequence[Outcome], wanted: Outcome = Outcome.LOWER) -> Verdict:
-    """Verdict on a claim that predicts ``wanted`` for every comparison: all of them, some, or none."""
+def verdict_of(outcomes: Sequence[Outcome]) -> Verdict:
+    """Verdict on a claim that predicts "lower" for every comparison: all of them, some, or none."""
     if not outcomes or Outcome.OPEN in outcomes:
         return Verdict.OPEN
-    n_wanted = sum(outcome is wanted for outcome in outcomes)
-    if n_wanted == len(outcomes):
-        return Verdict.HOLDS
-    return Verdict.IN_PART if n_wanted else Verdict.FAILS
+    return verdict_of_checks([outcome is Outcome.LOWER for outcome in outcomes])
 
 
 def verdict_of_checks(checks: Sequence[bool]) -> Verdict:

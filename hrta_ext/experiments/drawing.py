@@ -18,16 +18,15 @@ _FLOOR = 1e-30
 Runs = Sequence[Mapping[str, Any]]
 
 
-def draw_curves(axis: Axes, methods: Mapping[str, Runs], *, styles: Sequence[int] | None = None) -> None:
+def draw_curves(axis: Axes, methods: Mapping[str, Runs]) -> None:
     """Loss against step: of each method the median over its runs that did not diverge, quartiles as a band.
 
     Args:
         axis: Gets a log scale, and every curve's name beside its end.
         methods: Name -> results of :func:`hrta_ext.experiments.trainings.train`.
-        styles: Numbers of the line styles; 0, 1, ... by default.
     """
     ends, last = [], 0.0
-    for i, (name, runs) in zip(styles or range(len(methods)), methods.items(), strict=False):
+    for i, (name, runs) in enumerate(methods.items()):
         whole = [run for run in runs if not run["diverged"] and run["curve"]["loss"]]
         if not whole:
             continue
