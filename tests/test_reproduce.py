@@ -213,6 +213,17 @@ def test_bad_arguments(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "report").exists()
 
 
+def test_too_few_seeds_are_mentioned_before_the_work(tmp_path, capsys, monkeypatch):
+    from hrta_ext.cli import main
+    from hrta_ext.cli import reproduce as command
+
+    monkeypatch.setattr(command, "reproduce", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["reproduce", "sin1d", "--seeds", "3", "--out", str(tmp_path / "report")]) == 130
+    said = capsys.readouterr().err
+    assert "3 seeds decide no comparison" in said
+    assert "goes on where it was" in said
+
+
 def test_somebody_elses_page_is_left_alone(tmp_path, capsys):
     from hrta_ext.cli import main
 

@@ -15,6 +15,7 @@ import torch
 import typer
 
 from hrta_ext.cli.output import CommandError, Interrupted, output_directory, print_line, print_note, print_table
+from hrta_ext.experiments.comparisons import FEWEST_PAIRS
 from hrta_ext.experiments.report import Report, duration
 from hrta_ext.experiments.reproduce import EXPERIMENTS, RUNS, SEEDS, reproduce
 from hrta_ext.experiments.sections import Scale
@@ -51,6 +52,8 @@ def reproduce_command(
     _check(out, device)
     which = "full" if full else "small"
     scale = Scale(which, seeds or SEEDS[which], device)
+    if scale.seeds < FEWEST_PAIRS:
+        print_note(f"{scale.seeds} seeds decide no comparison, {FEWEST_PAIRS} are the fewest that can")
     workers = workers or (1 if device == "cuda" else _cores())
     options = (" --full" if full else "") + (f" --seeds {seeds}" if seeds else "")
     start = time.perf_counter()

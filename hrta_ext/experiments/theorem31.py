@@ -277,7 +277,9 @@ def _draw_smallest(
         axis.set_title(DIMENSIONS[d], fontsize=10)
     save_figure(figure, folder / "theorem31_lambda_min.png")
     return Figure(
-        "theorem31_lambda_min", "Smallest eigenvalue of the NTK against s: medians over the draws, quartiles as bars."
+        "theorem31_lambda_min",
+        "Smallest eigenvalue of the NTK against s: medians over the draws, quartiles as bars. Widths at which it is 0 "
+        "cannot be shown.",
     )
 
 
@@ -317,5 +319,6 @@ def _draw_width(infinite: Mapping[int, Any], finite: Mapping[int, Mapping[int, S
     save_figure(figure, folder / "theorem31_width.png")
     return Figure(
         "theorem31_width",
-        "Smallest eigenvalue of finite networks over that of infinite width: medians, quartiles as bars.",
+        "Smallest eigenvalue of finite networks over that of infinite width: medians, quartiles as bars. "
+        "Widths at which it is 0 cannot be shown.",
     )
