@@ -1,9 +1,10 @@
 """Every CUDA kernel once per dtype and ragged size, for compute-sanitizer (run_gpu_checks.sh) or on its own.
 
-Sizes straddle the 8 elements of a thread and the 2048 of a block; each runs on aligned memory and one element further
-on, where 16-byte accesses are not possible. Results are compared with the float64 formula, so a kernel that writes
-nothing fails too. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, without which memcheck
-cannot see an access beyond its end.
+Sizes of the activation straddle the 8 elements of a thread and the 2048 of a block; each runs on aligned memory and one
+element further on, where 16-byte accesses are not possible. Those of the two-layer network and of its training straddle
+its warps' groups and tiles, and the split of the samples where neurons are few. Results are compared with the float64
+formula, so a kernel that writes nothing fails too. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of
+its own, without which memcheck cannot see an access beyond its end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext import native, reference
+from hrta_ext import native, native_two_layer, reference, reference_two_layer
 from hrta_ext.bases import BASES
 
 SIZES = (1, 7, 8, 9, 2047, 2049)
@@ -66,29 +67,70 @@ def relu_results(x: Tensor, grad: Tensor) -> Iterator[tuple[str, Tensor, Tensor]
     yield "mask backward", native.relu_mask_backward(grad, mask, 0.7, stride), wide_grad * slope
 
 
+def two_layer_results(
+    n: int, m: int, features: int, base: str, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The wide network's kernels against the torch backend in float64, two networks side by side."""
+    x, weight, output_weight = (
+        torch.randn(shape, device="cuda", dtype=torch.float64).to(dtype)
+        for shape in ((n, features), (2, m, features), (2, m))
+    )
+    s = torch.tensor(0.7, device="cuda", dtype=torch.float64)
+    grads = (torch.randn(2, n, device="cuda").to(dtype), torch.randn(2, n, features, device="cuda").to(dtype))
+    wide = [tensor.double() for tensor in (x, weight, output_weight)]
+    wide_grads = [grad.double() for grad in grads]
+    pairs = [
+        (native_two_layer.outputs(x, weight, output_weight, s, base, True),
+         reference_two_layer.outputs(*wide, s, base, True)),
+        (native_two_layer.gradients(grads[0], None, x, weight, output_weight, s, base, (True,) * 4),
+         reference_two_layer.gradients(wide_grads[0], None, *wide, s, base, (True,) * 4)),
+        (native_two_layer.gradients(*grads, x, weight, output_weight, s, base, (False, True, True, False))[1:3],
+         reference_two_layer.gradients(*wide_grads, *wide, s, base, (False, True, True, False))[1:3]),
+    ]  # fmt: skip
+    for ours, exact in pairs:
+        for i, (got, expected) in enumerate(zip(ours, exact, strict=True)):
+            yield f"two-layer n {n} m {m} D {features}, result {i}", got, expected
+
+
+def training_results(dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Ten steps of the native training, neurons many and few, beside autograd."""
+    for n, width in ((33, 130), (700, 5)):
+        x = torch.rand(n, 2, device="cuda", dtype=torch.float64).to(dtype)
+        y = x.sum(1).sin()
+        nets = [hx.TwoLayerNet(2, width, base="relu2", seed=0).to(x) for _ in range(2)]
+        given = {"s": 0.7, "steps": 10, "lr": 1e-2, "sample_weight": x[:, 0] + 0.5, "target_gradient": x}
+        losses = [hx.fit(net, x, y, engine=e, **given).loss for net, e in zip(nets, ("fused", "torch"), strict=True)]
+        yield f"training n {n} m {width}", *losses
+
+
 def main() -> int:
     """Run and compare everything; the exit code says whether all agree."""
     if not hx.backends()["cuda"]:
         print(f"no CUDA backend: {hx.build_info()['cuda_reason']}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
-    bases = [name for name, base in BASES.items() if base.index is not None]
-    count, failures = 0, []
-    for dtype, tolerance in TOLERANCES.items():
+    bases = [name for name, base in BASES.items() if base.number is not None]
+    found, failures = [], []
+    for dtype in TOLERANCES:
         for n in SIZES:
             for offset in (0, 1):
                 x, grad = tensors(n, dtype, offset)
                 cases = [(base, *case) for base in bases for case in results(x, grad, base)]
                 cases += [("relu", *case) for case in relu_results(x, grad)]
-                for base, name, got, exact in cases:
-                    count += 1
-                    scale = 1.0 + (exact.abs().max().item() if exact.numel() else 0.0)
-                    error = (got.double() - exact).abs().max().item() if exact.numel() else 0.0
-                    if not error <= tolerance * scale:  # NaN fails too
-                        failures.append(f"{base}, {name}, {dtype}, n {n}, offset {offset}: error {error:.3g}")
+                found += [(f"{base}, {name}, n {n}, offset {offset}", dtype, *pair) for base, name, *pair in cases]
+    for dtype in (torch.float32, torch.float64):
+        for base in bases:
+            for sizes in ((33, 70, 2), (129, 65, 3), (600, 5, 9), (5, 130, 16)):
+                found += [(f"{base}, {name}", dtype, *pair) for name, *pair in two_layer_results(*sizes, base, dtype)]
+        found += [(name, dtype, *pair) for name, *pair in training_results(dtype)]
+    for name, dtype, got, exact in found:
+        scale = 1.0 + (exact.abs().max().item() if exact.numel() else 0.0)
+        error = (got.double() - exact).abs().max().item() if exact.numel() else 0.0
+        if not error <= TOLERANCES[dtype] * scale:  # NaN fails too
+            failures.append(f"{name}, {dtype}: error {error:.3g}")
     torch.cuda.synchronize()
     print("\n".join(failures[:50]))
-    print(f"{count} results, {len(failures)} wrong")
+    print(f"{len(found)} results, {len(failures)} wrong")
     return 1 if failures else 0
 
 

@@ -222,5 +222,14 @@ struct SinBase {
 using Sin = SinBase<false>;
 using FastSin = SinBase<true>;
 
+// sigma(x), rounded once more than homotopy_value.
+template <typename Base, typename T>
+HRTA_INLINE T base_value(T x) {
+  const Pair<T> tail = Base::tail(x);
+  const T rest = tail.high + tail.low;
+  if constexpr (Base::kGrowth == Growth::kRectifier || Base::kGrowth == Growth::kRamp) return at_least(x, T(0)) + rest;
+  return rest;
+}
+
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace hrta

@@ -17,6 +17,7 @@ struct TwoLayerCall {
   const void* weight;         // (B, m, D)
   const void* output_weight;  // (B, m)
   double s;
+  const double* s_value = nullptr;  // CUDA: one number on the device that takes the place of s, or null
 };
 
 // What backward is given and what it writes; any of these may be null.
@@ -42,5 +43,26 @@ double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f
 void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// Features that the kernels serve; beyond, the product of samples and weights outweighs everything that fusing saves.
+constexpr int64_t kMostFeatures = 16;
+
+enum class TwoLayerPass : int { kForward, kForwardWithGradient, kInputGradient, kParameterGradient, kBackward };
+
+// As on the CPU, on a device: `stream` is a cudaStream_t there, `scratch` memory of two_layer_scratch bytes for the
+// pass. Each returns null or the CUDA runtime's error message. Every bit depends on the shapes alone.
+int64_t two_layer_scratch(const TwoLayerCall& call, TwoLayerPass pass);
+const char* two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, void* scratch, int device, void* stream);
+const char* two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, void* scratch,
+                                     int device, void* stream);
+// grad_s () float64 on the device.
+const char* two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f, double* grad_s, void* scratch,
+                                         int device, void* stream);
+const char* two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, void* scratch, int device,
+                               void* stream);
+
+}  // namespace cuda
 
 }  // namespace hrta

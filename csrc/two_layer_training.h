@@ -65,4 +65,16 @@ void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t st
 
 }  // namespace cpu
 
+namespace cuda {
+
+// As on the CPU for one network, every pointer of `training` on the device, `loss` (steps) too: all steps are queued on
+// `stream` and nothing waits. `done` () on the device: the number of losses written. `scratch`:
+// two_layer_training_scratch bytes. Returns null or the CUDA runtime's error message.
+int64_t two_layer_training_scratch(const TwoLayerTraining& training);
+const char* two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
+                            int64_t* done, bool outputs_on_entry, bool outputs_on_return, void* scratch, int device,
+                            void* stream);
+
+}  // namespace cuda
+
 }  // namespace hrta

@@ -1,5 +1,7 @@
 """The engine that trains a two-layer network in native code, many steps per call (csrc/two_layer_training.h).
 
+On a GPU all steps of a call are queued at once, and the host waits for their losses.
+
 It keeps moments and step counts where torch's optimizers keep them, so that checkpoints are the same for both engines.
 """
 
@@ -17,6 +19,7 @@ from hrta_ext import native
 from hrta_ext.backends import kernels_for
 from hrta_ext.bases import BASES
 from hrta_ext.losses import HOOKS
+from hrta_ext.native_two_layer import most_features
 from hrta_ext.samples import Samples
 from hrta_ext.schedules import LearningRate
 from hrta_ext.two_layer import TwoLayerNet, with_bias
@@ -52,8 +55,6 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
         return "it cannot learn s"
     if any(getattr(net, name) for name in HOOKS) or any(weight._backward_hooks for weight in weights):
         return "net has hooks, which it would not call"
-    if net.weight.device.type != "cpu":
-        return f"it runs on the CPU, net is on {net.weight.device}"
     if net.weight.dtype not in (torch.float32, torch.float64) or net.output_weight.dtype != net.weight.dtype:
         return f"it computes in float32 or float64, net is {net.weight.dtype}"
     if net.output_weight.shape != (net.width,) or net.weight.shape != (net.width, net.in_features + net.bias):
@@ -70,7 +71,10 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
     if (weight is not None and weight.shape != x.shape[:1]) or (gradient is not None and gradient.shape != x.shape):
         return f"sample_weight and target_gradient must have shapes {tuple(x.shape[:1])} and {tuple(x.shape)}"
     if kernels_for(net.weight, net.base) is not native:
-        return "the compiled kernels do not serve it (hx.backends() says which are usable)"
+        return f"the compiled kernels do not serve a net on {net.weight.device} (hx.backends() says which are usable)"
+    most = most_features(net.weight.device)
+    if net.weight.shape[1] > most:
+        return f"on a GPU it takes at most {most} features, the bias included, net has {net.weight.shape[1]}"
     return None
 
 
@@ -117,9 +121,8 @@ class FusedEngine:
         self.given = samples
         self._take_samples()
         # The outputs and, where the loss has gradients, df/dx after them.
-        self.f = torch.empty(
-            self.y.numel() + (self.x.numel() if samples.target_gradient is not None else 0), dtype=torch.float64
-        )
+        outputs = self.y.numel() + (self.x.numel() if samples.target_gradient is not None else 0)
+        self.f = torch.empty(outputs, dtype=torch.float64, device=self.x.device)
         self.s_of_f: float | None = None  # the s at which f holds the outputs of the present weights, if it does
         self.seconds_per_step = _SECONDS_PER_CALL  # until it is measured
 
@@ -234,9 +237,14 @@ def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> lis
     present = [engine.s_of_f == training.s for engine, training in zip(engines, trainings, strict=True)]
     keep = not any(engine.watched for engine in engines)
     start = time.perf_counter()
-    steps_done: list[int] = native._C.two_layer_train(
-        trainings, count, [t.data_ptr() for t in rates], [t.data_ptr() for t in losses], present, keep
-    )
+    if all(engine.x.is_cpu for engine in engines):
+        steps_done: list[int] = native._C.two_layer_train(
+            trainings, count, [t.data_ptr() for t in rates], [t.data_ptr() for t in losses], present, keep
+        )
+    else:
+        steps_done = [
+            _train_on_gpu(*member, keep) for member in zip(engines, trainings, rates, losses, present, strict=True)
+        ]
     seconds_per_step = max((time.perf_counter() - start) / max(steps_done), 1e-9)
     for i, (engine, done) in enumerate(zip(engines, steps_done, strict=True)):
         updates = done if losses[i, done - 1].isfinite() else done - 1
@@ -244,3 +252,17 @@ def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> lis
         engine.s_of_f = trainings[i].s if keep and updates == count else None
         engine.count(updates)
     return [loss[:done] for loss, done in zip(losses, steps_done, strict=True)]
+
+
+def _train_on_gpu(engine: FusedEngine, training: Any, rates: Tensor, losses: Tensor, present: bool, keep: bool) -> int:
+    """The steps of one network; fills ``losses`` and returns how many there are."""
+    device = engine.x.device
+    scratch = torch.empty(native._C.two_layer_cuda_training_scratch(training), dtype=torch.uint8, device=device)
+    loss = torch.empty(losses.shape, dtype=torch.float64, device=device)
+    done = torch.empty((), dtype=torch.int64, device=device)
+    addresses = (loss.data_ptr(), done.data_ptr())
+    native._C.two_layer_cuda_train(
+        training, rates.tolist(), *addresses, present, keep, scratch.data_ptr(), engine.x.get_device()
+    )
+    losses.copy_(loss)  # waits for the steps
+    return int(done) or losses.numel()

@@ -1,8 +1,9 @@
-"""The compiled two-layer kernels on CPU tensors: memory order, allocation, addresses. See ``reference_two_layer``."""
+"""The compiled two-layer kernels on tensors: memory order, allocation, addresses. See ``reference_two_layer``.
+
+CUDA kernels serve up to ``most_features`` features; nothing here waits for the device.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,35 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg().contiguous()
 
 
-def _problem(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str) -> Any:
-    """What every kernel is told; the (plain) tensors must outlive the call."""
-    *_, width, features = weight.shape
-    networks = output_weight.numel() // width
-    return _C.TwoLayerProblem(
-        x.data_ptr(), weight.data_ptr(), output_weight.data_ptr(), networks, x.shape[0], features, width,
-        KINDS[x.dtype], BASES[base].number, s.item() if isinstance(s, Tensor) else float(s),
-    )  # fmt: skip
+def most_features(device: torch.device) -> float:
+    """D up to which kernels serve tensors on the device."""
+    return _C.two_layer_cuda_features if device.type == "cuda" else float("inf")
+
+
+class _Problem:
+    """What every kernel is told about plain tensors, which it keeps."""
+
+    def __init__(self, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str) -> None:
+        *_, width, features = weight.shape
+        networks = output_weight.numel() // width
+        on_device = isinstance(s, Tensor) and not s.is_cpu
+        self.x, self.weight, self.output_weight = x, weight, output_weight
+        self.s = s.detach().to(torch.float64) if isinstance(s, Tensor) and on_device else None
+        self.described = _C.TwoLayerProblem(
+            x.data_ptr(), weight.data_ptr(), output_weight.data_ptr(), networks, x.shape[0], features, width,
+            KINDS[x.dtype], BASES[base].number, 0.0 if on_device else float(s), _address(self.s),
+        )  # fmt: skip
+
+    def run(self, name: str, which: str, *tensors: Tensor | None) -> None:
+        """The kernel ``name`` on the tensors' device; ``which`` names the pass whose scratch memory it needs there."""
+        addresses = map(_address, tensors)
+        if self.x.is_cpu:
+            getattr(_C, f"two_layer_{name}")(self.described, *addresses)
+            return
+        count = _C.two_layer_cuda_scratch(self.described, getattr(_C.TwoLayerPass, which))
+        scratch = torch.empty(count, dtype=torch.uint8, device=self.x.device)
+        function = getattr(_C, f"two_layer_cuda_{name}")
+        function(self.described, *addresses, scratch.data_ptr(), self.x.get_device())
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -40,7 +62,8 @@ def outputs(
     networks = output_weight.shape[:-1]
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
-    _C.two_layer_forward(_problem(x, weight, output_weight, s, base), f.data_ptr(), _address(df_dx))
+    which = "forward_with_gradient" if with_gradient else "forward"
+    _Problem(x, weight, output_weight, s, base).run("forward", which, f, df_dx)
     return (f,) if df_dx is None else (f, df_dx)
 
 
@@ -61,7 +84,7 @@ def gradients(
     x, weight, output_weight = _plain(x), _plain(weight), _plain(output_weight)
     grad_f = None if grad_f is None else _plain(grad_f)
     grad_df_dx = None if grad_df_dx is None else _plain(grad_df_dx)
-    problem = _problem(x, weight, output_weight, s, base)
+    problem = _Problem(x, weight, output_weight, s, base)
     grad_x = grad_s = None
     if grad_df_dx is not None and (needs[0] or needs[3]):
         others = (needs[0], False, False, needs[3])
@@ -69,12 +92,12 @@ def gradients(
     elif grad_f is not None:
         if needs[0]:
             grad_x = torch.empty_like(x)
-            _C.two_layer_input_gradient(problem, grad_f.data_ptr(), grad_x.data_ptr())
+            problem.run("input_gradient", "input_gradient", grad_f, grad_x)
         if needs[3]:
-            grad_s = torch.tensor(_C.two_layer_parameter_gradient(problem, grad_f.data_ptr()), dtype=torch.float64)
+            grad_s = torch.empty((), dtype=torch.float64, device=x.device)
+            problem.run("parameter_gradient", "parameter_gradient", grad_f, grad_s)
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
     if needs[1] or needs[2]:
-        addresses = (_address(tensor) for tensor in (grad_f, grad_df_dx, grad_weight, grad_output_weight))
-        _C.two_layer_backward(problem, *addresses)
+        problem.run("backward", "backward", grad_f, grad_df_dx, grad_weight, grad_output_weight)
     return grad_x, grad_weight, grad_output_weight, grad_s

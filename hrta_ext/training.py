@@ -149,9 +149,10 @@ def fit(
         target_gradient: g, shape (n, d), of x's dtype, on its device: the gradient of the target in x, without the
             bias. For x of shape (n, d) and scalar outputs, each of which depends on its own sample alone (in train mode
             batch norm breaks that). The base should have a curvature: relu's is taken as 0, so its kinks never move.
-        engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU with all samples at once
-            and Adam or SGD without weight decay and the like, which leaves ``.grad`` empty; or "auto", which chooses
-            the fastest one that serves the call. ``result.engine`` says which it was.
+        engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU, or on a GPU with at
+            most 16 features, with all samples at once and Adam or SGD without weight decay and the like, which leaves
+            ``.grad`` empty; or "auto", which chooses the fastest one that serves the call. ``result.engine`` says
+            which it was.
         progress: Show a bar on a terminal, ten lines otherwise, nothing on other ranks than 0; needs tqdm.
         checkpoint: File to keep the state of the run in, every ``checkpoint_every`` steps and at the end; its folder is
             made. A crash at any moment leaves the last whole one. A file that is there is an error unless ``resume``.

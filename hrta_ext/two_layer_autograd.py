@@ -26,8 +26,9 @@ from hrta_ext.reference import Parameter
 
 
 def two_layer_kernels(x: Tensor, base: str) -> ModuleType:
-    """The module that serves x and this base; CUDA tensors are served by the torch backend so far."""
-    return native_two_layer if kernels_for(x, base) is native and x.device.type == "cpu" else reference
+    """The module that serves x (n, D) and this base; on a GPU many features are left to torch's matrix products."""
+    few = kernels_for(x, base) is native and x.shape[1] <= native_two_layer.most_features(x.device)
+    return native_two_layer if few else reference
 
 
 def _save(ctx: Any, s: Parameter, *tensors: Tensor | None) -> None:

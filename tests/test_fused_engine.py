@@ -387,3 +387,38 @@ def test_moments_of_silent_neurons_become_zero(dtype):
         moment = built[0].state[net.weight][name].abs()
         assert (moment == 0).any()  # neurons that are silent at s = 1
         assert not ((moment > 0) & (moment < torch.finfo(dtype).tiny)).any()
+
+
+@pytest.mark.skipif(not backends()["cuda"], reason="needs a GPU")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("base", ["relu", "relu2", "tanh"])
+@pytest.mark.parametrize("name", RULES)
+def test_losses_on_a_gpu_are_those_of_autograd_on_the_cpu(dtype, base, name) -> None:
+    """Sample weights and a Sobolev loss included; in calls of any length the same bits."""
+    optimizer, lr = RULES[name]
+    x, y = problem(33, 2, dtype)
+    weight, slope = 0.5 + x[:, 0], 3.0 * torch.cos(3.0 * x.sum(1, keepdim=True)).expand(33, 2).contiguous()
+    nets = [TwoLayerNet(2, 100, base=base, seed=3).to(dtype) for _ in range(3)]
+    expected = fit(
+        nets[0], x, y, **STAGES, optimizer=optimizer, lr=lr, sample_weight=weight, target_gradient=slope, engine="torch"
+    )
+    seldom = partial(lambda info: None)
+    seldom.every = 7
+    results = [
+        fit(
+            net.cuda(), x.cuda(), y.cuda(), **STAGES, optimizer=optimizer, lr=lr, sample_weight=weight.cuda(),
+            target_gradient=slope.cuda(), engine="fused", callbacks=callbacks,
+        )
+        for net, callbacks in zip(nets[1:], ((), (seldom,)), strict=True)
+    ]  # fmt: skip
+    torch.testing.assert_close(results[0].loss, expected.loss, rtol=TOLERANCES[dtype], atol=0)
+    assert_same(nets[1], results[0], nets[2], results[1])
+
+
+@pytest.mark.skipif(not backends()["cuda"], reason="needs a GPU")
+def test_many_features_on_a_gpu_go_to_autograd() -> None:
+    x, y = problem(20, 16, torch.float32)
+    net = TwoLayerNet(16, 10, seed=0).cuda()
+    with pytest.raises(ValueError, match="on a GPU it takes at most 16 features, the bias included, net has 17"):
+        fit(net, x.cuda(), y.cuda(), s=1.0, steps=1, engine="fused")
+    assert fit(net, x.cuda(), y.cuda(), s=1.0, steps=1).engine == "torch"

@@ -84,19 +84,7 @@ class Trainer {
   double loss() { return t.dtype == ScalarKind::kFloat32 ? typed_loss<float>() : typed_loss<double>(); }
 
   // The update of step number `taken` (from 0) at rate lr.
-  Update step(int64_t taken, double lr) const {
-    Update update{};
-    update.dtype = t.dtype;
-    update.rule = t.rule;
-    update.rate = lr;
-    update.beta1 = t.beta1, update.beta2 = t.beta2, update.epsilon = t.epsilon;
-    if (t.rule == UpdateRule::kAdam) {
-      const double count = double(t.updates + taken + 1);
-      update.rate = lr / (1.0 - std::pow(t.beta1, count));
-      update.root = std::sqrt(1.0 - std::pow(t.beta2, count));
-    }
-    return update;
-  }
+  Update step(int64_t taken, double lr) const { return {t.dtype, UpdateNumbers::at(t, taken, lr), 0, {}, {}, {}, {}}; }
 
  private:
   // The network as seen from `neuron` on: a range counts from there, the width stays the true one.

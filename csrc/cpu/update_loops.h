@@ -1,17 +1,14 @@
 // One optimizer update of a run of parameters; the loop is compiled per SIMD level (simd.h).
 #pragma once
 
-#include "../two_layer_training.h"
+#include "../update.h"
 
 namespace hrta {
 namespace cpu {
 
 struct Update {
   ScalarKind dtype;
-  UpdateRule rule;
-  double rate;  // lr; kAdam: lr / (1 - beta1^t)
-  double root;  // kAdam: sqrt(1 - beta2^t)
-  double beta1, beta2, epsilon;
+  UpdateNumbers numbers;
   int64_t count;
   const void* grad;  // (count)
   void* parameter;   // (count)

@@ -55,13 +55,13 @@ template <typename Base, typename T>
 void launch_transform(const ActivationCall& call, cudaStream_t stream) {
   const unsigned blocks = blocks_for(call.n);
   if (call.quantity == Quantity::kValue && call.slope != nullptr) {
-    transform_kernel<Base, Quantity::kValue, true, T><<<blocks, kThreads, 0, stream>>>(call);
+    launch(transform_kernel<Base, Quantity::kValue, true, T>, blocks, kThreads, stream, call);
   } else if (call.quantity == Quantity::kValue) {
-    transform_kernel<Base, Quantity::kValue, false, T><<<blocks, kThreads, 0, stream>>>(call);
+    launch(transform_kernel<Base, Quantity::kValue, false, T>, blocks, kThreads, stream, call);
   } else if (call.quantity == Quantity::kSlope) {
-    transform_kernel<Base, Quantity::kSlope, false, T><<<blocks, kThreads, 0, stream>>>(call);
+    launch(transform_kernel<Base, Quantity::kSlope, false, T>, blocks, kThreads, stream, call);
   } else {
-    transform_kernel<Base, Quantity::kCurvature, false, T><<<blocks, kThreads, 0, stream>>>(call);
+    launch(transform_kernel<Base, Quantity::kCurvature, false, T>, blocks, kThreads, stream, call);
   }
 }
 
@@ -76,18 +76,6 @@ int64_t sum_blocks(int64_t n) {
 int64_t row_chunks(int64_t rows) {
   const int64_t wanted = (rows + kRowLanes * 16 - 1) / (kRowLanes * 16);
   return wanted < kMaxSumBlocks ? wanted : kMaxSumBlocks;
-}
-
-// Adds the block's values; the result is valid in thread 0.
-__device__ double sum_over_block(double value) {
-  __shared__ double shared[kThreads];
-  shared[threadIdx.x] = value;
-  __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    if (int(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-    __syncthreads();
-  }
-  return shared[0];
 }
 
 // Stage 1, one s: block b adds tiles b, b + gridDim.x, ... into partial[b].
@@ -157,19 +145,19 @@ void launch_gradient(const ActivationCall& call, double* partial, double* grad_s
   int64_t chunks, features = 1;
   if (call.n_features <= 1) {
     chunks = sum_blocks(call.n);
-    gradient_sum_kernel<Base, kQuantity, T><<<unsigned(chunks), kThreads, 0, stream>>>(call, partial);
+    launch(gradient_sum_kernel<Base, kQuantity, T>, unsigned(chunks), kThreads, stream, call, partial);
   } else {
     features = call.n_features;
     const int64_t rows = call.n / features;
     chunks = row_chunks(rows);
     const int64_t column_blocks = (features + kFeatureLanes - 1) / kFeatureLanes;
     const dim3 grid(unsigned(chunks), unsigned(column_blocks < 65535 ? column_blocks : 65535));
-    gradient_columns_kernel<Base, kQuantity, T>
-        <<<grid, kThreads, 0, stream>>>(call, rows, (rows + chunks - 1) / chunks, partial);
+    launch(gradient_columns_kernel<Base, kQuantity, T>, grid, kThreads, stream, call, rows,
+           (rows + chunks - 1) / chunks, partial);
   }
   const int64_t blocks = (features + kThreads - 1) / kThreads;
-  add_chunks_kernel<<<unsigned(blocks < 65535 ? blocks : 65535), kThreads, 0, stream>>>(partial, chunks, features,
-                                                                                        grad_s);
+  launch(add_chunks_kernel, unsigned(blocks < 65535 ? blocks : 65535), kThreads, stream, partial, chunks, features,
+         grad_s);
 }
 
 // Calls launch(base tag, type tag).
@@ -224,12 +212,11 @@ const char* launch_relu_mask(const ReluMaskCall& call, int device, void* stream)
   if (call.n == 0) return nullptr;
   DeviceGuard guard(device);
   const unsigned blocks = blocks_for(call.n);
-  const cudaStream_t queue = static_cast<cudaStream_t>(stream);
   switch (call.dtype) {
-    case ScalarKind::kFloat16: relu_mask_kernel<Float16, kForward><<<blocks, kThreads, 0, queue>>>(call); break;
-    case ScalarKind::kBFloat16: relu_mask_kernel<BFloat16, kForward><<<blocks, kThreads, 0, queue>>>(call); break;
-    case ScalarKind::kFloat32: relu_mask_kernel<float, kForward><<<blocks, kThreads, 0, queue>>>(call); break;
-    case ScalarKind::kFloat64: relu_mask_kernel<double, kForward><<<blocks, kThreads, 0, queue>>>(call); break;
+    case ScalarKind::kFloat16: launch(relu_mask_kernel<Float16, kForward>, blocks, kThreads, stream, call); break;
+    case ScalarKind::kBFloat16: launch(relu_mask_kernel<BFloat16, kForward>, blocks, kThreads, stream, call); break;
+    case ScalarKind::kFloat32: launch(relu_mask_kernel<float, kForward>, blocks, kThreads, stream, call); break;
+    case ScalarKind::kFloat64: launch(relu_mask_kernel<double, kForward>, blocks, kThreads, stream, call); break;
   }
   return launch_error();
 }

@@ -26,8 +26,6 @@ void without_gil(int64_t n, const Run& run) {
   run();
 }
 
-using Address = uintptr_t;
-
 // Wrappers of functorch, and tensors whose storage was freed, have no memory to work on.
 void require_memory(int64_t n, std::initializer_list<Address> addresses) {
   for (Address address : addresses) {
@@ -131,6 +129,9 @@ PYBIND11_MODULE(_C, m) {
   bind_gram(m);
   bind_two_layer(m);
   bind_two_layer_training(m);
+#if defined(HRTA_WITH_CUDA)
+  bind_two_layer_cuda(m);
+#endif
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = HRTA_COMPILER;

@@ -99,29 +99,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_op(const Tensor& grad, const
   return {grad_x, grad_weight, grad_output_weight, grad_s};
 }
 
-using Address = uintptr_t;
-
-// What identifies a call, as the bound functions take it.
-struct Problem {
-  Address x, weight, output_weight;
-  int64_t networks, n, features, width;
-  int dtype, base;
-  double s;
-
-  TwoLayerCall call() const {
-    return {static_cast<ScalarKind>(dtype),
-            base,
-            networks,
-            n,
-            features,
-            width,
-            reinterpret_cast<const void*>(x),
-            reinterpret_cast<const void*>(weight),
-            reinterpret_cast<const void*>(output_weight),
-            s};
-  }
-};
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(hrta_ext, m) {
@@ -137,31 +114,29 @@ STABLE_TORCH_LIBRARY_IMPL(hrta_ext, CPU, m) {
 }
 
 void bind_two_layer(py::module_& m) {
+  using Problem = TwoLayerProblem;
   py::class_<Problem>(m, "TwoLayerProblem")
-      .def(py::init<Address, Address, Address, int64_t, int64_t, int64_t, int64_t, int, int, double>());
+      .def(py::init<Address, Address, Address, int64_t, int64_t, int64_t, int64_t, int, int, double, Address>());
   m.def("two_layer_takes_arcs", [](const Problem& problem) { return cpu::arcs_win(problem.call()); });
   m.def("two_layer_forward", [](const Problem& problem, Address f, Address df_dx) {
     py::gil_scoped_release release;
-    cpu::two_layer_forward(problem.call(), reinterpret_cast<void*>(f), reinterpret_cast<void*>(df_dx),
-                           torch_pool_parallel_for);
+    cpu::two_layer_forward(problem.call(), pointer(f), pointer(df_dx), torch_pool_parallel_for);
   });
   m.def("two_layer_backward", [](const Problem& problem, Address grad_f, Address grad_df_dx, Address grad_weight,
                                  Address grad_output_weight) {
-    const TwoLayerGradients gradients{reinterpret_cast<const void*>(grad_f), reinterpret_cast<const void*>(grad_df_dx),
-                                      reinterpret_cast<void*>(grad_weight),
-                                      reinterpret_cast<void*>(grad_output_weight)};
+    const TwoLayerGradients gradients{pointer(grad_f), pointer(grad_df_dx), pointer(grad_weight),
+                                      pointer(grad_output_weight)};
     py::gil_scoped_release release;
     cpu::two_layer_backward(problem.call(), gradients, torch_pool_parallel_for);
   });
   m.def("two_layer_input_gradient", [](const Problem& problem, Address grad_f, Address grad_x) {
     py::gil_scoped_release release;
-    cpu::two_layer_input_gradient(problem.call(), reinterpret_cast<const void*>(grad_f),
-                                  reinterpret_cast<void*>(grad_x), torch_pool_parallel_for);
+    cpu::two_layer_input_gradient(problem.call(), pointer(grad_f), pointer(grad_x), torch_pool_parallel_for);
   });
-  m.def("two_layer_parameter_gradient", [](const Problem& problem, Address grad_f) {
+  m.def("two_layer_parameter_gradient", [](const Problem& problem, Address grad_f, Address grad_s) {
     py::gil_scoped_release release;
-    return cpu::two_layer_parameter_gradient(problem.call(), reinterpret_cast<const void*>(grad_f),
-                                             torch_pool_parallel_for);
+    *static_cast<double*>(pointer(grad_s)) =
+        cpu::two_layer_parameter_gradient(problem.call(), pointer(grad_f), torch_pool_parallel_for);
   });
 }
 

@@ -11,15 +11,6 @@
 namespace py = pybind11;
 
 namespace hrta {
-namespace {
-
-using Address = uintptr_t;
-
-void* pointer(Address address) {
-  return reinterpret_cast<void*>(address);
-}
-
-}  // namespace
 
 void bind_two_layer_training(py::module_& m) {
   py::class_<TwoLayerTraining>(m, "TwoLayerTraining")
