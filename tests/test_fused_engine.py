@@ -361,7 +361,7 @@ def test_auto_takes_the_native_code_and_the_torch_backend_is_respected() -> None
     assert fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2).engine == "fused"
     with use_backend("torch"):
         assert fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2).engine == "torch"
-        with pytest.raises(ValueError, match="the compiled kernels do not serve it"):
+        with pytest.raises(ValueError, match="the compiled kernels do not serve a net on cpu"):
             fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2, engine="fused")
 
 
