@@ -286,7 +286,7 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of peak memory")
 @pytest.mark.parametrize("n", [100, 10_000])
 def test_a_step_needs_no_memory_of_size_n_times_m(n: int) -> None:
-    """Adam's moments take 46 MiB here, one array of n x m floats 763 MiB or more; the promise beside moments is 64 MiB."""
+    """Adam's moments take 46 MiB here, n x m floats at least 763 MiB; the promise beside moments is 64 MiB."""
     output = subprocess.run([sys.executable, "-c", PEAK, str(n)], capture_output=True, text=True, check=True).stdout
     assert int(output) / 1024 < 46 + 64
 
