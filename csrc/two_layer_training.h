@@ -40,6 +40,9 @@ struct TwoLayerTraining {
 
 namespace cpu {
 
+// Whether the passes go by arcs (cpu/two_layer_arcs.h) instead of loops over samples: a matter of the shapes.
+bool trains_by_arcs(const TwoLayerTraining& training);
+
 // Where a call stands between two others: whether f holds the outputs on entry, and whether it is to on return.
 struct OutputsKept {
   bool on_entry, on_return;

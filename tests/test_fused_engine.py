@@ -269,11 +269,12 @@ def test_a_callback_called_seldom_may_change_the_weights_too() -> None:
 
 
 PEAK = """
+import sys
 import torch
 from hrta_ext import TwoLayerNet, fit
 def peak():  # in KiB; ru_maxrss would start at that of the parent process
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-x = torch.rand(100, 2)
+x = torch.rand(int(sys.argv[1]), 2)
 fit(TwoLayerNet(2, 10, bias=False), x, x[:, 0], s=1.0, steps=2, engine="fused")
 net = TwoLayerNet(2, 2_000_000, bias=False)
 before = peak()
@@ -283,9 +284,10 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of peak memory")
-def test_a_step_needs_no_memory_of_size_n_times_m() -> None:
-    """Adam's moments take 46 MiB here, one array of n x m floats 763 MiB; the promise beside moments is 64 MiB."""
-    output = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
+@pytest.mark.parametrize("n", [100, 10_000])
+def test_a_step_needs_no_memory_of_size_n_times_m(n: int) -> None:
+    """Adam's moments take 46 MiB here, n x m floats at least 763 MiB; the promise beside moments is 64 MiB."""
+    output = subprocess.run([sys.executable, "-c", PEAK, str(n)], capture_output=True, text=True, check=True).stdout
     assert int(output) / 1024 < 46 + 64
 
 

@@ -368,7 +368,8 @@ const Loops HRTA_LOOPS = {HRTA_STRING(HRTA_SIMD_LEVEL),
                           relu_mask_backward,
                           parameter_gradient,
                           &kTwoLayerLoops,
-                          update};
+                          update,
+                          find_arcs};
 
 }  // namespace cpu
 }  // namespace hrta

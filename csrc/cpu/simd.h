@@ -8,9 +8,11 @@ namespace cpu {
 
 struct TwoLayerLoops;  // two_layer_loops.h
 struct Update;         // update_loops.h
+struct ArcSearch;      // arc_loops.h
 inline namespace HRTA_SIMD_LEVEL {
 extern const TwoLayerLoops kTwoLayerLoops;
 void update(const Update& update);
+void find_arcs(const ArcSearch& search);
 }  // namespace HRTA_SIMD_LEVEL
 
 constexpr int kBlock = 1024;  // elements: what a loop keeps in L1; ranges start at a multiple of it
@@ -25,6 +27,7 @@ struct Loops {
   void (*parameter_gradient)(const ActivationCall& call, int64_t begin, int64_t end, double* sums);
   const TwoLayerLoops* two_layer;
   void (*update)(const Update& update);
+  void (*find_arcs)(const ArcSearch& search);
 };
 
 const Loops& loops();

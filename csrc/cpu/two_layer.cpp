@@ -9,6 +9,7 @@
 #include "simd.h"
 #include "two_layer_arcs.h"
 #include "two_layer_loops.h"
+#include "with_type.h"
 
 namespace hrta {
 namespace cpu {
@@ -41,13 +42,6 @@ struct Cut {
   }
 };
 
-// Calls body(zero of the call's dtype).
-template <typename Body>
-void with_type(const TwoLayerCall& call, const Body& body) {
-  if (call.dtype == ScalarKind::kFloat32) return body(0.0f);
-  body(0.0);
-}
-
 // Sums over each chunk of neurons: f (networks, chunks, n) and df_dx (networks, chunks, n, D), those that are wanted.
 struct PartialSums {
   Cut cut;
@@ -57,8 +51,8 @@ struct PartialSums {
       : cut(call, want_df_dx ? call.features + 1 : 1) {
     if (arcs_win(call) && from_arcs(call, quantity, want_f, want_df_dx, parallel_for)) return;
     const int64_t parts = call.networks * cut.chunks;
-    if (want_f) f.resize(static_cast<size_t>(parts * call.n), 0.0);
-    if (want_df_dx) df_dx.resize(static_cast<size_t>(parts * call.n * call.features), 0.0);
+    if (want_f) f.assign(static_cast<size_t>(parts * call.n), 0.0);
+    if (want_df_dx) df_dx.assign(static_cast<size_t>(parts * call.n * call.features), 0.0);
     const int64_t pairs = std::min(cut.range_samples, call.n) * std::min(cut.chunk_neurons, call.width);
     const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);
     run_parallel(parallel_for, parts * cut.ranges, grain, [&](int64_t begin, int64_t end) {
@@ -87,32 +81,13 @@ struct PartialSums {
   }
 
  private:
-  // With U the sum of a_k w_k over the active neurons and V over all: df_dx = (1 - s) V + s U, f = x . df_dx, and
-  // df/ds = x . (U - V).
   bool from_arcs(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for) {
-    std::vector<double> active, all;
-    if (!arc_forward(call, active, all, parallel_for)) return false;
-    cut.chunks = 1;
     if (want_f) f.resize(static_cast<size_t>(call.networks * call.n));
-    if (want_df_dx) df_dx.resize(active.size());
-    const bool value = quantity == Quantity::kValue;
-    const double of_active = value ? call.s : 1.0, of_all = value ? 1.0 - call.s : -1.0;
-    with_type(call, [&](auto zero) {
-      const auto* x = static_cast<const decltype(zero)*>(call.x);
-      for (int64_t at = 0; at < call.networks * call.n; ++at) {
-        const double* total = all.data() + at / call.n * 2;
-        const int64_t row = at % call.n;
-        double gradient[2];
-        for (int d = 0; d < 2; ++d) {
-          gradient[d] = of_active * active[static_cast<size_t>(2 * at + d)] + of_all * total[d];
-          if (want_df_dx) df_dx[static_cast<size_t>(2 * at + d)] = gradient[d];
-        }
-        if (want_f) {
-          f[static_cast<size_t>(at)] = double(x[2 * row]) * gradient[0] + double(x[2 * row + 1]) * gradient[1];
-        }
-      }
-    });
-    return true;
+    if (want_df_dx) df_dx.resize(static_cast<size_t>(call.networks * call.n * 2));
+    const bool done =
+        arc_forward(call, quantity, want_f ? f.data() : nullptr, want_df_dx ? df_dx.data() : nullptr, parallel_for);
+    if (done) cut.chunks = 1;
+    return done;
   }
 };
 
@@ -126,7 +101,7 @@ void two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, ParallelF
   if (call.networks * call.n == 0) return;
   const PartialSums partial(call, Quantity::kValue, f != nullptr, df_dx != nullptr, parallel_for);
   const double factor = output_scale(call);
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto finish = [&](const std::vector<double>& sums, int64_t count, void* result) {
       run_parallel(parallel_for, call.networks * count, kReduceGrain, [&](int64_t begin, int64_t end) {
@@ -145,7 +120,7 @@ void two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void
   if (count == 0) return;
   const PartialSums partial(call, Quantity::kValue, false, true, parallel_for);
   const double factor = output_scale(call);
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* grad = static_cast<const T*>(grad_f);
     run_parallel(parallel_for, count, kReduceGrain, [&](int64_t begin, int64_t end) {
@@ -164,7 +139,7 @@ double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f
   if (call.networks * call.n == 0) return 0;
   const PartialSums partial(call, Quantity::kParameterGradient, true, false, parallel_for);
   double sum = 0;
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     const auto* grad = static_cast<const decltype(zero)*>(grad_f);
     for (int64_t network = 0; network < call.networks; ++network) {
       for (int64_t i = 0; i < call.n; ++i) {

@@ -41,6 +41,7 @@ void bind_two_layer_training(py::module_& m) {
              training.gradient_target = pointer(gradient_target);
              training.gradient_features = gradient_features;
            })
+      .def_property_readonly("by_arcs", &cpu::trains_by_arcs)
       .def_readwrite("s", &TwoLayerTraining::s)
       .def_readwrite("updates", &TwoLayerTraining::updates);
 
