@@ -24,7 +24,7 @@ def most_features(device: torch.device) -> float:
     return _C.two_layer_cuda_features if device.type == "cuda" else float("inf")
 
 
-class _Problem:
+class Problem:
     """What every kernel is told about plain tensors, which it keeps."""
 
     def __init__(self, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str) -> None:
@@ -63,7 +63,7 @@ def outputs(
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
     which = "forward_with_gradient" if with_gradient else "forward"
-    _Problem(x, weight, output_weight, s, base).run("forward", which, f, df_dx)
+    Problem(x, weight, output_weight, s, base).run("forward", which, f, df_dx)
     return (f,) if df_dx is None else (f, df_dx)
 
 
@@ -84,7 +84,7 @@ def gradients(
     x, weight, output_weight = _plain(x), _plain(weight), _plain(output_weight)
     grad_f = None if grad_f is None else _plain(grad_f)
     grad_df_dx = None if grad_df_dx is None else _plain(grad_df_dx)
-    problem = _Problem(x, weight, output_weight, s, base)
+    problem = Problem(x, weight, output_weight, s, base)
     grad_x = grad_s = None
     if grad_df_dx is not None and (needs[0] or needs[3]):
         others = (needs[0], False, False, needs[3])
