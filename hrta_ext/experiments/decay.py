@@ -139,7 +139,7 @@ def judge(
             "Rule: below the bound at every step of every run, lambda_min of the NTK at the start. True in "
             f"{sum(bounds.values())} of {sum(n_runs.values())} runs{_where(broken)}. "
             f"Late rate over 2 lambda_min / n at s = 1, medians: {_pace(descents)}. Far above 1 the smallest "
-            "eigenvalue does not set the pace; below 1 the kernel has moved, and its start bounds nothing any more.",
+            "eigenvalue does not set the pace; below 1 the loss decays more slowly than the first kernel promises.",
         ),
         Claim(
             "The full spectrum of the NTK at the start predicts the loss, the better the wider the network",
