@@ -205,6 +205,7 @@ def test_the_page_is_self_contained_and_escaped(tmp_path, section):
     assert "<script>" not in page
     assert "hrta reproduce one --full" in page
     assert "4 trainings, 1 diverged, 65 s on one core" in page
+    assert "1 claim: “holds in part” 1." in page
     assert page.count("holds in part</span>") == 2  # in the table and beside its numbers
 
 

@@ -213,8 +213,8 @@ class SinExperiment:
 def _plateau_note(switched: Sequence[Sequence[int]], total: int) -> str:
     """When the runs that wait for a plateau switched."""
     steps = [each[0] for each in switched if each]
-    when = f"at step {int(np.median(steps)):,} of {total:,} in the median" if steps else "never"
-    return (
-        f"The runs that wait for a plateau switched {when}, {len(switched) - len(steps)} of {len(switched)} never. A "
-        "late switch meets a learning rate that has almost fallen to 0, too little to make up for the jump."
-    )
+    note = f"{len(steps)} of the {len(switched)} runs that wait for a plateau switched"
+    if steps:
+        low, median, high = (f"{int(q):,}" for q in np.quantile(steps, [0.25, 0.5, 0.75]))
+        note += f", at step {median} of {total:,} in the median (quartiles {low} and {high})"
+    return f"{note}. The later the switch, the smaller the learning rate that is left to make up for the jump."
