@@ -162,7 +162,7 @@ def test_decay_verdicts():
 
 
 def test_one_broken_bound_and_a_worse_s_are_not_hidden():
-    runs = made_up_descents(lambda s: 10.0 ** (-4 * s) if s < 2 else 1.0)
+    runs = made_up_descents(lambda s: 4.0 ** (-2 * s) if s < 2 else 2.0)
     runs[3, 1000, 1.5][4]["bound_holds"] = False
     runs[3, 1000, 1.0] = [{**run, "rate": 0.25} for run in runs[3, 1000, 1.0]]
     bound, _, order = decay.judge(runs, switched(100.0, 2.0, 0.01))[:3]
@@ -170,8 +170,8 @@ def test_one_broken_bound_and_a_worse_s_are_not_hidden():
     assert "True in 191 of 192 runs; broken at d = 3, width 1,000 (1)." in bound.evidence
     assert "d = 3, width 200: 2; d = 3, width 1,000: 0.25." in bound.evidence
     assert order.verdict is Verdict.IN_PART
-    assert "s = 1.5 over 1: 0.01 to 0.01. Lower in 4 of 4." in order.evidence
-    assert "s = 2 over 1.5: 1.0e+06 to 1.0e+06. Higher in 4 of 4." in order.evidence
+    assert "s = 1.5 over 1: 0.25 to 0.25. Lower in 4 of 4." in order.evidence
+    assert "s = 2 over 1.5: 128 to 128. Higher in 4 of 4." in order.evidence
 
 
 # --- lazy -------------------------------------------------------------------------------------------------------------

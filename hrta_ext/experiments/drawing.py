@@ -178,7 +178,7 @@ def readable_log_ticks(axis: Axis) -> None:
         axis.set_major_locator(LogLocator(numticks=7))
         axis.set_minor_formatter(NullFormatter())
         return
-    if decades < 0.5:
+    if decades < 0.8:
         ticks = list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high))
     else:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
