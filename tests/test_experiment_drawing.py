@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from hrta_ext.experiments.drawing import draw_against, draw_dots, readable_log_ticks
-from hrta_ext.plots import line_style, new_figure
+from hrta_ext.plots import new_figure
 
 
 @pytest.mark.parametrize("low", [1e-14, 0.0023, 0.29, 0.61, 7.0])
@@ -36,8 +36,3 @@ def test_diverged_runs_are_counted_beside_their_row():
     _, (axis,) = new_figure()
     draw_dots(axis, {"one": [1.0, 2.0], "other": [1.0, None]}, reference="one")
     assert [text.get_text() for text in axis.texts] == ["1 diverged"]
-
-
-def test_no_two_of_twelve_lines_look_alike():
-    styles = [(style["color"], str(style["linestyle"])) for style in map(line_style, range(12))]
-    assert len(set(styles)) == 12
