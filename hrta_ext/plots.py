@@ -58,7 +58,8 @@ def new_figure(
 
 def line_style(i: int) -> dict[str, Any]:
     """Keyword arguments for the i-th line of an axis: a colour, and a line style that stands for it in grey print."""
-    return {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)], "linewidth": 1.3}
+    style = i + i // len(COLORS)  # no colour comes with the same style again
+    return {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[style % len(LINE_STYLES)], "linewidth": 1.3}
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

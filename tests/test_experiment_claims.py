@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hrta_ext.experiments import decay, lazy, poisson, real, theorem31
+from hrta_ext.experiments import decay, descents, lazy, poisson, real, theorem31
 from hrta_ext.experiments.comparisons import Verdict
 from hrta_ext.experiments.problems import make_problem
 from hrta_ext.experiments.reproduce import reproduce
@@ -18,7 +18,7 @@ from hrta_ext.two_layer import TwoLayerNet, with_bias
 
 TOY = Scale("toy", 2)
 NAMES = ("theorem31", "decay", "lazy", "poisson", "real")
-SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.0]
+SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.02, 0.98, 1.0]
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +95,14 @@ def test_linear_descent_is_gradient_descent_on_a_quadratic():
         residual = jacobian @ theta - y
         losses.append(float(residual.square().sum() / (2 * n)))
         theta = theta - lr * jacobian.T @ residual / n
-    predicted = decay.linear_descent(eigenvalues, vectors.T @ -y, lr, torch.arange(8, dtype=torch.float64))
+    predicted = descents.linear_descent(eigenvalues, vectors.T @ -y, lr, torch.arange(8, dtype=torch.float64))
     assert predicted.tolist() == pytest.approx(losses, rel=1e-10)
 
 
 def test_descend_is_plain_gradient_descent():
     """Against a loop of torch.autograd on the dense formula, float64."""
-    parameters = {"d": 1, "width": 30, "s": [1.5], "steps": 20, "seed": 3}
-    kept = decay.descend(parameters)
+    parameters = {"d": 1, "width": 30, "s": [1.5], "steps": 20, "seed": 3, "device": "cpu"}
+    kept = descents.descend(parameters)
     problem = make_problem("sin1d")
     x, y = with_bias(problem.x.double()), problem.y.double()
     net = TwoLayerNet(1, 30, seed=3).double()
@@ -127,13 +127,14 @@ def test_descend_is_plain_gradient_descent():
 
 
 def test_switch_keeps_the_weights_and_changes_s():
-    kept = decay.switch({"d": 1, "width": 30, "s": [1.0, 1.0], "steps": 20, "seed": 0})
+    parameters = {"d": 1, "width": 30, "steps": 20, "seed": 0, "device": "cpu"}
+    kept = descents.switch({**parameters, "s": [1.0, 1.0]})
     assert kept["jump"] == pytest.approx(1.0)
     assert kept["switched"] == pytest.approx(kept["kept"])
-    assert decay.switch({"d": 1, "width": 30, "s": [1.0, 1.5], "steps": 20, "seed": 0})["jump"] != pytest.approx(1.0)
+    assert descents.switch({**parameters, "s": [1.0, 1.5]})["jump"] != pytest.approx(1.0)
 
 
-def descents(end_of, deviation=0.01, bound=True):
+def made_up_descents(end_of, deviation=0.01, bound=True):
     one = {"bound_holds": bound, "bound_rate": 1.0, "rate": 2.0, "predicted_rate": 2.0, "start": 1.0, "seconds": 0.0}
     return {
         (d, width, s): [{**one, "end": end_of(s) * factor, "deviation": deviation} for factor in SPREAD]
@@ -150,12 +151,27 @@ def switched(rate, jump, end):
 
 
 def test_decay_verdicts():
-    good = decay.judge(descents(lambda s: 10.0 ** (-4 * s)), switched(100.0, 2.0, 0.01))
+    good = decay.judge(made_up_descents(lambda s: 10.0 ** (-4 * s)), switched(100.0, 2.0, 0.01))
     assert set(verdicts(good)) == {Verdict.HOLDS}
-    bad = decay.judge(descents(lambda s: 10.0 ** (4 * s), deviation=1.0, bound=False), switched(0.01, 0.5, 100.0))
+    bad = decay.judge(
+        made_up_descents(lambda s: 10.0 ** (4 * s), deviation=1.0, bound=False), switched(0.01, 0.5, 100.0)
+    )
     assert set(verdicts(bad)) == {Verdict.FAILS}
-    same = decay.judge(descents(lambda s: 1.0), switched(1.0, 2.0, 1.0))
+    same = decay.judge(made_up_descents(lambda s: 1.0), switched(1.0, 2.0, 1.0))
     assert verdicts(same)[2:5] == [Verdict.FAILS, Verdict.FAILS, Verdict.FAILS]
+
+
+def test_one_broken_bound_and_a_worse_s_are_not_hidden():
+    runs = made_up_descents(lambda s: 4.0 ** (-2 * s) if s < 2 else 2.0)
+    runs[3, 1000, 1.5][4]["bound_holds"] = False
+    runs[3, 1000, 1.0] = [{**run, "rate": 0.25} for run in runs[3, 1000, 1.0]]
+    bound, _, order = decay.judge(runs, switched(100.0, 2.0, 0.01))[:3]
+    assert bound.verdict is Verdict.IN_PART
+    assert "True in 191 of 192 runs; broken at d = 3, width 1,000 (1)." in bound.evidence
+    assert "d = 3, width 200: 2; d = 3, width 1,000: 0.25." in bound.evidence
+    assert order.verdict is Verdict.IN_PART
+    assert "s = 1.5 over 1: 0.25 to 0.25. Lower in 4 of 4." in order.evidence
+    assert "s = 2 over 1.5: 128 to 128. Higher in 4 of 4." in order.evidence
 
 
 # --- lazy -------------------------------------------------------------------------------------------------------------
@@ -184,7 +200,7 @@ def test_lazy_verdicts():
 
 
 def test_travel_of_frozen_and_of_moving_weights(monkeypatch):
-    parameters = {"optimizer": "gd", "s": [1.0], "width": 40, "steps": 30, "seed": 0}
+    parameters = {"optimizer": "gd", "s": [1.0], "width": 40, "steps": 30, "seed": 0, "device": "cpu"}
     kept = lazy.travel(parameters)
     start, net = TwoLayerNet(1, 40, seed=0), TwoLayerNet(1, 40, seed=0)
     problem = make_problem("sin1d")

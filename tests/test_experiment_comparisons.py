@@ -41,6 +41,29 @@ def test_a_sure_difference_within_the_spread_is_none():
     assert compared.outcome is Outcome.SAME
 
 
+def test_a_wide_spread_of_our_own_runs_hides_a_difference_too():
+    """All pairs lower and our median below all of theirs, but our upper quartile is at their median: not lower."""
+    theirs = [1.0 + 0.001 * k for k in range(N)]
+    ours = [1e-3 * (1 + k) if k < 8 else theirs[5] + 0.0001 * k for k in range(N)]
+    ours = [min(value, 0.9999 * other) for value, other in zip(ours, theirs, strict=True)]
+    assert compare(ours, theirs).p < LEVEL
+    assert compare(ours, theirs).ours.median < 0.01
+    assert compare(ours, theirs).outcome is Outcome.SAME
+
+
+def test_the_rule_is_the_same_from_both_sides():
+    for _ in range(200):
+        ours = list(np.exp(RANDOM.normal(size=N) - RANDOM.uniform(0, 4)))
+        one, other = compare(ours, BASE).outcome, compare(BASE, ours).outcome
+        opposite = {Outcome.LOWER: Outcome.HIGHER, Outcome.HIGHER: Outcome.LOWER, Outcome.SAME: Outcome.SAME}
+        assert other is opposite[one]
+
+
+def test_fewest_pairs_are_those_whose_smallest_p_is_below_the_level():
+    assert 2.0 ** (1 - FEWEST_PAIRS) < LEVEL <= 2.0 ** (2 - FEWEST_PAIRS)
+    assert compare([1e-9] * FEWEST_PAIRS, BASE[:FEWEST_PAIRS]).p == pytest.approx(2.0 ** (1 - FEWEST_PAIRS))
+
+
 def test_medians_far_apart_without_a_sure_test_are_none():
     """Half of the pairs far lower, half a little higher: the median falls, the pairs disagree."""
     ours = [value * (1e-3 if k % 2 else 1.01) for k, value in enumerate(sorted(BASE))]

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from processes import same_package
 
 import hrta_ext.experiments.tasks as tasks_module
 from hrta_ext.experiments.tasks import Progress, Results, Task, run_tasks
@@ -51,7 +52,7 @@ def start(tmp_path, workers):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(tmp_path / "runs"), str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=same_package())
     assert process.stdout is not None
     while process.stdout.readline().strip() != "3":
         assert process.poll() is None

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+from processes import same_package
 from typer.testing import CliRunner
 
 from hrta_ext.cli import app
@@ -83,6 +87,44 @@ def test_a_second_call_runs_nothing_and_a_missing_run_is_made_again(made, monkey
     assert report.sections
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from hrta_ext.experiments.reproduce import reproduce
+from hrta_ext.experiments.sections import Scale
+if __name__ == "__main__":
+    names, out, workers = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
+    reproduce(names, out, Scale("toy", 2), workers=workers, progress=lambda state: print(state.n_done, flush=True))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_report_goes_on_to_the_same_page_of_numbers(made, tmp_path, workers):
+    """kill -9 in the middle; the resumed report has the numbers of the one that nobody stopped."""
+    script, out = tmp_path / "script.py", tmp_path / "report"
+    script.write_text(SCRIPT)
+    names = ("sin1d", "baselines")  # in baselines some runs are known only after others
+    command = [sys.executable, str(script), ",".join(names), str(out), str(workers)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=same_package()
+    )
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "10":
+        assert process.poll() is None
+    process.kill()
+    assert process.wait(30) == -signal.SIGKILL
+    assert not (out / "index.html").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("[!.]*.json")}
+    assert len(kept) >= 10
+    reproduce(names, out, TOY)
+    assert len(list((out / "runs").glob("[!.]*.json"))) > len(kept)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    for name in names:
+        for path in sorted((made[0] / name).glob("*.csv")):
+            assert (out / name / path.name).read_bytes() == path.read_bytes()
+
+
 def test_the_tuning_takes_the_rate_with_the_lowest_median():
     runs = {lr: [Training("sin1d", width=8, steps=(4,), lr=lr, seed=seed) for seed in (0, 1, 2)] for lr in (0.1, 1.0)}
     losses = {(0.1, 0): 1.0, (0.1, 1): 2.0, (0.1, 2): 9.0, (1.0, 0): 0.1, (1.0, 1): None, (1.0, 2): 3.0}
@@ -107,7 +149,7 @@ def runs(*losses):
     return [{"final_loss": loss, "error": loss, "diverged": loss is None} for loss in losses]
 
 
-SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.0]
+SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.02, 0.98, 1.0]
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.01, Verdict.HOLDS), (1.0, Verdict.FAILS), (100.0, Verdict.FAILS)])
@@ -163,6 +205,7 @@ def test_the_page_is_self_contained_and_escaped(tmp_path, section):
     assert "<script>" not in page
     assert "hrta reproduce one --full" in page
     assert "4 trainings, 1 diverged, 65 s on one core" in page
+    assert "1 claim: “holds in part” 1." in page
     assert page.count("holds in part</span>") == 2  # in the table and beside its numbers
 
 

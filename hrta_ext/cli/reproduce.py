@@ -31,7 +31,7 @@ def reproduce_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the report.")] = Path("report"),
     full: Annotated[bool, typer.Option("--full", help="The paper's sizes and more seeds: up to 3 hours.")] = False,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds 0, 1, ... of every method.  [default: 8, with --full 20]")
+        int | None, typer.Option(min=1, help="Seeds 0, 1, ... of every method.  [default: 11, with --full 20]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, where networks are trained.")] = "cpu",
     workers: Annotated[
@@ -56,6 +56,7 @@ def reproduce_command(
         print_note(f"{scale.seeds} seeds decide no comparison, {FEWEST_PAIRS} are the fewest that can")
     workers = workers or (1 if device == "cuda" else _cores())
     options = (" --full" if full else "") + (f" --seeds {seeds}" if seeds else "")
+    options += f" --device {device}" if device != "cpu" else ""
     start = time.perf_counter()
     with output_directory(out, (), overwrite=True), _progress() as progress:
         try:
@@ -89,7 +90,10 @@ def _cores() -> int:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; elsewhere a line every half minute. Both say how much time is left."""
+    """A bar on a terminal; elsewhere a line every half minute. Both say how much time is left.
+
+    Runs at a tuned learning rate are not known before their tuning is done: what is left is said of the known ones.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -99,7 +103,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
 
     def show(state: Progress) -> None:
         nonlocal last_line
-        left = f"about {duration(state.seconds_left)} left"
+        left = f"about {duration(state.seconds_left)} left for those known so far"
         if terminal:
             bar.total = state.n_tasks
             bar.n = state.n_done

@@ -122,7 +122,7 @@ class Baselines:
 
     def total(self, scale: Scale) -> int:
         """Steps of every run."""
-        total: int = scale.pick(toy=20, small=1000, full=8000)
+        total: int = scale.pick(toy=20, small=600, full=8000)
         return total
 
     def tuning(self, scale: Scale, case: Case, method: Method, results: Results) -> dict[float, list[Training]]:

@@ -11,15 +11,15 @@ import numpy as np
 
 from hrta_ext.regression import FloatArray
 
-# Both must hold for "lower" or "higher": a paired test at this level, and medians further apart than the spread.
-LEVEL = 0.01
-FEWEST_PAIRS = 8  # below, the smallest p of the two-sided signed-rank test is above LEVEL
+# Both must hold for "lower" or "higher": a paired test at this level, and medians further apart than both spreads.
+LEVEL = 0.001
+FEWEST_PAIRS = 11  # below, the smallest p of the two-sided signed-rank test, 2^(1 - pairs), is above LEVEL
 RULE = (
-    "Runs of equal seed are paired; a diverged run counts as the highest value. A method is called lower (higher) "
-    f"than another when a two-sided Wilcoxon signed-rank test on the logarithms gives p < {LEVEL:g} and its median "
-    "lies below the other's lower (above its upper) quartile. Everything else is called no difference. "
-    f"Fewer than {FEWEST_PAIRS} pairs decide nothing. The level is that of one comparison: of a hundred comparisons of "
-    "equal methods about one may come out below it."
+    "Runs of equal seed are paired; a diverged run counts as the highest value. A method is called lower (higher) than "
+    f"another when a two-sided Wilcoxon signed-rank test on the logarithms gives p < {LEVEL:g} and each median lies "
+    "outside the quartiles of the other. Everything else is called no difference. "
+    f"Fewer than {FEWEST_PAIRS} pairs decide nothing. The level is strict because the page makes some two hundred "
+    "comparisons: if all methods were equal, it would be passed by chance about once in five pages."
 )
 _HIGHEST = 1e300
 _LOWEST = 1e-300
@@ -115,9 +115,9 @@ def compare(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Com
     p = float(wilcoxon(difference).pvalue) if len(a) > 1 and np.any(difference != 0) else 1.0
     if len(a) < FEWEST_PAIRS:
         outcome = Outcome.OPEN
-    elif p < LEVEL and spread_a.median < spread_b.low:
+    elif p < LEVEL and spread_a.median < spread_b.low and spread_a.high < spread_b.median:
         outcome = Outcome.LOWER
-    elif p < LEVEL and spread_a.median > spread_b.high:
+    elif p < LEVEL and spread_b.median < spread_a.low and spread_b.high < spread_a.median:
         outcome = Outcome.HIGHER
     else:
         outcome = Outcome.SAME

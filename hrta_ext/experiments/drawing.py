@@ -13,6 +13,7 @@ from hrta_ext.plots import COLORS, GREY, line_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 _FLOOR = 1e-30
 Runs = Sequence[Mapping[str, Any]]
@@ -64,12 +65,14 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, 
         axis.set_xlim(start, edge)
         axis.set_xticks([tick for tick in axis.get_xticks() if start <= tick <= last])
         axis.spines["bottom"].set_bounds(start, last)
+    readable_log_ticks(axis.yaxis)
     ends = sorted(ends)
     heights = _apart([math.log10(max(value, low) / low) / height for value, _, _ in ends])
     for (value, name, color), position in zip(ends, heights, strict=True):
         axis.annotate(
             name, (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
-            color=color, fontsize=8.5, va="center", arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
+            color=color, fontsize=8.5, va="center",
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0.0, 0.5)},
         )  # fmt: skip
 
 
@@ -92,6 +95,8 @@ def draw_against(
 ) -> None:
     """A quantity against x on log axes: medians joined by lines, quartiles as bars, names beside the ends.
 
+    Medians of 0, for which a log axis has no place, are named in a corner.
+
     Args:
         axis: Where to draw.
         x: Positive, ascending.
@@ -100,10 +105,13 @@ def draw_against(
     """
     axis.set_xscale("log")
     axis.set_yscale("log")
-    ends = []
+    ends, zeros = [], []
     for i, (name, values) in enumerate(methods.items()):
         spreads = [Spread.of(runs) for runs in values]
         shown = [k for k, spread in enumerate(spreads) if _FLOOR < spread.median < math.inf]
+        at_zero = [f"{x[k]:,g}" for k, spread in enumerate(spreads) if spread.median <= _FLOOR]
+        if at_zero:
+            zeros.append(f"{name}: 0" + (f" at {', '.join(at_zero)}" if len(at_zero) < len(x) else ""))
         if not shown:
             continue
         median = [spreads[k].median for k in shown]
@@ -115,6 +123,9 @@ def draw_against(
         )  # fmt: skip
         ends.append((median[-1], name, COLORS[i % len(COLORS)], x[shown[-1]]))
     label_ends(axis, [end[:3] for end in ends], max((end[3] for end in ends), default=0.0), log_x=True)
+    axis.text(
+        1.0, 0.01, "\n".join(zeros), transform=axis.transAxes, ha="right", va="bottom", fontsize=8, color=GREY
+    )  # fmt: skip
     if linear_ticks:
         axis.set_xticks(list(x), [f"{value:g}" for value in x])
 
@@ -122,7 +133,7 @@ def draw_against(
 def draw_dots(
     axis: Axes, rows: Mapping[str, Sequence[float | None]], *, reference: str | None = None, xlabel: str = ""
 ) -> None:
-    """One row per method: a dot per run, the median as a bar, quartiles as a box; diverged runs as crosses at the edge.
+    """One row per method: a dot per run, the median as a bar, quartiles as a line, diverged runs as a count.
 
     Args:
         axis: Gets a log scale in x; the rows run downwards.
@@ -150,27 +161,33 @@ def draw_dots(
         middle = Spread.of(list(rows[reference])).median
         if math.isfinite(middle):
             axis.axvline(middle, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    sparse_log_ticks(axis)
+    readable_log_ticks(axis.xaxis)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(False, axis="y")
     axis.set_xlabel(xlabel)
 
 
+def readable_log_ticks(axis: Axis) -> None:
+    """Few labels that never touch: powers of ten, and where these are too few round numbers, written in one way."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades > 1.6:
+        axis.set_major_locator(LogLocator(numticks=7))
+        axis.set_minor_formatter(NullFormatter())
+        return
+    if decades < 0.8:
+        ticks = list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high))
+    else:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axis.set_minor_locator(NullLocator())
+
+
 def _short(value: float) -> str:
     """As in "0.16" or "2e-5"."""
-    return f"{value:.2g}" if 0.01 <= value < 100 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
-
-
-def sparse_log_ticks(axis: Axes) -> None:
-    """Label the powers of ten of the x axis, and 2 and 5 between them where it spans few: labels never touch."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_xlim()
-    axis.xaxis.set_major_locator(LogLocator(numticks=7))
-    if math.log10(high / low) > 1.6:
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        return
-    axis.xaxis.set_minor_locator(LogLocator(subs=[2.0, 5.0]))
-    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axis.tick_params(axis="x", which="minor", labelsize=8)
+    return f"{value:.3g}" if 0.01 <= value < 1000 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")

@@ -47,13 +47,10 @@ class Lazy:
         optimizer, schedule, width = key
         steps = scale.pick(toy=20, small=1000, full=2000)
         seeds = min(scale.seeds, 8) if width > 10_000 else scale.seeds
+        common = {"optimizer": optimizer, "s": SCHEDULES[schedule], "width": width, "steps": steps}
+        seconds = 0.05 + (2e-5 + 2e-8 * width) * steps
         return [
-            Task.of(
-                "lazy.travel",
-                {"optimizer": optimizer, "s": SCHEDULES[schedule], "width": width, "steps": steps, "seed": seed},
-                0.05 + (2e-5 + 1e-8 * width) * steps,
-            )
-            for seed in range(seeds)
+            Task.of("lazy.travel", {**common, "seed": seed, "device": scale.device}, seconds) for seed in range(seeds)
         ]
 
     def keys(self, scale: Scale) -> list[Key]:
@@ -92,13 +89,14 @@ class Lazy:
 def travel(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Train, and measure how far weights and kernel have come."""
     problem, s = make_problem("sin1d"), tuple(parameters["s"])
-    net = TwoLayerNet(1, parameters["width"], s=s[0], seed=parameters["seed"])
+    x, y = problem.x.to(parameters["device"]), problem.y.to(parameters["device"])
+    net = TwoLayerNet(1, parameters["width"], s=s[0], seed=parameters["seed"]).to(x.device)
     start = [p.detach().double().clone() for p in net.parameters()]
-    kernel = net.gram(problem.x, s[-1]).ntk.double()
+    kernel = net.gram(x, s[-1]).ntk.double()
     steps = parameters["steps"]
     stages = (steps // 2, steps - steps // 2) if len(s) == 2 else (steps,)
     optimizer = parameters["optimizer"]
-    result = fit(net, problem.x, problem.y, s=s, steps=stages, optimizer=optimizer, lr=_RATES[optimizer])
+    result = fit(net, x, y, s=s, steps=stages, optimizer=optimizer, lr=_RATES[optimizer])
     if result.stop_reason == "interrupted":
         raise KeyboardInterrupt
     moved = [p.detach().double() - p0 for p, p0 in zip(net.parameters(), start, strict=True)]
@@ -106,7 +104,7 @@ def travel(parameters: Mapping[str, Any]) -> dict[str, Any]:
     def size(tensors: Sequence[torch.Tensor]) -> float:
         return float(torch.stack([t.square().sum() for t in tensors]).sum().sqrt())
 
-    change = net.gram(problem.x, s[-1]).ntk.double() - kernel
+    change = net.gram(x, s[-1]).ntk.double() - kernel
     return {
         "weights": size(moved) / size(start),
         "first_layer": size(moved[:1]) / size(start[:1]),

@@ -40,7 +40,7 @@ class Poisson:
 
     def steps(self, scale: Scale) -> tuple[int, int]:
         """Steps of both stages."""
-        steps: tuple[int, int] = scale.pick(toy=(8, 6), small=(2000, 1625), full=PAPER_STEPS)
+        steps: tuple[int, int] = scale.pick(toy=(8, 6), small=(1000, 812), full=PAPER_STEPS)
         return steps
 
     def runs(self, scale: Scale, lr: float, method: str) -> list[Training]:
@@ -174,28 +174,30 @@ def _draw_errors(done: Mapping[float, Mapping[str, Runs]], folder: Path, scale: 
 
 
 def _draw_solutions(pictures: Mapping[str, Mapping[str, Any]], folder: Path) -> Figure:
-    """u* and the networks' errors, all errors on one scale."""
+    """u* and the size of the networks' errors, all errors on one scale; both scales keep their order in grey."""
     points = grid(PICTURE_SIDE, 2).double()
     exact = torch.cos(torch.pi * points).sum(1).view(PICTURE_SIDE, PICTURE_SIDE)
-    errors = {
-        name: torch.tensor(picture["values"], dtype=torch.float64).view(PICTURE_SIDE, PICTURE_SIDE) - exact
-        for name, picture in pictures.items()
-    }
-    figure, axes = new_figure(11.0, 3.0, columns=1 + len(errors))
+    panels = {"u*": exact}
+    for name, picture in pictures.items():
+        values = torch.tensor(picture["values"], dtype=torch.float64).view(PICTURE_SIDE, PICTURE_SIDE)
+        panels[f"|f - u*|, {name}"] = (values - exact).abs()
+    largest = max(float(panel.max()) for panel in list(panels.values())[1:])
+    figure, axes = new_figure(11.0, 2.9, columns=len(panels))
     box = (0.0, 1.0, 0.0, 1.0)
-    shown = axes[0].imshow(exact.T.numpy(), origin="lower", extent=box, cmap="cividis")
-    axes[0].set_title("u*", fontsize=10)
-    figure.colorbar(shown, ax=axes[0], shrink=0.8)
-    largest = max(float(error.abs().max()) for error in errors.values())
-    for axis, (name, error) in zip(axes[1:], errors.items(), strict=True):
-        shown = axis.imshow(error.T.numpy(), origin="lower", extent=box, cmap="PuOr", vmin=-largest, vmax=largest)
-        axis.set_title(f"f - u*, {name}", fontsize=10)
-    figure.colorbar(shown, ax=axes[-1], shrink=0.8)
-    for axis in axes:
+    for axis, (name, panel) in zip(axes, panels.items(), strict=True):
+        colors = "cividis" if panel is exact else "cividis_r"
+        low, high = (None, None) if panel is exact else (0.0, largest)
+        shown = axis.imshow(panel.T.numpy(), origin="lower", extent=box, cmap=colors, vmin=low, vmax=high)
+        axis.set_title(name, fontsize=10)
         axis.grid(False)
         axis.set_xlabel("x₁")
+        axis.set_xticks([0.0, 0.5, 1.0])
+        axis.set_yticks([0.0, 0.5, 1.0])
+        axis.tick_params(labelleft=axis is axes[0])
+        if axis in (axes[0], axes[-1]):
+            figure.colorbar(shown, ax=axis, shrink=0.8)
     axes[0].set_ylabel("x₂")
-    for axis in axes[1:]:
-        axis.tick_params(labelleft=False)
     save_figure(figure, folder / "poisson_solution.png")
-    return Figure("poisson_solution", f"The solution, and the errors of the networks of seed 0 at lr {RATES[-1]:g}.")
+    return Figure(
+        "poisson_solution", f"The solution u*, and how far the networks of seed 0 at lr {RATES[-1]:g} are from it."
+    )

@@ -47,7 +47,7 @@ class Real:
 
     def run(self, scale: Scale, table: str, method: str, lr: float, seed: int) -> Training:
         """One training."""
-        total = scale.pick(toy=8, small=250, full=1000)
+        total = scale.pick(toy=8, small=160, full=1000)
         options = {"s": (1.0,), **METHODS[method]}
         steps = tuple(round(share * total) for share in _TWO) if len(options["s"]) == 2 else (total,)
         width = scale.pick(toy=8, small=200, full=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def render(report: Report, out: Path) -> str:
     return template.render(
         report=report,
         marks=_MARKS,
+        counts=_counted([claim.verdict for section in report.sections for claim in section.claims]),
         rule=RULE,
         image=image,
         duration=duration,
@@ -81,6 +83,12 @@ def render(report: Report, out: Path) -> str:
         n_diverged=sum(section.n_diverged for section in report.sections),
         core_seconds=sum(section.seconds for section in report.sections),
     )
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    """As in "3 claims: “holds” 1, “does not hold” 2"."""
+    parts = [f"“{verdict.value}” {n}" for verdict in Verdict if (n := verdicts.count(verdict))]
+    return f"{len(verdicts)} claim{'s' if len(verdicts) != 1 else ''}: {', '.join(parts)}"
 
 
 def duration(seconds: float) -> str:

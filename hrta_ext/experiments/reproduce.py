@@ -11,6 +11,7 @@ import torch
 
 from hrta_ext import __version__, build_info
 from hrta_ext.experiments.baselines import Baselines
+from hrta_ext.experiments.comparisons import FEWEST_PAIRS
 from hrta_ext.experiments.decay import Decay
 from hrta_ext.experiments.lazy import Lazy
 from hrta_ext.experiments.poisson import Poisson
@@ -37,7 +38,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Real(),
     )
 }
-SEEDS = {"toy": 2, "small": 8, "full": 20}
+SEEDS = {"toy": 2, "small": FEWEST_PAIRS, "full": 20}
 RUNS = "runs"
 
 

@@ -17,6 +17,7 @@ from hrta_ext.plots import new_figure, save_figure
 LAYERS = {"two_layer": "one hidden layer", "three_layer": "two hidden layers"}
 LR = 1e-3
 SHORT_STEPS = (750, 3250)
+_SMALL = {200: (188, 812), 400: (94, 406), 1000: (47, 203)}  # of deep networks, by width
 _SCHEDULES = METHODS[:3]  # plain Adam, s = 0.5 -> 1 and s = 1 -> 1.5 at the paper's step
 
 Case = tuple[str, int]  # network, width
@@ -37,7 +38,7 @@ class Table1:
     def steps(self, scale: Scale, case: Case) -> tuple[int, int]:
         """Steps of both stages: the paper's at full scale, a quarter of them for deep networks, which take longest."""
         deep = case[0] == "three_layer"
-        small = {200: (375, 1625), 400: (188, 812)}.get(case[1], (94, 406)) if deep else SHORT_STEPS
+        small = _SMALL.get(case[1], PAPER_STEPS) if deep else (375, 1625)
         steps: tuple[int, int] = scale.pick(toy=(6, 26), small=small, full=SHORT_STEPS if deep else PAPER_STEPS)
         return steps
 
