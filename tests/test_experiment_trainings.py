@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hrta_ext.experiments.networks import make_network
 from hrta_ext.experiments.problems import PROBLEMS, grid, make_problem
-from hrta_ext.experiments.trainings import Training, measure, read, train
+from hrta_ext.experiments.trainings import Training, measure, read, train, train_network
 from hrta_ext.training import fit
 from hrta_ext.two_layer import TwoLayerNet, with_bias
 
@@ -166,3 +166,19 @@ def test_a_diverged_training_says_so():
     kept = train(asdict(Training("sin1d", width=50, s=(0.5,), optimizer="gd", lr=1e4, steps=(500,))))
     assert kept["diverged"]
     assert not math.isfinite(kept["final_loss"])
+
+
+def test_a_restarted_training_is_one_fit_after_the_other():
+    """New moments and a new cosine in every stage, against the two calls by hand; without restart it differs."""
+    training = Training("sin1d", width=20, s=(0.5, 1.0), steps=(30, 50), lr=1e-2, restart=True, seed=4)
+    problem = make_problem("sin1d")
+    net = make_network("two_layer", 1, 20, 0.5, "relu", 4)
+    losses = [fit(net, problem.x, problem.y, s=s, steps=n, lr=1e-2, lr_schedule="cosine").loss
+              for s, n in ((0.5, 30), (1.0, 50))]  # fmt: skip
+    ours, result = train_network(training, problem)
+    assert torch.equal(result.loss, torch.cat(losses))
+    assert torch.equal(ours.weight, net.weight)
+    assert result.s.tolist() == [0.5] * 30 + [1.0] * 50
+    _, running_on = train_network(replace(training, restart=False), problem)
+    assert torch.equal(running_on.loss[0], result.loss[0])
+    assert not torch.equal(running_on.loss[31:], result.loss[31:])

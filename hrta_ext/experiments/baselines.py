@@ -51,6 +51,8 @@ METHODS = (
     Method("s = 2", "constant s", (2.0,)),
     Method("0.5 → 1", "schedule", (0.5, 1.0), TWO),
     Method("1 → 1.5", "schedule", (1.0, 1.5), TWO),
+    Method("0.5 → 1, restarted", "schedule", (0.5, 1.0), TWO, {"restart": True}),
+    Method("1 → 1.5, restarted", "schedule", (1.0, 1.5), TWO, {"restart": True}),
     Method("0.5 → 1 → 1.5 → 2", "schedule", (0.5, 1.0, 1.5, 2.0), (0.25,) * 4),
     Method("1.5 → 1", "schedule", (1.5, 1.0), TWO),
     Method("2 → 1.5 → 1 → 0.5", "schedule", (2.0, 1.5, 1.0, 0.5), (0.25,) * 4),
@@ -117,7 +119,7 @@ class Baselines:
 
     def methods(self, scale: Scale, case: Case) -> tuple[Method, ...]:
         """The methods of this scale."""
-        few = (BASELINE, "1 → 1.5", "gradient descent, s = 1", "learned s", "PReLU")
+        few = (BASELINE, "1 → 1.5", "1 → 1.5, restarted", "gradient descent, s = 1", "learned s", "PReLU")
         return tuple(m for m in case.methods() if scale.name != "toy" or m.name in few)
 
     def total(self, scale: Scale) -> int:
@@ -213,7 +215,8 @@ def _setting(experiment: Baselines, scale: Scale) -> list[str]:
     return [
         f"Two-layer ReLU networks of width {width}, {experiment.total(scale)} steps of every method, all samples at "
         "once unless SGD is named, the learning rate falling to 0 by a cosine unless “no decay” is named. Two-stage "
-        "schedules change s after 3/16 of the steps as in the paper, four-stage ones after every quarter.",
+        "schedules change s after 3/16 of the steps as in the paper, four-stage ones after every quarter. “Restarted” "
+        "ones start Adam's moments and the cosine anew at the switch; in all others both run on.",
         f"Every method's learning rate is the best of {', '.join(f'{lr:g}' for lr in RATES)} and of two more beside "
         f"the best of these, at {BESIDE[0]:g} and {BESIDE[1]:g} times of it: the lowest median of the final training "
         f"loss over {n_tuning} tuning seeds. The results are those of {scale.seeds} other seeds.",
@@ -257,6 +260,11 @@ _LEARNED = ("PReLU", "learned s", "Jagtap")
 _QUESTIONS: tuple[tuple[str, str, list[tuple[str, str]]], ...] = (
     ("Homotopy 0.5 → 1 ends lower than Adam at s = 1 when both rates are tuned", CRITICS, [("0.5 → 1", BASELINE)]),
     ("Relaxation 1 → 1.5 ends lower than Adam at s = 1 when both rates are tuned", CRITICS, [("1 → 1.5", BASELINE)]),
+    (
+        "Schedules that start Adam and the decay of its rate anew at the switch end lower than s = 1",
+        PROJECT,
+        [("0.5 → 1, restarted", BASELINE), ("1 → 1.5, restarted", BASELINE)],
+    ),
     (
         "It is the switch that helps, not the last s: a schedule ends lower than its last s kept from the start",
         CRITICS,

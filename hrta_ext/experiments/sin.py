@@ -155,7 +155,8 @@ class SinExperiment:
                 "The target sin(2π Σxᵢ), the domain, both learning rates and the cosine are our reading; the paper "
                 "says “we decrease the learning rate”, its numbers did not survive. One of the two rates alone would "
                 "have told another story, so both are shown. Adam's moments and the cosine run on through the switch; "
-                "whether the paper starts them anew is not known. Switches at a constant rate are among the baselines.",
+                "whether the paper starts them anew is not known. Switches at a constant rate, and restarts, are among "
+                "the baselines.",
             ],
             claims=claims,
             figures=figures,

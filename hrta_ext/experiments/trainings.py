@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Training:
         steps: Steps of each stage. With ``switch`` "plateau" their sum is what counts.
         switch: "milestone"; or "plateau", for two stages: the first ends when its loss stops to decay rapidly.
         optimizer, lr, lr_schedule, batch_size: As in :func:`hrta_ext.fit`.
+        restart: Every stage starts the optimizer and the schedule of the learning rate anew.
         seed: Of the starting weights, the noise, the split of a table and the order of batches.
         device: Where to train.
     """
@@ -54,6 +55,7 @@ class Training:
     lr: float = 1e-3
     lr_schedule: str | None = "cosine"
     batch_size: int | None = None
+    restart: bool = False
     seed: int = 0
     device: str = "cpu"
 
@@ -120,24 +122,31 @@ def train_network(
     # Adam's moments of silent neurons shrink into the subnormal numbers, where a wide deep network takes three times as
     # long; as zeros they give the same weights.
     torch.set_flush_denormal(True)
+    stages = [((s_p,), (steps_p,)) for s_p, steps_p in zip(s, steps, strict=True)] if training.restart else [(s, steps)]
+    results: list[FitResult] = []
     try:
-        result = fit(
-            net,
-            problem.x.to(training.device),
-            problem.y.to(training.device),
-            s=s,
-            steps=steps,
-            optimizer=training.optimizer,
-            lr=training.lr,
-            lr_schedule=training.lr_schedule,
-            batch_size=training.batch_size,
-            **options,
-        )
+        for s_of_fit, steps_of_fit in stages:
+            result = fit(
+                net,
+                problem.x.to(training.device),
+                problem.y.to(training.device),
+                s=s_of_fit,
+                steps=steps_of_fit,
+                optimizer=training.optimizer,
+                lr=training.lr,
+                lr_schedule=training.lr_schedule,
+                batch_size=training.batch_size,
+                **options,
+            )
+            if result.stop_reason == "interrupted":
+                raise KeyboardInterrupt
+            results.append(result)
+            if result.stop_reason == "diverged":
+                break
     finally:
         torch.set_flush_denormal(False)
-    if result.stop_reason == "interrupted":
-        raise KeyboardInterrupt
-    return net, result
+    loss, seconds = torch.cat([result.loss for result in results]), sum(result.seconds for result in results)
+    return net, replace(results[-1], loss=loss, s=torch.cat([result.s for result in results]), seconds=seconds)
 
 
 def _plateau_steps(training: Training, problem: Problem) -> tuple[int, ...]:
