@@ -231,10 +231,11 @@ class Plan:
         samples = self.batches.samples
         x = samples.x
         s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
+        ends = torch.tensor([0, *self.settings["steps"]]).cumsum(0).clamp(max=run.step)
         return FitResult(
             net=self.net,
             loss=torch.tensor(run.loss, dtype=torch.float64),
-            s=torch.repeat_interleave(s_values, torch.tensor(self.settings["steps"]))[: run.step],
+            s=torch.repeat_interleave(s_values, ends.diff()),
             stop_reason=stop_reason,
             seconds=run.seconds,
             settings={
@@ -297,6 +298,9 @@ def _choose_engine(
             return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
         if engine == "fused":
             raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
+    tensors = (*net.parameters(), *batches.samples.given().values())
+    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
+        raise ValueError("fit: autograd needs net and data made, and fit called, outside of torch.inference_mode")
     return TorchEngine(net, optimizer, rates, batches)
 
 
@@ -351,6 +355,8 @@ def _check_net(net: nn.Module) -> list[nn.Parameter]:
     parameters = [p for p in net.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
+    if any(p.device.type == "meta" for p in parameters):
+        raise ValueError(f"fit: net must hold numbers, {type(net).__name__} has parameters on the device meta")
     return parameters
 
 

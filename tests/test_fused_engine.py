@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrta_ext import backends, use_backend
+from hrta_ext import backends, register_base, use_backend
 from hrta_ext.training import FitResult, fit
 from hrta_ext.two_layer import TwoLayerNet, with_bias
 
@@ -330,7 +330,13 @@ def hooked() -> TwoLayerNet:
     return net
 
 
+def base_of_your_own() -> TwoLayerNet:
+    register_base("cube of the fused engine", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    return TwoLayerNet(2, 9, base="cube of the fused engine")
+
+
 REFUSALS = [
+    ({"net": base_of_your_own}, "it does not know 'cube of the fused engine', a base of your own"),
     ({"net": lambda: Subclass(2, 9)}, "it trains a TwoLayerNet, net is a Subclass"),
     ({"net": learnable}, "it cannot learn s"),
     ({"net": frozen}, "weight and output_weight must both be parameters that require grad"),
