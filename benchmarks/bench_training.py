@@ -1,4 +1,4 @@
-"""One training step of a two-layer network: the fused engine beside eager torch and torch.compile, Adam(fused=True).
+"""One training step of a two-layer network: the fused engine beside eager torch, torch.compile and, if there, KeOps.
 
 The losses of the first steps are compared first; then come medians of interleaved rounds (timing.py). The peers are
 written as a user would: x @ weight.T, leaky_relu, a matrix-vector product, half the mean squared error. For the Sobolev
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keops_formula
 import torch
 from timing import QUICK, Effort, environment, format_seconds, format_table, json_path, measure, save
 from torch import Tensor
@@ -25,7 +26,7 @@ import hrta_ext as hx
 
 S = 0.5
 LR = 1e-3
-EAGER, COMPILED, OURS, TOGETHER = "eager torch", "torch.compile", "hx.fit", "hx.fit_ensemble"
+EAGER, COMPILED, KEOPS, OURS, TOGETHER = "eager torch", "torch.compile", "KeOps", "hx.fit", "hx.fit_ensemble"
 # Sums of float32 in another order, a few steps apart.
 TOLERANCE = 1e-4
 
@@ -108,7 +109,7 @@ def ours(case: Case) -> Callable[[int], list[Tensor]]:
     return train
 
 
-def peer(case: Case, *, use_compile: bool) -> Callable[[int], list[Tensor]]:
+def peer(case: Case, label: str) -> Callable[[int], list[Tensor]]:
     """The same with autograd and Adam(fused=True), one network after the other."""
     x, y, gradient = samples(case)
 
@@ -120,12 +121,18 @@ def peer(case: Case, *, use_compile: bool) -> Callable[[int], list[Tensor]]:
         squares = torch.nn.functional.mse_loss(df_dx, gradient) * case.features
         return (torch.nn.functional.mse_loss(f, y) + squares) * 0.5
 
+    def keops_loss(weight: Tensor, output_weight: Tensor) -> Tensor:
+        targets = (y, gradient)[: 1 + case.sobolev]
+        found = keops_formula.outputs(x, weight, output_weight, S, case.base, case.sobolev)
+        squares = [(value - target).square().sum() for value, target in zip(found, targets, strict=True)]
+        return sum(squares) * (0.5 / case.n)
+
     def loss_of(weight: Tensor, output_weight: Tensor) -> Tensor:
         f = torch.nn.functional.leaky_relu(x @ weight.T, 1.0 - S) @ output_weight * case.width**-0.5
         return torch.nn.functional.mse_loss(f, y) * 0.5
 
-    function = sobolev_loss if case.sobolev else loss_of
-    if use_compile:
+    function = keops_loss if label == KEOPS else sobolev_loss if case.sobolev else loss_of
+    if label == COMPILED:
         function = torch.compile(function)
     weights = [(net.weight, net.output_weight) for net in make_nets(case)]
     optimizers = [torch.optim.Adam(pair, lr=LR, fused=True) for pair in weights]
@@ -150,14 +157,14 @@ def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
     expected = ours(narrow(case))(3)
     mine = ours(case)
     peers, skipped = {}, {}
-    for label in case.goals:
+    for label in (*case.goals, *([KEOPS] if keops_formula.INSTALLED and case.networks == 1 else [])):
         if label == COMPILED and not use_compile:
             continue
-        train = peer(narrow(case), use_compile=label == COMPILED)
+        train = peer(narrow(case), label)
         try:
             losses = train(3)
-        except Exception as error:  # no compiler for torch.compile on this machine
-            if label != COMPILED:
+        except Exception as error:  # no compiler on this machine
+            if label not in (COMPILED, KEOPS):
                 raise
             skipped[label] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
@@ -179,7 +186,7 @@ def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
                 "scaled_from_width": case.peer_width,
                 "ratio": times[name].speedup_over(times[label]) / factor,
                 "ratio of minima": times[name].best_speedup_over(times[label]) / factor,
-                "goal": case.goals[label],
+                "goal": case.goals.get(label),
             }
             for label in peers
         },
@@ -193,12 +200,13 @@ def print_report(records: list[dict[str, Any]]) -> None:
         for label, found in record["peers"].items():
             seconds = [format_seconds(each["seconds per step"]) for each in (record["ours"], found)]
             ratios = [f"{found[key]:.1f}" for key in ("ratio", "ratio of minima")]
-            met = "yes" if found["ratio"] >= found["goal"] else "NO"
-            rows.append([record["name"], label, *seconds, *ratios, f">= {found['goal']:g}", met])
+            goal = found["goal"]
+            verdict = ["", ""] if goal is None else [f">= {goal:g}", "yes" if found["ratio"] >= goal else "NO"]
+            rows.append([record["name"], label, *seconds, *ratios, *verdict])
     print("\none step; ratio: the peer's time / ours, median over rounds; of minima: the same of the fastest rounds")
     print(format_table(("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?"), rows))
-    for reason in {reason for record in records for reason in record["skipped"].values()}:
-        print(f"skipped {COMPILED}: {reason}")
+    for label, reason in {item for record in records for item in record["skipped"].items()}:
+        print(f"skipped {label}: {reason}")
 
 
 def main() -> int:

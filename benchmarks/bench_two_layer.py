@@ -1,4 +1,4 @@
-"""Speed of the fused two-layer network beside the eager formula and torch.compile of it, as an op in a user's own loop.
+"""Speed of the fused two-layer network beside the eager formula, torch.compile of it and, where it is installed, KeOps.
 
 Equal results are checked first, gradients too; then come medians of interleaved rounds (timing.py). Nothing is asserted
 about time. All buffers are used again and again, so what fits into the caches is warm.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keops_formula
 import torch
 from timing import (
     QUICK,
@@ -33,7 +34,7 @@ from torch import Tensor
 import hrta_ext as hx
 
 S = 0.5  # every case
-OURS, EAGER, COMPILED = "hx.two_layer", "eager formula", "compiled formula"
+OURS, EAGER, COMPILED, KEOPS = "hx.two_layer", "eager formula", "compiled formula", "KeOps"
 COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
 # |ours - peer| <= RTOL |peer| + ATOL max |peer|: the peers sum m terms, or n, in float32.
 RTOL, ATOL = 1e-4, 1e-4
@@ -113,6 +114,8 @@ def functions(case: Case, use_compile: bool) -> Iterator[tuple[str, Callable[...
     if use_compile:
         torch.compiler.reset()
         yield COMPILED, torch.compile(plain, fullgraph=True, dynamic=False)
+    if keops_formula.INSTALLED and case.base in keops_formula.BASES:
+        yield KEOPS, lambda x, w, a: keops_formula.outputs(x, w, a, S, case.base, case.with_gradient)
 
 
 def forward_backward(
@@ -156,8 +159,8 @@ def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
         call = forward_backward(function, *small)
         try:
             results.append(call())
-        except Exception as error:  # a peer that this machine cannot run, such as torch.compile without a compiler
-            if name != COMPILED:
+        except Exception as error:  # a peer that this machine cannot run, such as those that need a compiler
+            if name not in (COMPILED, KEOPS):
                 raise
             skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue

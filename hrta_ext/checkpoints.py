@@ -30,7 +30,7 @@ from hrta_ext.schedules import Batches, HomotopyScheduler, LearningRate
 _FORMAT = 1
 _DATA = frozenset(field.name for field in fields(Samples))
 # Elements whose temporaries stay small beside a network of a hundred million neurons.
-_CHECKED_AT_ONCE = 1 << 22
+_CHECKED_AT_ONCE = 1 << 20
 _KEYS = frozenset(
     {"format", "fingerprint", "step", "loss", "seconds", "model", "optimizer", "homotopy", "rng", "shuffle"}
 )

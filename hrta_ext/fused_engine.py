@@ -70,6 +70,8 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
     weight, gradient = samples.sample_weight, samples.target_gradient
     if (weight is not None and weight.shape != x.shape[:1]) or (gradient is not None and gradient.shape != x.shape):
         return f"sample_weight and target_gradient must have shapes {tuple(x.shape[:1])} and {tuple(x.shape)}"
+    if BASES[net.base].number is None:
+        return f"it does not know {net.base!r}, a base of your own"
     if kernels_for(net.weight, net.base) is not native:
         return f"the compiled kernels do not serve a net on {net.weight.device} (hx.backends() says which are usable)"
     most = most_features(net.weight.device)

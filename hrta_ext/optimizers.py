@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from numbers import Real
 
 import torch
 from torch import nn
@@ -18,8 +19,9 @@ OptimizerFactory = Callable[..., Optimizer]
 
 def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
     """The optimizer that ``fit`` was asked for; TypeError or ValueError that names the argument otherwise."""
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+    if isinstance(lr, bool) or not isinstance(lr, Real):
         raise TypeError(f"fit: lr must be a number, got {lr!r}")
+    lr = float(lr)
     if not 0.0 < lr < math.inf:
         raise ValueError(f"fit: lr must be positive and finite, got {lr}")
     if isinstance(optimizer, Optimizer):

@@ -8,6 +8,8 @@ differentiable, batchable operations. ``native_two_layer`` has the same function
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,28 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  #
 Needs = tuple[bool, bool, bool, bool]
 # Maps (shared tensors, weight, output_weight) of a chunk to its outputs: sums over neurons, and values per neuron.
 ChunkFunction = Callable[[Sequence[Tensor], Tensor, Tensor], tuple[Sequence[Tensor], Sequence[Tensor]]]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for the device of ``tensor``; not every device has it."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Autocast would round the pre-activations to half types: the compiled kernels know nothing of it, nor do these."""
+
+    @wraps(function)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        tensor = next(a for a in arguments if isinstance(a, Tensor))
+        if not autocasts(tensor):
+            return function(*arguments, **named)
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(*arguments, **named)
+
+    return run
 
 
 def neuron_chunks(n: int, output_weight: Tensor) -> Iterator[slice]:
@@ -87,6 +111,7 @@ def chunk_outputs(
     return f, (compose(z, s, base, 1) * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
 
 
+@_in_full_precision
 def outputs(
     x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
 ) -> tuple[Tensor, ...]:
@@ -147,6 +172,7 @@ def chunk_gradients(
     return grad_x, grad_weight, grad_output_weight, grad_s
 
 
+@_in_full_precision
 def gradients(
     grad_f: Tensor | None,
     grad_df_dx: Tensor | None,
@@ -174,6 +200,7 @@ def gradients(
     return sums[0].result(factor, x.dtype), rows.result(factor, x.dtype), values.result(factor, x.dtype), grad_s
 
 
+@_in_full_precision
 def tangents(
     dots: Sequence[Tensor | None],
     x: Tensor,
@@ -207,6 +234,7 @@ def tangents(
     return tuple(result for result in results if result is not None)
 
 
+@_in_full_precision
 def recomputed_gradients(
     function: ChunkFunction,
     shared: Sequence[Tensor],

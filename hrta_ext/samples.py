@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor, nn
 
 
@@ -105,6 +106,8 @@ def _check_beside(name: str, value: Tensor, x: Tensor, shape: tuple[int, ...]) -
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"fit: {name} must be a tensor, got {type(value).__name__}; torch.as_tensor makes one")
+    if value.layout is not torch.strided:
+        raise TypeError(f"fit: {name} must be a dense (strided) tensor, got layout {value.layout}")
 
 
 def _check_finite(name: str, value: Tensor) -> None:

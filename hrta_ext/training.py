@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hrta_ext.bases import BASES
 from hrta_ext.checkpoints import Interrupt, Keeper, Run, fingerprint, load_checkpoint, prepare_checkpoint
 from hrta_ext.engines import Engine, TorchEngine
 from hrta_ext.files import write_json
@@ -148,7 +149,7 @@ def fit(
         sample_weight: c, shape (n,), of x's dtype, on its device: finite, not negative, not zero everywhere.
         target_gradient: g, shape (n, d), of x's dtype, on its device: the gradient of the target in x, without the
             bias. For x of shape (n, d) and scalar outputs, each of which depends on its own sample alone (in train mode
-            batch norm breaks that). The base should have a curvature: relu's is taken as 0, so its kinks never move.
+            batch norm breaks that). The base must have a second derivative, which relu has not.
         engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU, or on a GPU with at
             most 16 features, with all samples at once and Adam or SGD without weight decay and the like, which leaves
             ``.grad`` empty; or "auto", which chooses the fastest one that serves the call. ``result.engine`` says
@@ -232,10 +233,11 @@ class Plan:
         samples = self.batches.samples
         x = samples.x
         s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
+        ends = torch.tensor([0, *self.settings["steps"]]).cumsum(0).clamp(max=run.step)
         return FitResult(
             net=self.net,
             loss=torch.tensor(run.loss, dtype=torch.float64),
-            s=torch.repeat_interleave(s_values, torch.tensor(self.settings["steps"]))[: run.step],
+            s=torch.repeat_interleave(s_values, ends.diff()),
             stop_reason=stop_reason,
             seconds=run.seconds,
             settings={
@@ -268,6 +270,8 @@ def prepare(
     """Check the arguments of :func:`fit`; ``watched`` says that there are callbacks after every single step."""
     parameters = _check_net(net)
     check_samples(parameters, samples)
+    if samples.target_gradient is not None:
+        _check_curvature(net)
     samples = samples.detach()
     s_values, stage_steps = check_stages(s, steps)
     batch_size = _check_batch_size(batch_size, samples.x.shape[0], optimizer)
@@ -298,6 +302,9 @@ def _choose_engine(
             return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
         if engine == "fused":
             raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
+    tensors = (*net.parameters(), *batches.samples.given().values())
+    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
+        raise ValueError("fit: autograd needs net and data made, and fit called, outside of torch.inference_mode")
     return TorchEngine(net, optimizer, rates, batches)
 
 
@@ -352,7 +359,19 @@ def _check_net(net: nn.Module) -> list[nn.Parameter]:
     parameters = [p for p in net.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
+    if any(p.device.type == "meta" for p in parameters):
+        raise ValueError(f"fit: net must hold numbers, {type(net).__name__} has parameters on the device meta")
     return parameters
+
+
+def _check_curvature(net: nn.Module) -> None:
+    """A loss of gradients in x is trained by second derivatives."""
+    probe = torch.linspace(-1.0, 1.0, 5)
+    for base in {layer.base: None for layer in homotopy_layers(net)}:
+        if not BASES[base].curvature(probe).any():
+            raise ValueError(
+                f"fit: target_gradient needs a base with a second derivative, such as relu2 or tanh, net has {base!r}"
+            )
 
 
 def _check_batch_size(batch_size: int | None, n: int, optimizer: object) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import index
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,7 @@ from hrta_ext.kernels import Gram, Parameters
 from hrta_ext.layers import HomotopyLayer
 from hrta_ext.native import KINDS
 from hrta_ext.reference import Parameter
+from hrta_ext.schedules import check_integer
 from hrta_ext.two_layer_autograd import TransformableTwoLayer, TwoLayer, two_layer_kernels
 
 _HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -52,6 +56,15 @@ def _check(function: str, x: Tensor, weight: Tensor, output_weight: Tensor, s: o
     _check_activation(function, x, s, base)
 
 
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the widest of their dtypes where they differ and autocast is on: a layer before may give half."""
+    dtypes = {tensor.dtype if isinstance(tensor, Tensor) else None for tensor in tensors}
+    if len(dtypes) == 1 or not dtypes <= KINDS.keys() or not reference.autocasts(tensors[0]):
+        return tensors
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return tuple(tensor.to(widest) for tensor in tensors)
+
+
 def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1.0, *, base: str = "relu") -> Tensor:
     """f_s(x_i) = m^(-1/2) sum_k a_k sigma_s(w_k . x_i), fused: nothing of size n x m is stored, forward or backward.
 
@@ -66,7 +79,7 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         base: Base activation, see :func:`homotopy`.
     Returns:
         f, shape (..., n), of x's dtype: float32 or float64; float16 and bfloat16 are computed in float32, of which
-        copies are made.
+        copies are made. Under autocast the arguments may differ in dtype; the widest one is that of all.
 
     Differentiable in x, weight, output_weight and, when s is a tensor that requires grad, in s. First and second
     derivatives need memory for the results and a few MiB; derivatives of the third order keep tensors of size n x m.
@@ -87,6 +100,7 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         >>> torch.autograd.grad(f.sum(), weight)[0][0]
         tensor([0.0000, 0.7500])
     """
+    x, weight, output_weight = _autocast(x, weight, output_weight)
     _check("two_layer", x, weight, output_weight, s, base)
     if x.dtype in _HALF_TYPES:
         f = two_layer(x.float(), weight.float(), output_weight.float(), s, base=base)
@@ -136,6 +150,7 @@ def two_layer_with_gradient(
         >>> hx.two_layer_with_gradient(x, weight, torch.ones(4), 1.0, base="relu2")
         (tensor([5.2500]), tensor([[4.5000, 6.0000]]))
     """
+    x, weight, output_weight = _autocast(x, weight, output_weight)
     _check("two_layer_with_gradient", x, weight, output_weight, s, base)
     if x.dtype in _HALF_TYPES:
         pair = two_layer_with_gradient(x.float(), weight.float(), output_weight.float(), s, base=base)
@@ -202,20 +217,22 @@ class TwoLayerNet(HomotopyLayer):
         seed: int | None = None,
     ) -> None:
         super().__init__(s, base)
-        for name, value in (("in_features", in_features), ("width", width)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"TwoLayerNet: {name} must be an int, got {type(value).__name__}")
-            if value < 1:
-                raise ValueError(f"TwoLayerNet: {name} must be at least 1, got {value}")
-        self.in_features, self.width, self.bias = in_features, width, bool(bias)
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        weight = torch.randn(width, in_features + self.bias, generator=generator)
-        output_weight = torch.randn(width, generator=generator)
+        self.in_features = check_integer(in_features, "TwoLayerNet: in_features")
+        self.width = check_integer(width, "TwoLayerNet: width")
+        self.bias = bool(bias)
+        try:
+            generator = None if seed is None else torch.Generator().manual_seed(index(seed))
+        except TypeError:
+            raise TypeError(f"TwoLayerNet: seed must be an int or None, got {seed!r}") from None
+        weight = torch.randn(self.width, self.in_features + self.bias, generator=generator)
+        output_weight = torch.randn(self.width, generator=generator)
         self.weight = nn.Parameter(weight.to(torch.get_default_device()))
         self.output_weight = nn.Parameter(output_weight.to(torch.get_default_device()))
 
     def forward(self, x: Tensor) -> Tensor:
         """f_s at every sample: x (n, d) -> (n,)."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"TwoLayerNet: x must be a tensor, got {type(x).__name__}")
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(f"TwoLayerNet: x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
         samples = with_bias(x) if self.bias else x

@@ -27,7 +27,9 @@ _FOUR = "(Tensor, Tensor, Tensor, Tensor)"
 
 def _parameter(s: Parameter) -> Tensor:
     """s as the ops take it: 0-dim float64 on the CPU."""
-    return s.to("cpu", torch.float64) if isinstance(s, Tensor) else torch.full((), s, dtype=torch.float64, device="cpu")
+    if not isinstance(s, Tensor):
+        return torch.full((), s, dtype=torch.float64, device="cpu")
+    return torch.empty((), dtype=torch.float64, device="cpu") if s.is_meta else s.to("cpu", torch.float64)
 
 
 def outputs(

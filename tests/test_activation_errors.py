@@ -110,11 +110,15 @@ def test_layers() -> None:
 def test_two_layer_net() -> None:
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         hx.TwoLayerNet(1, 0)
-    with pytest.raises(TypeError, match="in_features must be an int, got float"):
+    with pytest.raises(TypeError, match=r"^TwoLayerNet: in_features must be an int, got 1\.0"):
         hx.TwoLayerNet(1.0, 5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^TwoLayerNet: seed must be an int or None, got 1\.5"):
+        hx.TwoLayerNet(1, 5, seed=1.5)  # type: ignore[arg-type]
     net = hx.TwoLayerNet(2, 5, seed=0)
     with pytest.raises(ValueError, match=r"x must have shape \(n, 2\), got \(4, 3\)"):
         net(X)
+    with pytest.raises(TypeError, match=r"^TwoLayerNet: x must be a tensor, got list"):
+        net([1.0])
     with pytest.raises(ValueError, match=r"needs base \"relu\", this network has 'tanh'"):
         hx.TwoLayerNet(2, 5, base="tanh").to_relu()
     with pytest.raises(TypeError, match="x must be a tensor, got list"):

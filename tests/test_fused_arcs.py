@@ -57,7 +57,6 @@ def dense_losses(
     make_optimizer,
     lr: float,
     sample_weight: Tensor | None = None,
-    target_gradient: Tensor | None = None,
 ) -> Tensor:
     """The losses of STAGES by autograd on the n x m formula, in the dtype of x."""
     weight, output_weight = (p.detach().clone().requires_grad_() for p in (net.weight, net.output_weight))
@@ -68,9 +67,6 @@ def dense_losses(
             z = x @ weight.T
             slope = torch.where(z > 0, 1.0, 1.0 - s).to(z.dtype)
             squares = ((slope * z) @ output_weight / len(weight) ** 0.5 - y) ** 2
-            if target_gradient is not None:
-                gradient = (slope * output_weight) @ weight / len(weight) ** 0.5
-                squares = squares + ((gradient - target_gradient)[:, : target_gradient.shape[1]] ** 2).sum(1)
             loss = (squares if sample_weight is None else sample_weight * squares).sum() / (2 * len(x))
             optimizer.zero_grad()
             loss.backward()
@@ -112,35 +108,13 @@ def test_one_feature_and_a_bias(spread: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("with_gradient", [False, True])
-def test_weighted_samples_and_the_sobolev_loss(dtype: torch.dtype, with_gradient: bool) -> None:
+def test_weighted_samples(dtype: torch.dtype) -> None:
     x, y = plane(dtype)
-    loss = {"sample_weight": torch.linspace(0, 2, N, dtype=dtype)}
-    if with_gradient:
-        loss["target_gradient"] = 3.0 * torch.cos(3.0 * x.sum(1))[:, None].expand(N, 2).contiguous()
+    weight = torch.linspace(0, 2, N, dtype=dtype)
     net = make_net(dtype)
-    expected = dense_losses(net, x, y, torch.optim.SGD, 1e-2, **loss)
-    result = fit(net, x, y, **STAGES, optimizer="gd", lr=1e-2, engine="fused", **loss)
+    expected = dense_losses(net, x, y, torch.optim.SGD, 1e-2, weight)
+    result = fit(net, x, y, **STAGES, optimizer="gd", lr=1e-2, sample_weight=weight, engine="fused")
     torch.testing.assert_close(result.loss, expected.double(), rtol=TOLERANCES[dtype], atol=0)
-
-
-def test_the_sobolev_loss_leaves_the_bias_column_alone() -> None:
-    x = torch.linspace(-1, 1, N, dtype=torch.float64)[:, None]
-    y, gradient = torch.sin(3 * x[:, 0]), 3 * torch.cos(3 * x)
-    net = TwoLayerNet(1, M, seed=0).double()
-    padded = torch.cat([gradient, torch.zeros_like(gradient)], 1)
-    columns = with_bias(x)
-    z = columns @ net.weight.T
-    slope = torch.where(z > 0, 1.0, 0.5).double()
-    f = (slope * z) @ net.output_weight / M**0.5
-    df_dx = (slope * net.output_weight) @ net.weight / M**0.5
-    expected = (((f - y) ** 2).sum() + ((df_dx - padded)[:, 0] ** 2).sum()) / (2 * N)
-    gradients = torch.autograd.grad(expected, list(net.parameters()))
-    before = [p.detach().clone() for p in net.parameters()]
-    result = fit(net, x, y, s=0.5, steps=1, optimizer="gd", lr=0.1, target_gradient=gradient, engine="fused")
-    torch.testing.assert_close(result.loss[0], expected.detach(), rtol=1e-12, atol=0)
-    for moved, start, grad in zip(net.parameters(), before, gradients, strict=True):
-        torch.testing.assert_close(moved.detach(), start - 0.1 * grad, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

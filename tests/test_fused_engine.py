@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrta_ext import backends, use_backend
+from hrta_ext import backends, register_base, use_backend
 from hrta_ext.training import FitResult, fit
 from hrta_ext.two_layer import TwoLayerNet, with_bias
 
@@ -332,7 +332,13 @@ def hooked() -> TwoLayerNet:
     return net
 
 
+def base_of_your_own() -> TwoLayerNet:
+    register_base("cube of the fused engine", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    return TwoLayerNet(2, 9, base="cube of the fused engine")
+
+
 REFUSALS = [
+    ({"net": base_of_your_own}, "it does not know 'cube of the fused engine', a base of your own"),
     ({"net": lambda: Subclass(2, 9)}, "it trains a TwoLayerNet, net is a Subclass"),
     ({"net": learnable}, "it cannot learn s"),
     ({"net": frozen}, "weight and output_weight must both be parameters that require grad"),
@@ -399,17 +405,18 @@ def test_losses_on_a_gpu_are_those_of_autograd_on_the_cpu(dtype, base, name) -> 
     """Sample weights and a Sobolev loss included; in calls of any length the same bits."""
     optimizer, lr = RULES[name]
     x, y = problem(33, 2, dtype)
-    weight, slope = 0.5 + x[:, 0], 3.0 * torch.cos(3.0 * x.sum(1, keepdim=True)).expand(33, 2).contiguous()
+    loss = {"sample_weight": 0.5 + x[:, 0]}
+    if base != "relu":
+        loss["target_gradient"] = 3.0 * torch.cos(3.0 * x.sum(1, keepdim=True)).expand(33, 2).contiguous()
     nets = [TwoLayerNet(2, 100, base=base, seed=3).to(dtype) for _ in range(3)]
-    expected = fit(
-        nets[0], x, y, **STAGES, optimizer=optimizer, lr=lr, sample_weight=weight, target_gradient=slope, engine="torch"
-    )
+    expected = fit(nets[0], x, y, **STAGES, optimizer=optimizer, lr=lr, **loss, engine="torch")
+    on_gpu = {name: tensor.cuda() for name, tensor in loss.items()}
     seldom = partial(lambda info: None)
     seldom.every = 7
     results = [
         fit(
-            net.cuda(), x.cuda(), y.cuda(), **STAGES, optimizer=optimizer, lr=lr, sample_weight=weight.cuda(),
-            target_gradient=slope.cuda(), engine="fused", callbacks=callbacks,
+            net.cuda(), x.cuda(), y.cuda(), **STAGES, optimizer=optimizer, lr=lr, **on_gpu, engine="fused",
+            callbacks=callbacks,
         )
         for net, callbacks in zip(nets[1:], ((), (seldom,)), strict=True)
     ]  # fmt: skip

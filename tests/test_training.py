@@ -143,6 +143,15 @@ def test_lbfgs_which_needs_a_closure_matches_its_own_loop(data) -> None:
     torch.testing.assert_close(result.loss, torch.tensor(losses, dtype=torch.float64), rtol=1e-6, atol=0.0)
 
 
+def test_numbers_of_numpy_are_numbers(data) -> None:
+    """Learning rates and seeds often come out of arrays."""
+    numpy = pytest.importorskip("numpy")
+    nets = [TwoLayerNet(1, 9, seed=3).double(), TwoLayerNet(1, numpy.int64(9), seed=numpy.int64(3)).double()]
+    results = [fit(net, *data, s=1.0, steps=3, lr=lr) for net, lr in zip(nets, (0.5, numpy.float32(0.5)), strict=True)]
+    assert torch.equal(results[0].loss, results[1].loss)
+    assert results[1].settings["lr"] == 0.5
+
+
 def test_frozen_parameters_and_the_training_mode_stay(data) -> None:
     x, y = data
     net = mlp().eval()

@@ -21,6 +21,12 @@ HOLE = torch.tensor([0.0, 0.0, math.nan, 0.0, math.inf, 0.0], dtype=torch.float6
         ({"net": 3}, TypeError, r"net must be a torch.nn.Module, got int"),
         ({"net": nn.Linear(1, 1)}, ValueError, "Linear has no homotopy layer; put an hx.HomotopyActivation into it"),
         ({"net": HomotopyActivation()}, ValueError, "HomotopyActivation has no parameter that requires grad"),
+        (
+            {"net": net64().to("meta"), "x": X.to("meta"), "y": Y.to("meta")},
+            ValueError,
+            "net must hold numbers, TwoLayerNet has parameters on the device meta",
+        ),
+        ({"x": X.to_sparse()}, TypeError, r"x must be a dense \(strided\) tensor, got layout torch.sparse_coo"),
         ({"x": [1.0]}, TypeError, "x must be a tensor, got list; torch.as_tensor makes one"),
         ({"x": X.long()}, TypeError, r"x must be a floating-point tensor, got torch.int64"),
         ({"y": Y.bool()}, TypeError, r"y must be a floating-point tensor, got torch.bool"),
@@ -125,6 +131,20 @@ def test_fit_refuses(change, error, message: str) -> None:
     with pytest.raises(error, match=f"^fit: {message}"):
         fit(**arguments)
     assert torch.equal(net.weight, start)
+
+
+def test_inference_mode_is_named_before_autograd_stumbles_over_it() -> None:
+    net = net64()
+    with torch.inference_mode():
+        made_here = net64()
+        data = X.clone()
+        with pytest.raises(ValueError, match=r"fit called, outside of torch\.inference_mode"):
+            fit(net, X, Y, s=1.0, steps=2, engine="torch")
+    for arguments in ((made_here, X, Y), (net, data, Y)):
+        with pytest.raises(
+            ValueError, match=r"^fit: autograd needs net and data made, .* outside of torch\.inference_mode"
+        ):
+            fit(*arguments, s=1.0, steps=2)
 
 
 def test_a_network_that_returns_no_tensor_is_named(data) -> None:

@@ -129,6 +129,19 @@ def test_a_handler_of_the_users_own_stays_in_charge(data) -> None:
     assert len(caught) == 10
 
 
+def test_a_run_stopped_early_holds_the_s_of_its_own_steps_alone(data) -> None:
+    """steps may be a number never to be reached, with a callback that decides."""
+
+    def stop(info) -> None:
+        if info.step == 14:
+            raise StopIteration
+
+    result = fit(net64(), *data, s=(0.5, 1.0, 1.5), steps=(4, 10, 10**7), callbacks=[stop])
+    assert result.s.tolist() == [0.5] * 4 + [1.0] * 10 + [1.5]
+    bytes_held = result.s.untyped_storage().nbytes()
+    assert bytes_held == 8 * 15
+
+
 def test_fit_works_in_a_thread(data) -> None:
     results = []
     thread = threading.Thread(target=lambda: results.append(fit(net64(), *data, **QUICK)))

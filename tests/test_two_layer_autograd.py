@@ -186,6 +186,7 @@ def test_fake_and_meta_tensors() -> None:
     sizes = (3, 2), (4, 9, 2), (4, 9)
     f, df_dx = hx.two_layer_with_gradient(*(torch.empty(size, device="meta") for size in sizes), 0.5, base="relu")
     assert (f.shape, df_dx.shape) == ((4, 3), (4, 3, 2))
+    assert hx.TwoLayerNet(2, 5).to("meta")(torch.empty(3, 2, device="meta")).shape == (3,)
 
 
 @pytest.mark.parametrize("networks", [(), (2,)])

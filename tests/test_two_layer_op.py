@@ -203,6 +203,26 @@ def test_half_types_are_computed_in_float32(device: torch.device) -> None:
         assert torch.autograd.grad(f.sum(), weight)[0].dtype == dtype
 
 
+def test_autocast_lets_dtypes_differ(device: torch.device) -> None:
+    """A layer before gives bfloat16: computed in the widest dtype, as torch's ops that autocast keeps in float32."""
+    x, weight, output_weight = (t.to(device).requires_grad_() for t in problem(5, 100, 3, torch.float32))
+    half = x.detach().bfloat16()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        f = hx.two_layer(half, weight, output_weight, 0.5)
+        pair = hx.two_layer_with_gradient(half, weight, output_weight, 0.5, base="relu")
+        layers = torch.nn.Sequential(torch.nn.Linear(3, 4), hx.TwoLayerNet(4, 9)).to(device)
+        assert layers(x).dtype == torch.float32
+        with pytest.raises(TypeError, match=r"weight must have x's dtype torch.float32, got torch.int64"):
+            hx.two_layer(x, weight.long(), output_weight, 0.5)
+    expected = hx.two_layer_with_gradient(half.float(), weight, output_weight, 0.5, base="relu")
+    assert torch.equal(f, hx.two_layer(half.float(), weight, output_weight, 0.5))
+    assert torch.equal(pair[0], expected[0])
+    assert torch.equal(pair[1], expected[1])
+    assert torch.autograd.grad(f.sum(), weight)[0].dtype == torch.float32
+    with pytest.raises(TypeError, match=r"weight must have x's dtype torch.bfloat16, got torch.float32"):
+        hx.two_layer(half, weight, output_weight, 0.5)
+
+
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("features", [2, 7])
 def test_non_finite_data_shows(device: torch.device, base: str, features: int) -> None:
@@ -308,6 +328,11 @@ BAD = [
         (X, WEIGHT, OUTPUT_WEIGHT.half()),
         TypeError,
         "output_weight must have x's dtype torch.float32, got torch.float16",
+    ),
+    (
+        (X.to("meta"), WEIGHT.to("meta").double(), OUTPUT_WEIGHT.to("meta")),
+        TypeError,
+        "weight must have x's dtype torch.float32, got torch.float64",
     ),
     ((X, WEIGHT.to("meta"), OUTPUT_WEIGHT), ValueError, "weight must be on x's device cpu, got meta"),
     ((X[0], WEIGHT, OUTPUT_WEIGHT), ValueError, r"x must have shape \(n, D\) with D at least 1, got \(3,\)"),

@@ -69,7 +69,7 @@ class Trainer {
 
   // Updates the weights from the gradient in the outputs, if `step` is not null, and then sets f, if it is wanted.
   void sweep(const Update* step, bool want_f) {
-    by_arcs = {arcs && step != nullptr && arc_pull(*arcs, call(0), grad_f.get(), grad_df_dx.get(), pull.data()),
+    by_arcs = {arcs && step != nullptr && arc_pull(*arcs, call(0), grad_f.get(), nullptr, pull.data()),
                arcs && want_f};
     run(step, want_f);
     if (!want_f || (by_arcs.forward && outputs_from_arcs())) return;
@@ -116,8 +116,7 @@ class Trainer {
   }
 
   bool outputs_from_arcs() {
-    double* df_dx = t.gradient_target == nullptr ? nullptr : t.f + t.n;
-    return arc_outputs(*arcs, call(0), Quantity::kValue, {partial.data(), chunks, sums}, output_scale(), t.f, df_dx,
+    return arc_outputs(*arcs, call(0), Quantity::kValue, {partial.data(), chunks, sums}, output_scale(), t.f, nullptr,
                        parallel_for);
   }
 
@@ -222,9 +221,11 @@ class Trainer {
 // pair, so
 //   n = 128, m = 1024: 24 us against 31;  n = 256, m = 512: 17 against 30;  n = 256, m = 1024: 27 against 59;
 //   n = 256, m = 16 384: 0.36 ms against 0.94;  n = 1024, m = 16 384: 0.46 against 3.8.
-// AVX-512 halves the loops' time, and calls of single steps sort the samples in each (65 ns per sample).
+// Calls of single steps sort the samples in each (65 ns per sample). A loss of gradients, which ReLU's curvature of 0
+// would train wrongly, never comes here from hrta_ext/training.py.
 bool trains_by_arcs(const TwoLayerTraining& t) {
-  return t.base == kRelu && t.features == 2 && t.n >= 256 && t.n < kMostArcSamples && t.width >= 1024;
+  const bool shapes = t.n >= 256 && t.n < kMostArcSamples && t.width >= 1024;
+  return shapes && t.base == kRelu && t.features == 2 && t.gradient_target == nullptr;
 }
 
 int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
