@@ -69,8 +69,7 @@ class Trainer {
 
   // Updates the weights from the gradient in the outputs, if `step` is not null, and then sets f, if it is wanted.
   void sweep(const Update* step, bool want_f) {
-    by_arcs = {arcs && step != nullptr && arc_pull(*arcs, call(0), grad_f.get(), nullptr, pull.data()),
-               arcs && want_f};
+    by_arcs = {arcs && step != nullptr && arc_pull(*arcs, call(0), grad_f.get(), nullptr, pull.data()), arcs && want_f};
     run(step, want_f);
     if (!want_f || (by_arcs.forward && outputs_from_arcs())) return;
     if (by_arcs.forward) {  // a number is not finite: it shall show where it does without arcs

@@ -8,8 +8,8 @@ namespace {
 
 TwoLayerCall call_of(int dtype, int base, const int64_t* sizes, const void* x, const void* weight,
                      const void* output_weight, const double* s) {
-  return {static_cast<ScalarKind>(dtype), base, sizes[0], sizes[1], sizes[2], sizes[3], x, weight, output_weight, 0.0,
-          s};
+  return {
+      static_cast<ScalarKind>(dtype), base, sizes[0], sizes[1], sizes[2], sizes[3], x, weight, output_weight, 0.0, s};
 }
 
 }  // namespace
@@ -39,8 +39,7 @@ int64_t two_layer_pass(int pass, int dtype, int base, const int64_t* sizes, cons
     case cuda::TwoLayerPass::kParameterGradient:
       cuda::two_layer_parameter_gradient(call, grad_f, static_cast<double*>(result), scratch, 0, nullptr);
       break;
-    default:
-      cuda::two_layer_backward(call, {grad_f, grad_df_dx, result, second_result}, scratch, 0, nullptr);
+    default: cuda::two_layer_backward(call, {grad_f, grad_df_dx, result, second_result}, scratch, 0, nullptr);
   }
   return 0;
 }
