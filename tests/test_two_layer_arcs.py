@@ -134,7 +134,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 
 def test_only_where_they_win() -> None:
     """ReLU, two features, enough samples and neurons."""
-    assert not takes_arcs(*problem(1000, M, 2))
+    assert not takes_arcs(*problem(511, M, 2))
     assert not takes_arcs(*problem(N, 1000, 2))
     assert takes_arcs(*problem(N, 1000, 2, networks=(8,)))
     assert not takes_arcs(*problem(N, M, 3))
