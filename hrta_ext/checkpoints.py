@@ -115,7 +115,7 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write ``content``. A crash at any moment, power loss included, leaves the old file or the new one."""
-    with replaced(path) as temporary:
+    with replaced(path, one_writer=True) as temporary:
         torch.save({"format": _FORMAT, **content}, temporary)
 
 

@@ -12,16 +12,26 @@ from typing import Any
 
 
 @contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced(path: str | os.PathLike[str], *, one_writer: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success rename it onto ``path``, on an error delete it.
 
     The temporary name keeps the suffix of ``path``, since libraries choose the format by it. The file is synced to disk
     before the rename, so a crash at any moment leaves either the old file or the new one.
+
+    Args:
+        path: Where the file shall be.
+        one_writer: Nobody else writes ``path`` meanwhile: the temporary name is always the same, so that what a killed
+            process left of a large file goes with the next one.
     """
     target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    if one_writer:
+        temporary = target.with_name(f".{target.stem}.partial{target.suffix}")
+        temporary.unlink(missing_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    else:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+        os.close(descriptor)
+        temporary = Path(name)
     try:
         yield temporary
         umask = os.umask(0)

@@ -221,6 +221,7 @@ def test_kill_9_leaves_a_checkpoint_that_resumes_exactly(mode: str, tmp_path: Pa
     assert done % 7 == 0
     if mode == "while writing":
         assert done == 14
+        assert sorted(file.name for file in tmp_path.iterdir()) == [".run.partial.pt", "run.pt"]
     options: dict[str, Any] = {"s": (0.5, 1.0), "steps": (40, 100_000), "batch_size": 4}
     nets = [two_layer(0), two_layer(5)]
     torch.manual_seed(42)
@@ -228,6 +229,7 @@ def test_kill_9_leaves_a_checkpoint_that_resumes_exactly(mode: str, tmp_path: Pa
     torch.manual_seed(7)
     resumed = fit(nets[1], X, Y, **options, checkpoint=path, resume=True, callbacks=[stop_after(done + 60)])
     assert_same(nets[0], whole, nets[1], resumed)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]  # the next write takes the broken file's place
 
 
 class Wrapped(nn.Module):
