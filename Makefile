@@ -56,14 +56,14 @@ format: $(VENV)/.lint
 
 # Object files only: no GPU and no torch are needed to see that the sources compile for every architecture.
 cuda:
-	@mkdir -p build; for arch in 80 90a 100; do for source in csrc/cuda/*.cu; do \
-	  echo "sm_$$arch $$source"; \
-	  nvcc -std=c++20 -O3 -gencode=arch=compute_$$arch,code=sm_$$arch -Xptxas -v -c $$source -o /dev/null \
-	    2> build/ptxas.log || { cat build/ptxas.log; exit 1; }; \
-	  awk '/Used [0-9]+ registers/ {for (i = 1; i < NF; i++) if ($$i == "Used" && $$(i+1) > most) most = $$(i+1)} \
-	       /spill stores/ {spilled += $$5; kernels++} \
-	       END {print "  functions " kernels ", most registers " most ", bytes spilled " spilled+0}' build/ptxas.log; \
-	done; done
+	@for arch in 80 90a 100; do for source in csrc/cuda/*.cu; do echo $$arch $$source; done; done | \
+	  xargs -P $$(nproc) -L 1 sh -c ' \
+	    log=$$(nvcc -std=c++20 -O3 -gencode=arch=compute_$$0,code=sm_$$0 -Xptxas -v -c $$1 -o /dev/null 2>&1) || \
+	      { echo "$$log"; exit 255; }; \
+	    echo "$$log" | awk -v what="sm_$$0 $$1" \
+	      "/Used [0-9]+ registers/ {for (i = 1; i < NF; i++) if (\$$i == \"Used\" && \$$(i+1) > most) most = \$$(i+1)} \
+	       /spill stores/ {spilled += \$$5; kernels++} \
+	       END {print what \": functions \" kernels \", most registers \" most \", bytes spilled \" spilled+0}"'
 
 # One wheel, built here against torch 2.13, tested where it was not built: another torch, another Python environment.
 test-matrix: $(VENV)/.test
