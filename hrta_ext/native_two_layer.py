@@ -38,13 +38,13 @@ class Problem:
             KINDS[x.dtype], BASES[base].number, 0.0 if on_device else float(s), _address(self.s),
         )  # fmt: skip
 
-    def run(self, name: str, which: str, *tensors: Tensor | None) -> None:
-        """The kernel ``name`` on the tensors' device; ``which`` names the pass whose scratch memory it needs there."""
+    def run(self, name: str, *tensors: Tensor | None, scratch_of: str | None = None) -> None:
+        """The kernel ``name`` on the tensors' device; ``scratch_of``: the pass it serves, unless ``name`` says it."""
         addresses = map(_address, tensors)
         if self.x.is_cpu:
             getattr(_C, f"two_layer_{name}")(self.described, *addresses)
             return
-        count = _C.two_layer_cuda_scratch(self.described, getattr(_C.TwoLayerPass, which))
+        count = _C.two_layer_cuda_scratch(self.described, getattr(_C.TwoLayerPass, scratch_of or name))
         scratch = torch.empty(count, dtype=torch.uint8, device=self.x.device)
         function = getattr(_C, f"two_layer_cuda_{name}")
         function(self.described, *addresses, scratch.data_ptr(), self.x.get_device())
@@ -62,8 +62,8 @@ def outputs(
     networks = output_weight.shape[:-1]
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
-    which = "forward_with_gradient" if with_gradient else "forward"
-    Problem(x, weight, output_weight, s, base).run("forward", which, f, df_dx)
+    scratch_of = "forward_with_gradient" if with_gradient else None
+    Problem(x, weight, output_weight, s, base).run("forward", f, df_dx, scratch_of=scratch_of)
     return (f,) if df_dx is None else (f, df_dx)
 
 
@@ -92,12 +92,12 @@ def gradients(
     elif grad_f is not None:
         if needs[0]:
             grad_x = torch.empty_like(x)
-            problem.run("input_gradient", "input_gradient", grad_f, grad_x)
+            problem.run("input_gradient", grad_f, grad_x)
         if needs[3]:
             grad_s = torch.empty((), dtype=torch.float64, device=x.device)
-            problem.run("parameter_gradient", "parameter_gradient", grad_f, grad_s)
+            problem.run("parameter_gradient", grad_f, grad_s)
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
     if needs[1] or needs[2]:
-        problem.run("backward", "backward", grad_f, grad_df_dx, grad_weight, grad_output_weight)
+        problem.run("backward", grad_f, grad_df_dx, grad_weight, grad_output_weight)
     return grad_x, grad_weight, grad_output_weight, grad_s
