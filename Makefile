@@ -42,8 +42,9 @@ $(VENV)/.lint: $(VENV)/.test
 demo: $(VENV)/.installed
 	$(BIN)/hrta demo --out demo --overwrite
 
+# Two processes, whole files each: what a file compiles or draws is made once.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: $(VENV)/.test
 	$(BIN)/hrta bench --out benchmarks/results

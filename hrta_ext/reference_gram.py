@@ -45,7 +45,8 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
                 weight, a = random_weights(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
             else:
                 weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
-            weight, a = weight.double(), a.double()
+            # Contiguous, since some libraries round products of strided matrices in another way.
+            weight, a = weight.double().contiguous(), a.double().contiguous()
             probe += (weight * 0.0).sum() + (a * 0.0).sum()
             z = x @ weight.mT  # in float64, so that its sign is the one that the float64 formula has
             sums.linear.add_(z @ weight)
