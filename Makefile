@@ -42,9 +42,9 @@ $(VENV)/.lint: $(VENV)/.test
 demo: $(VENV)/.installed
 	$(BIN)/hrta demo --out demo --overwrite
 
-# Two processes, whole files each: what a file compiles or draws is made once.
+# Two processes of one thread each (tests of threads ask for them), whole files: what a file compiles is made once.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: $(VENV)/.test
 	$(BIN)/hrta bench --out benchmarks/results
