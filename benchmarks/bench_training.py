@@ -73,7 +73,7 @@ CASES = [
     Case(100, 2, 10**6, 20, 1, {EAGER: 40, COMPILED: 15}),
     Case(100, 2, 1000, 500, 1, {EAGER: 30}, networks=64),
     Case(400, 3, 1000, 500, 10, {EAGER: 10, COMPILED: 8}, sobolev=True),
-    Case(10_000, 2, 10**5, 20, 1, {EAGER: 400, COMPILED: 200}, peer_width=10**4),
+    Case(10_000, 2, 10**5, 20, 1, {EAGER: 400, COMPILED: 200}, peer_width=10**4),  # goals of our own
 ]
 
 
