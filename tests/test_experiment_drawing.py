@@ -24,6 +24,7 @@ def test_a_log_axis_has_some_labels_and_not_too_many(low, decades):
     assert all(labels)
 
 
+@pytest.mark.filterwarnings("error")  # of a user's terminal: one width that can be drawn leaves no range
 def test_medians_of_zero_are_named_where_they_cannot_be_drawn():
     _, (axis,) = new_figure()
     draw_against(axis, [200, 1000], {"NTK": [[0.0], [0.3, 0.4]], "K[a]": [[0.0], [0.0]]})

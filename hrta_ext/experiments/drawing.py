@@ -106,6 +106,7 @@ def draw_against(
     axis.set_xscale("log")
     axis.set_yscale("log")
     ends, zeros = [], []
+    drawn: set[float] = set()
     for i, (name, values) in enumerate(methods.items()):
         spreads = [Spread.of(runs) for runs in values]
         shown = [k for k, spread in enumerate(spreads) if _FLOOR < spread.median < math.inf]
@@ -122,6 +123,10 @@ def draw_against(
             **line_style(i),
         )  # fmt: skip
         ends.append((median[-1], name, COLORS[i % len(COLORS)], x[shown[-1]]))
+        drawn |= {x[k] for k in shown}
+    if len(drawn) == 1:  # which would leave the axis without a width
+        axis.set_autoscalex_on(False)
+        axis.set_xlim(min(drawn) / 2, 2 * min(drawn))
     label_ends(axis, [end[:3] for end in ends], max((end[3] for end in ends), default=0.0), log_x=True)
     axis.text(
         1.0, 0.01, "\n".join(zeros), transform=axis.transAxes, ha="right", va="bottom", fontsize=8, color=GREY
