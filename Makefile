@@ -4,7 +4,7 @@ VENV ?= .venv
 # The CPU build where the index has one, which spares gigabytes; TORCH=... asks for another.
 TORCH ?=
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test bench lint format cuda test-matrix clean
 
@@ -57,9 +57,9 @@ format: $(VENV)/.lint
 
 # Object files only: no GPU and no torch are needed to see that the sources compile for every architecture.
 cuda:
-	@for arch in 80 90a 100; do for source in csrc/cuda/*.cu; do echo $$arch $$source; done; done | \
+	@for arch in 80 90a 100; do for source in csrc/*/cuda/*.cu; do echo $$arch $$source; done; done | \
 	  xargs -P $$(nproc) -L 1 sh -c ' \
-	    log=$$(nvcc -std=c++20 -O3 -gencode=arch=compute_$$0,code=sm_$$0 -Xptxas -v -c $$1 -o /dev/null 2>&1) || \
+	    log=$$(nvcc -std=c++20 -O3 -I csrc -gencode=arch=compute_$$0,code=sm_$$0 -Xptxas -v -c $$1 -o /dev/null 2>&1) || \
 	      { echo "$$log"; exit 255; }; \
 	    echo "$$log" | awk -v what="sm_$$0 $$1" \
 	      "/Used [0-9]+ registers/ {for (i = 1; i < NF; i++) if (\$$i == \"Used\" && \$$(i+1) > most) most = \$$(i+1)} \

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext import native, native_two_layer, reference, reference_two_layer
+from hrta_ext.activation import native, reference
 from hrta_ext.bases import BASES
+from hrta_ext.network import native as native_two_layer
+from hrta_ext.network import reference as reference_two_layer
 
 SIZES = (1, 7, 8, 9, 2047, 2049)
 FEATURES = 3

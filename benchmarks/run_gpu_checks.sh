@@ -45,9 +45,10 @@ build() {
   # An editable install elsewhere in this Python could lend its kernels to the package just built.
   step cuda_backend "$python" -c '
 import sys, hrta_ext as hx
-from hrta_ext import native
+from hrta_ext import compiled
+from hrta_ext.activation import native
 print(hx.build_info())
-kernels = native._C and native._C.__file__
+kernels = compiled._C and compiled._C.__file__
 print(hx.__file__, kernels)
 sys.exit(not hx.backends()["cuda"] or not kernels.startswith(sys.argv[1]))' "$site"
 }

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext import native, native_gram, reference, reference_gram
+from hrta_ext import compiled
+from hrta_ext.activation import native, reference
 from hrta_ext.bases import BASES
+from hrta_ext.ntk import native as native_gram
+from hrta_ext.ntk import reference as reference_gram
 
 _FORCED_NAMES = ("torch", "native", "cpp", "cuda")
 _REBUILD = "run 'pip install --no-build-isolation .' in the source checkout"
@@ -27,13 +30,13 @@ def why_not(name: str) -> str | None:
         return None
     if name not in ("cpp", "cuda"):
         raise ValueError(f'why_not: name must be "cuda", "cpp" or "torch", got {name!r}')
-    if native.IMPORT_ERROR is not None:
-        if isinstance(native.IMPORT_ERROR, ModuleNotFoundError):
+    if compiled.IMPORT_ERROR is not None:
+        if isinstance(compiled.IMPORT_ERROR, ModuleNotFoundError):
             return f"hrta_ext was installed without its compiled kernels; with a C++ compiler at hand, {_REBUILD}"
-        return f"the compiled kernels do not load ({native.IMPORT_ERROR}); {_REBUILD} against this torch"
+        return f"the compiled kernels do not load ({compiled.IMPORT_ERROR}); {_REBUILD} against this torch"
     if name == "cpp":
         return None
-    if not native.cuda_architectures():
+    if not compiled.cuda_architectures():
         return f"hrta_ext was built without CUDA; with nvcc on the PATH, {_REBUILD}"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is a CPU build; install a CUDA build of torch"
@@ -70,10 +73,10 @@ def build_info() -> dict[str, Any]:
         ['built_for_torch', 'compiler', 'cuda_architectures']
     """
     info: dict[str, Any] = {"built_for_torch": None, "compiler": None, "simd_levels": "", "simd": None, "gram": None}
-    if native._C is not None:
-        info.update(native._C.build_info())
+    if compiled._C is not None:
+        info.update(compiled._C.build_info())
     info["simd_levels"] = info["simd_levels"].split()
-    info["cuda_architectures"] = native.cuda_architectures().split(",") if native.cuda_architectures() else []
+    info["cuda_architectures"] = compiled.cuda_architectures().split(",") if compiled.cuda_architectures() else []
     return info | {
         "version": importlib.metadata.version("hrta_ext"),
         "torch": torch.__version__,
@@ -130,9 +133,9 @@ def kernels_for(x: Tensor, base: str) -> ModuleType:
     """The module of kernels, ``native`` or ``reference``, that serves tensor x and this base."""
     device = x.device.type
     usable = (
-        native._C is not None
-        and (device == "cpu" or (device == "cuda" and native.cuda_architectures() != ""))
-        and x.dtype in native.KINDS
+        compiled._C is not None
+        and (device == "cpu" or (device == "cuda" and compiled.cuda_architectures() != ""))
+        and x.dtype in compiled.KINDS
         and BASES[base].number is not None
     )
     forced = _Choice.forced
@@ -155,5 +158,5 @@ def gram_kernels_for(x: Tensor, base: str) -> ModuleType:
     return native_gram if kernels_for(x, base) is native and x.device.type == "cpu" else reference_gram
 
 
-if native.IMPORT_ERROR is not None and _Choice.forced != "torch":
+if compiled.IMPORT_ERROR is not None and _Choice.forced != "torch":
     warnings.warn(f"hrta_ext runs on its torch backend: {why_not('cpp')}", RuntimeWarning, stacklevel=2)

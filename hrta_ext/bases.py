@@ -1,7 +1,7 @@
 """The base activations sigma in plain PyTorch: value, slope and curvature of each, and the registry of users' own.
 
 These formulas are the torch backend, the decomposition under ``torch.compile`` and the oracle of the tests. Each can be
-differentiated by autograd at every x. ``csrc/bases.h`` holds the same bases for the compiled kernels.
+differentiated by autograd at every x. ``csrc/math/bases.h`` holds the same bases for the compiled kernels.
 """
 
 from __future__ import annotations

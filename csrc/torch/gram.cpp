@@ -1,9 +1,9 @@
 // hrta_ext._C: the Gram builder on raw addresses (hrta_ext/native_gram.py checks the tensors).
-#include "../gram.h"
+#include "ntk/gram.h"
 
 #include <pybind11/pybind11.h>
 
-#include "runtime.h"
+#include "torch/runtime.h"
 
 namespace py = pybind11;
 

@@ -6,10 +6,10 @@
 #include <initializer_list>
 #include <stdexcept>
 
-#include "../cpu/gram_loops.h"
-#include "../cpu/simd.h"
-#include "runtime.h"
-#include "two_layer.h"
+#include "ntk/cpu/loops.h"
+#include "simd/levels.h"
+#include "torch/addresses.h"
+#include "torch/runtime.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "runtime.h"
+#include "torch/runtime.h"
 
 #include <dlfcn.h>
 #include <torch/csrc/stable/c/shim.h>

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../activation.h"
+#include "activation/activation.h"
 
 namespace hrta {
 

@@ -18,8 +18,8 @@ from hrta_ext.cli.doctor import doctor
 from hrta_ext.cli.gram import gram
 from hrta_ext.cli.output import CommandError, Interrupted, print_error, print_line
 from hrta_ext.cli.predict import predict
-from hrta_ext.cli.reproduce import reproduce_command
 from hrta_ext.cli.train import train
+from hrta_ext.reproduction.command import reproduce_command
 
 _INTERRUPTED = 130
 

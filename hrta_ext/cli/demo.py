@@ -12,17 +12,7 @@ import torch
 import typer
 
 from hrta_ext import __version__
-from hrta_ext.cli.output import (
-    NO_PLOTS,
-    CommandError,
-    can_plot,
-    output_directory,
-    print_line,
-    print_note,
-    print_table,
-    progress_bar,
-)
-from hrta_ext.experiments.example1 import (
+from hrta_ext.cli.example1 import (
     METHODS,
     PAPER_STEPS,
     Method,
@@ -34,8 +24,18 @@ from hrta_ext.experiments.example1 import (
     runs_of,
     train_all,
 )
+from hrta_ext.cli.output import (
+    NO_PLOTS,
+    CommandError,
+    can_plot,
+    output_directory,
+    print_line,
+    print_note,
+    print_table,
+    progress_bar,
+)
 from hrta_ext.files import write_json
-from hrta_ext.training import StepInfo
+from hrta_ext.training.fit import StepInfo
 
 _ONE_THREAD_WIDTH = 2000
 _FILES = ("results.json", "loss.png", "fitted.png")
@@ -128,7 +128,7 @@ def _write(settings: Settings, runs: list[Run], out: Path) -> list[str]:
     )
     if not can_plot():
         return ["results.json"]
-    from hrta_ext.experiments.figures import plot_fits, plot_losses
+    from hrta_ext.cli.figures import plot_fits, plot_losses
 
     plot_losses(runs, settings, out / "loss.png")
     plot_fits(runs, out / "fitted.png")

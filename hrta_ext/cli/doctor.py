@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from hrta_ext.activation import homotopy
+from hrta_ext.activation.functions import homotopy
 from hrta_ext.backends import backends, build_info, use_backend, why_not
 from hrta_ext.bases import BASES
 from hrta_ext.cli.output import CommandError, print_table

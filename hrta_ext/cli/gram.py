@@ -26,12 +26,12 @@ from hrta_ext.cli.output import (
     progress_bar,
 )
 from hrta_ext.files import write_json
-from hrta_ext.gram_builder import GramPath, random_gram_path
-from hrta_ext.kernel_plots import plot_kernels, plot_spectra, spread
-from hrta_ext.regression import Scaling
-from hrta_ext.spectra_report import SpectraReport, Spectrum, count_repeated_rows, spectra_report
-from hrta_ext.tables import Table, list_names, open_table
-from hrta_ext.two_layer import with_bias
+from hrta_ext.inputs import with_bias
+from hrta_ext.ntk.figures import plot_kernels, plot_spectra, spread
+from hrta_ext.ntk.gram import GramPath, random_gram_path
+from hrta_ext.ntk.report import SpectraReport, Spectrum, count_repeated_rows, spectra_report
+from hrta_ext.tables.model import Scaling
+from hrta_ext.tables.reading import Table, list_names, open_table
 
 _FILES = ("results.json", "spectrum.csv", "spectrum.png", "kernels.png")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}

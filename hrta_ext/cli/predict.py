@@ -10,8 +10,8 @@ import typer
 
 from hrta_ext.cli.output import CommandError, print_line, print_note, print_table
 from hrta_ext.files import replaced
-from hrta_ext.regression import FloatArray, Regression, Score
-from hrta_ext.tables import Table, TableError, list_names, open_table
+from hrta_ext.tables.model import FloatArray, Regression, Score
+from hrta_ext.tables.reading import Table, TableError, list_names, open_table
 
 
 def predict(

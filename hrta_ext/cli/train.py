@@ -23,7 +23,8 @@ from hrta_ext.cli.output import (
     print_table,
 )
 from hrta_ext.files import write_json
-from hrta_ext.regression import (
+from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.tables.model import (
     MODEL_FILES,
     FloatArray,
     Regression,
@@ -33,9 +34,8 @@ from hrta_ext.regression import (
     linear_least_squares,
     split_rows,
 )
-from hrta_ext.tables import Table, list_names, open_table
-from hrta_ext.training import FitResult, StepInfo, fit
-from hrta_ext.two_layer import TwoLayerNet
+from hrta_ext.tables.reading import Table, list_names, open_table
+from hrta_ext.training.fit import FitResult, StepInfo, fit
 
 _CHECKPOINT = "checkpoint.pt"
 _FILES = ("report.json", *MODEL_FILES, "training.png", _CHECKPOINT)
@@ -274,7 +274,7 @@ def _report(
         },
     )
     if can_plot():
-        from hrta_ext.experiments.figures import plot_regression
+        from hrta_ext.cli.figures import plot_regression
 
         truth, guess = y_held, predicted[held_rows]
         plot_regression(result.loss, result.s, watch.losses, truth, guess, data.target, out / "training.png")

@@ -1,0 +1,235 @@
+// The base activations: value, slope and curvature of each as scalar functions, the only copy in C++. hrta_ext/bases.py
+// lists the same bases, by the same numbers, in plain torch.
+//
+// A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
+// vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
+// itself as `tail`. It comes in two pieces, since the rounding of their sum would be worth an ulp of sigma_s.
+#pragma once
+
+#include "math/elementary.h"
+
+namespace hrta {
+
+enum BaseIndex : int { kRelu, kRelu2, kTanh, kGelu, kSilu, kSoftplus, kErf, kSin, kBaseCount };
+
+inline namespace HRTA_SIMD_LEVEL {
+
+// How sigma behaves far out; it decides how sigma_s is put together.
+enum class Growth { kRamp, kRectifier, kQuadratic, kBounded, kOscillating };
+
+// PyTorch's convention: the slope of ReLU at 0 is 0.
+struct Relu {
+  static constexpr Growth kGrowth = Growth::kRamp;
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T) {
+    return {T(0), T(0)};
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    return x > T(0) ? T(1) : T(0);
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T) {
+    return T(0);
+  }
+};
+
+// ReLU(x)^2 / 2. homotopy.h multiplies by s before it squares, so that nothing overflows early.
+struct Relu2 {
+  static constexpr Growth kGrowth = Growth::kQuadratic;
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return {x < T(0) ? T(0) : T(0.5) * x * x, T(0)};
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    return at_least(x, T(0));
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {
+    return x > T(0) ? T(1) : T(0);
+  }
+};
+
+// tanh(a) = -m / (2 + m), 1 - tanh(a)^2 = 4 e / (2 + m)^2 with e = exp(-2a), m = e - 1.
+struct Tanh {
+  static constexpr Growth kGrowth = Growth::kBounded;
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    TanhParts<T> parts = tanh_parts(absolute(x));
+    T n = with_sign(parts.em1, x), d = T(2) + parts.em1, inverse = T(1) / d;
+    T q = n * inverse;
+    return {q, multiply_add(-q, d, n) * inverse};
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    TanhParts<T> parts = tanh_parts(absolute(x));
+    T inverse = T(1) / (T(2) + parts.em1);
+    return T(4) * parts.e * inverse * inverse;
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {
+    Pair<T> value = tail(x);
+    return T(-2) * (value.high + value.low) * slope(x);
+  }
+};
+
+// x Phi(x), Phi the normal distribution function: the exact (erf) GELU. Its tail is -a Phi(-a) at a = |x|.
+struct Gelu {
+  static constexpr Growth kGrowth = Growth::kRectifier;
+  template <typename T>
+  static constexpr T kDensityAtZero = T(0.39894228040143267793994605993438187L);
+
+  template <typename T>
+  static HRTA_INLINE T distance(T x) {
+    return at_most(absolute(x), normal_tail_limit<T>());
+  }
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    Pair<T> below = weighted_normal_tail(distance(x));
+    return {-below.high, -below.low};
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {  // Phi(x) + x phi(x)
+    T a = distance(x);
+    T below = times_exp(multiply_add(-a, kDensityAtZero<T>, scaled_normal_tail(a)), exp_of_minus_square(a, T(0.5)));
+    return x > T(0) ? T(1) - below : below;
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {  // (2 - x^2) phi(x)
+    T a = distance(x);
+    return times_exp(multiply_add(-a, a, T(2)) * kDensityAtZero<T>, exp_of_minus_square(a, T(0.5)));
+  }
+};
+
+// The logistic function at |x| and at -|x|, from exp(-|x|): neither overflows.
+template <typename T>
+struct LogisticPair {
+  T a;                // |x|, bounded
+  ExpParts<T> e;      // exp(-a)
+  Pair<T> one_and_e;  // 1 + exp(-a)
+  T above, below;     // 1 / (1 + exp(-a)), 1 / (1 + exp(a))
+};
+
+template <typename T>
+HRTA_INLINE LogisticPair<T> logistic_pair(T x) {
+  LogisticPair<T> pair;
+  pair.a = at_most(absolute(x), -FloatTraits<T>::kExpLowest);
+  pair.e = exp_of_sum(-pair.a, T(0));
+  pair.one_and_e = exact_sum(T(1), times_exp(T(1), pair.e));
+  pair.above = T(1) / pair.one_and_e.high;
+  pair.below = times_exp(pair.above, pair.e);
+  return pair;
+}
+
+// x / (1 + exp(-x)). Its tail is -a / (1 + exp(a)) at a = |x|.
+struct Silu {
+  static constexpr Growth kGrowth = Growth::kRectifier;
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    LogisticPair<T> pair = logistic_pair(x);
+    T n = -pair.a * pair.e.scale;
+    Pair<T> scaled = quotient(Pair<T>{n, n * pair.e.reduced}, pair.one_and_e, pair.above);
+    return {scaled.high * FloatTraits<T>::kUnscale, scaled.low * FloatTraits<T>::kUnscale};
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    LogisticPair<T> pair = logistic_pair(x);
+    T below = pair.below * multiply_add(-pair.a, pair.above, T(1));
+    return x > T(0) ? T(1) - below : below;
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {  // even in x
+    LogisticPair<T> pair = logistic_pair(x);
+    return pair.above * pair.below * multiply_add(pair.a, pair.below - pair.above, T(2));
+  }
+};
+
+// log(1 + exp(x)). Its tail is log(1 + exp(-a)) at a = |x|.
+struct Softplus {
+  static constexpr Growth kGrowth = Growth::kRectifier;
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return log1p_of_unit(times_exp(T(1), exp_of_negative(-absolute(x))));
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    LogisticPair<T> pair = logistic_pair(x);
+    return x > T(0) ? pair.above : pair.below;
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {
+    LogisticPair<T> pair = logistic_pair(x);
+    return pair.above * pair.below;
+  }
+};
+
+struct Erf {
+  static constexpr Growth kGrowth = Growth::kBounded;
+  template <typename T>
+  static constexpr T kTwoOverSqrtPi = T(1.1283791670955125738961589031215452L);
+
+  template <typename T>
+  static HRTA_INLINE T distance(T x) {
+    return at_most(absolute(x), T(0.7) * normal_tail_limit<T>());
+  }
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return erf_of(x, distance(x));
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    return times_exp(kTwoOverSqrtPi<T>, exp_of_minus_square(distance(x), T(1)));
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {
+    return T(-2) * with_sign(distance(x), x) * slope(x);
+  }
+};
+
+// The loops go through fast_sin while every |x| in a block is below fast_turn_limit, and else element by element
+// through `any`, which gives the same bits below that limit and the library's full reduction beyond it.
+template <typename T, bool kFast>
+struct SinAt {
+  static HRTA_INLINE T sine(T x, uint32_t quarter_turns) {
+    if constexpr (kFast) {
+      return fast_sin(x, quarter_turns);
+    } else {
+      if (absolute(x) <= fast_turn_limit<T>()) return fast_sin(x, quarter_turns);
+      T value = (quarter_turns & 1u) ? ::cos(x) : ::sin(x);
+      return (quarter_turns & 2u) ? -value : value;
+    }
+  }
+};
+
+template <bool kFast>
+struct SinBase {
+  static constexpr Growth kGrowth = kFast ? Growth::kBounded : Growth::kOscillating;
+  template <typename T>
+  static HRTA_INLINE Pair<T> tail(T x) {
+    return {SinAt<T, kFast>::sine(x, 0), T(0)};
+  }
+  template <typename T>
+  static HRTA_INLINE T slope(T x) {
+    return SinAt<T, kFast>::sine(x, 1);
+  }
+  template <typename T>
+  static HRTA_INLINE T curvature(T x) {
+    return SinAt<T, kFast>::sine(x, 2);
+  }
+};
+
+using Sin = SinBase<false>;
+using FastSin = SinBase<true>;
+
+// sigma(x), rounded once more than homotopy_value.
+template <typename Base, typename T>
+HRTA_INLINE T base_value(T x) {
+  const Pair<T> tail = Base::tail(x);
+  const T rest = tail.high + tail.low;
+  if constexpr (Base::kGrowth == Growth::kRectifier || Base::kGrowth == Growth::kRamp) return at_least(x, T(0)) + rest;
+  return rest;
+}
+
+}  // namespace HRTA_SIMD_LEVEL
+}  // namespace hrta

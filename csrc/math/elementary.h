@@ -1,0 +1,233 @@
+// exp, log1p, tanh, the normal tail, erf, sin and cos without branches, so that a plain loop over them vectorises.
+// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_activation_accuracy.py
+// measures them.
+#pragma once
+
+#include <math.h>
+
+#include "math/host_device.h"
+#include "math/polynomials.h"
+
+namespace hrta {
+inline namespace HRTA_SIMD_LEVEL {
+
+template <typename T>
+struct FloatTraits;
+
+template <>
+struct FloatTraits<float> {
+  using Bits = uint32_t;
+  static constexpr int kMantissaBits = 23;
+  static constexpr Bits kExponentBias = 127;
+  static constexpr float kRoundingMagic = 0x1.8p23f;  // adding it rounds to an integer, kept in the low bits
+  static constexpr float kLog2E = 0x1.715476p0f;
+  static constexpr float kLn2High = 0x1.62e4p-1f;  // 15 bits: times |n| <= 256 exact
+  static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
+  static constexpr Bits kScaleExponent = 64;
+  static constexpr float kUnscale = 0x1p-64f;
+  static constexpr float kExpLowest = -120.0f;  // x exp(x) and exp(x) have underflowed to zero here
+  static constexpr float kLargest = 0x1.fffffep127f;
+  static constexpr Bits kHighHalf = 0xfffff000u;
+};
+
+template <>
+struct FloatTraits<double> {
+  using Bits = uint64_t;
+  static constexpr int kMantissaBits = 52;
+  static constexpr Bits kExponentBias = 1023;
+  static constexpr double kRoundingMagic = 0x1.8p52;
+  static constexpr double kLog2E = 0x1.71547652b82fep0;
+  static constexpr double kLn2High = 0x1.62e42feep-1;  // 32 bits: times |n| <= 2048 exact
+  static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
+  static constexpr Bits kScaleExponent = 512;
+  static constexpr double kUnscale = 0x1p-512;
+  static constexpr double kExpLowest = -800.0;
+  static constexpr double kLargest = 0x1.fffffffffffffp1023;
+  static constexpr Bits kHighHalf = 0xfffffffff8000000ull;
+};
+
+// exp(x) = scale kUnscale (1 + reduced). scale is a normal number where exp(x) no longer is, so that results come out
+// denormal and not as zero.
+template <typename T>
+struct ExpParts {
+  T reduced;  // expm1 of the reduced argument, |reduced| <= 0.42
+  T scale;
+};
+
+// exp(high + low) for kExpLowest <= high <= 0 and small low.
+template <typename T>
+HRTA_INLINE ExpParts<T> exp_of_sum(T high, T low) {
+  using Traits = FloatTraits<T>;
+  using Bits = typename Traits::Bits;
+  T shifted = multiply_add(high, Traits::kLog2E, Traits::kRoundingMagic);
+  T n = shifted - Traits::kRoundingMagic;
+  // r + r_low is the reduced argument; without r_low its rounding alone would cost half an ulp.
+  T r_high = multiply_add(-n, Traits::kLn2High, high);
+  T correction = multiply_add(-n, Traits::kLn2Low, low);
+  T r = r_high + correction;
+  T r_low = (r_high - r) + correction;
+  Bits exponent = bit_cast<Bits>(shifted) + (Traits::kExponentBias + Traits::kScaleExponent);
+  return {multiply_add(r * r, expm1_core(r), r_low) + r, bit_cast<T>(exponent << Traits::kMantissaBits)};
+}
+
+template <typename T>
+HRTA_INLINE ExpParts<T> exp_of_negative(T x) {
+  return exp_of_sum(at_least(x, FloatTraits<T>::kExpLowest), T(0));
+}
+
+// factor exp(x): rounded twice in all, and once more if it ends up denormal.
+template <typename T>
+HRTA_INLINE T times_exp(T factor, ExpParts<T> e) {
+  return multiply_add(factor, e.reduced, factor) * e.scale * FloatTraits<T>::kUnscale;
+}
+
+// exp(-factor x^2), factor 1 or 1/2, for factor x^2 <= -kExpLowest, with x^2 carried in two pieces: a rounded
+// square would cost x^2 ulp.
+template <typename T>
+HRTA_INLINE ExpParts<T> exp_of_minus_square(T x, T factor) {
+  T scaled = factor * x;
+  if constexpr (kHasFusedMultiplyAdd<T>) {
+    T square = scaled * x;
+    return exp_of_sum(-square, -multiply_add(scaled, x, -square));
+  } else {
+    using Bits = typename FloatTraits<T>::Bits;
+    T head = bit_cast<T>(bit_cast<Bits>(x) & FloatTraits<T>::kHighHalf);
+    return exp_of_sum(-factor * (head * head), -factor * ((x - head) * (x + head)));
+  }
+}
+
+// high + low, where the rounding of their sum would show. low need not be small.
+template <typename T>
+struct Pair {
+  T high, low;
+};
+
+// (n.high + n.low) / (d.high + d.low), given inverse = 1 / d.high rounded.
+template <typename T>
+HRTA_INLINE Pair<T> quotient(Pair<T> n, Pair<T> d, T inverse) {
+  T q = n.high * inverse;
+  T rest = multiply_add(-q, d.high, n.high) + multiply_add(-q, d.low, n.low);
+  return {q, rest * inverse};
+}
+
+// constant + x, exact while the constant is a multiple of the sum's ulp: |x| <= constant, or a constant of few bits.
+template <typename T>
+HRTA_INLINE Pair<T> exact_sum(T constant, T x) {
+  T sum = constant + x;
+  return {sum, x - (sum - constant)};
+}
+
+// log(1 + e) for 0 <= e <= 1: 2 atanh(t) with t = e / (2 + e).
+template <typename T>
+HRTA_INLINE Pair<T> log1p_of_unit(T e) {
+  Pair<T> d = exact_sum(T(2), e);
+  Pair<T> twice = quotient(Pair<T>{e + e, T(0)}, d, T(1) / d.high);
+  T u = T(0.25) * twice.high * twice.high;
+  return {twice.high, multiply_add(twice.high * u, log1p_core(u), twice.low)};
+}
+
+// exp(-2a) and expm1(-2a) at a = |x|, from which tanh and its derivatives follow.
+template <typename T>
+struct TanhParts {
+  T e, em1;
+};
+
+template <typename T>
+HRTA_INLINE TanhParts<T> tanh_parts(T a) {
+  ExpParts<T> parts = exp_of_negative(T(-2) * a);
+  TanhParts<T> result;
+  result.e = times_exp(T(1), parts);
+  T scale = parts.scale * FloatTraits<T>::kUnscale;
+  result.em1 = multiply_add(parts.reduced, scale, scale - T(1));
+  return result;
+}
+
+// Phi(-a) exp(a^2 / 2) for a >= 0 (Mills' ratio times the normal density at 0) = (3/4 + core) inverse.
+template <typename T>
+struct NormalTail {
+  Pair<T> sum;  // a + 2
+  T inverse;    // of the sum
+  T core;
+};
+
+template <typename T>
+HRTA_INLINE NormalTail<T> normal_tail(T a) {
+  NormalTail<T> tail;
+  tail.sum = exact_sum(T(2), a);
+  tail.inverse = T(1) / tail.sum.high;
+  tail.core = normal_tail_core(multiply_add(T(-4), tail.inverse, T(1)));  // at (a - 2) / (a + 2)
+  return tail;
+}
+
+template <typename T>
+HRTA_INLINE T scaled_normal_tail(T a) {
+  NormalTail<T> tail = normal_tail(a);
+  return (T(0.75) + tail.core) * tail.inverse;
+}
+
+// a Phi(-a), with the roundings of the sum, of the product and of the quotient made good.
+template <typename T>
+HRTA_INLINE Pair<T> weighted_normal_tail(T a) {
+  NormalTail<T> tail = normal_tail(a);
+  Pair<T> core = exact_sum(T(0.75), tail.core);
+  T product = a * core.high;
+  T product_rest = multiply_add(a, core.low, multiply_add(a, core.high, -product));
+  Pair<T> q = quotient(Pair<T>{product, product_rest}, tail.sum, tail.inverse);
+  ExpParts<T> e = exp_of_minus_square(a, T(0.5));
+  T scale = e.scale * FloatTraits<T>::kUnscale;
+  Pair<T> result = exact_sum(q.high, multiply_add(q.high, e.reduced, q.low));
+  return {result.high * scale, result.low * scale};
+}
+
+template <typename T>
+HRTA_INLINE T normal_tail_limit() {  // Phi(-a) and its derivatives are zero from here on
+  return sizeof(T) == 4 ? T(15) : T(40);
+}
+
+// x + x (erf(x)/x - 1) near 0, else sign(x) (1 - 2 Phi(-sqrt(2) |x|)).
+template <typename T>
+HRTA_INLINE Pair<T> erf_of(T x, T bounded) {  // bounded = |x| up to where erf and its slope no longer change
+  constexpr T kSqrtTwo = T(1.4142135623730950488016887242096981L);
+  T tail = times_exp(T(2) * scaled_normal_tail(bounded * kSqrtTwo), exp_of_minus_square(bounded, T(1)));
+  bool near_zero = absolute(x) < T(0.75);
+  return {near_zero ? x : with_sign(T(1), x), near_zero ? x * erf_core(x * x) : -with_sign(tail, x)};
+}
+
+// sin(x + quarter_turns pi/2) for |x| <= fast_turn_limit. The reduction x - n pi/2 is exact to 2^-70 for float (done in
+// double) and keeps a relative 2^-52 for double (pi/2 in three pieces).
+template <typename T>
+HRTA_INLINE T fast_turn_limit() {
+  return sizeof(T) == 4 ? T(1e6) : T(1e5);
+}
+
+template <typename T>
+HRTA_INLINE T sin_of_reduced(T r, uint32_t quadrant) {
+  T u = r * r;
+  T sine = with_sign(multiply_add(r * u, sin_core(u), r), r);  // keeps -0
+  T cosine = multiply_add(u * u, cos_core(u), multiply_add(T(-0.5), u, T(1)));
+  T value = (quadrant & 1u) ? cosine : sine;
+  return (quadrant & 2u) ? -value : value;
+}
+
+HRTA_INLINE float fast_sin(float x, uint32_t quarter_turns) {
+  constexpr double kMagic = FloatTraits<double>::kRoundingMagic;
+  double wide = x;
+  double shifted = multiply_add(wide, 0x1.45f306dc9c883p-1, kMagic);
+  double n = shifted - kMagic;
+  double r = multiply_add(-n, 0x1.921fb544p0, wide);  // 33 bits: the product is exact
+  r = multiply_add(-n, 0x1.0b4611a626331p-34, r);
+  return sin_of_reduced(float(r), uint32_t(bit_cast<uint64_t>(shifted)) + quarter_turns);
+}
+
+HRTA_INLINE double fast_sin(double x, uint32_t quarter_turns) {
+  constexpr double kMagic = FloatTraits<double>::kRoundingMagic;
+  double shifted = multiply_add(x, 0x1.45f306dc9c883p-1, kMagic);
+  double n = shifted - kMagic;
+  double r = multiply_add(-n, 0x1.921fb544p0, x);
+  r = multiply_add(-n, 0x1.0b4611a6p-34, r);
+  r = multiply_add(-n, 0x1.3198a2e037073p-69, r);
+  return sin_of_reduced(r, uint32_t(bit_cast<uint64_t>(shifted)) + quarter_turns);
+}
+
+}  // namespace HRTA_SIMD_LEVEL
+}  // namespace hrta

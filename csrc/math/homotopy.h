@@ -1,0 +1,115 @@
+// sigma_s(x) = (1 - s) x + s sigma(x) and its derivatives, from a base of bases.h.
+//
+// float: within 4 ulp of the exact value, an ulp being that of the larger of |(1 - s) x| and |s sigma(x)|, for every
+// finite x. At infinite x the limit of the formula; NaN stays NaN.
+#pragma once
+
+#include "math/bases.h"
+
+namespace hrta {
+
+// Which function of x a kernel computes.
+enum class Quantity : int {
+  kValue,               // sigma_s(x)
+  kSlope,               // sigma_s'(x)
+  kCurvature,           // sigma_s''(x)
+  kParameterGradient,   // d sigma_s / ds = sigma(x) - x
+  kParameterGradient1,  // d sigma_s' / ds = sigma'(x) - 1
+};
+
+inline namespace HRTA_SIMD_LEVEL {
+
+// s as the arithmetic wants it. 1 - s is formed in double: near s = 1 the float difference would lose digits. What
+// rounding s and 1 - s to float leaves over is carried along: it is worth up to two ulp of the result.
+template <typename T>
+struct Homotopy {
+  T s, s_rest;
+  T linear, linear_rest;  // 1 - s
+
+  static HRTA_INLINE Homotopy from(double s) {
+    Homotopy h;
+    h.s = T(s);
+    h.s_rest = T(s - double(h.s));
+    h.linear = T(1.0 - s);
+    h.linear_rest = T((1.0 - s) - double(h.linear));
+    return h;
+  }
+
+  // (1 - s) x for x <= 0, where s = 1 gives 0 at -inf too.
+  HRTA_INLINE T below_zero(T x) const { return linear * (linear == T(0) ? at_least(x, -FloatTraits<T>::kLargest) : x); }
+
+  // (1 - s) x + s sigma: the larger terms last, what rounding left over first (at finite x, lest it be 0 inf).
+  HRTA_INLINE T combine(T x, Pair<T> sigma) const {
+    T finite = at_most(at_least(x, -FloatTraits<T>::kLargest), FloatTraits<T>::kLargest);
+    T rest = multiply_add(s, sigma.low, multiply_add(s_rest, sigma.high, linear_rest * finite));
+    rest = rest == T(0) ? T(-0.0) : rest;  // which adds nothing even to -0
+    return multiply_add(s, sigma.high, multiply_add(linear, linear == T(0) ? finite : x, rest));
+  }
+};
+
+template <typename Base, typename T>
+HRTA_INLINE T homotopy_value(T x, Homotopy<T> h) {
+  if constexpr (Base::kGrowth == Growth::kRamp) {
+    return x > T(0) ? x : h.below_zero(x);
+  } else if constexpr (Base::kGrowth == Growth::kRectifier) {
+    Pair<T> tail = Base::tail(x);
+    return x > T(0) ? multiply_add(h.s, tail.high + tail.low, x) : h.combine(x, tail);
+  } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
+    // x (1 - s + (s/2) x): at s = 0 and x = inf the inner product stays 0.
+    T bounded = at_most(x, FloatTraits<T>::kLargest);
+    T inner = multiply_add(T(0.5) * h.s, bounded, multiply_add(T(0.5) * h.s_rest, bounded, h.linear));
+    return x > T(0) ? x * inner : h.below_zero(x);
+  } else {
+    if constexpr (Base::kGrowth == Growth::kOscillating) {
+      // sin has no limit at infinity, but the line outgrows it unless s = 1.
+      if (absolute(x) == T(INFINITY) && h.linear != T(0)) return h.linear * x;
+    }
+    return h.combine(x, Base::tail(x));
+  }
+}
+
+// 1 at s = 0, sigma'(x) at s = 1; negative where sigma' < 1 - 1/s.
+template <typename Base, typename T>
+HRTA_INLINE T homotopy_slope(T x, Homotopy<T> h) {
+  if constexpr (Base::kGrowth == Growth::kRamp) {
+    return x > T(0) ? T(1) : h.linear;
+  } else if constexpr (Base::kGrowth == Growth::kOscillating) {
+    return h.s == T(0) ? T(1) : multiply_add(h.s, Base::slope(x), h.linear);
+  } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
+    T bounded = h.s == T(0) ? at_most(x, FloatTraits<T>::kLargest) : x;
+    return multiply_add(h.s, Base::slope(bounded), h.linear);
+  } else {
+    return multiply_add(h.s, Base::slope(x), h.linear);
+  }
+}
+
+template <typename Base, typename T>
+HRTA_INLINE T homotopy_curvature(T x, Homotopy<T> h) {
+  return h.s * Base::curvature(x);
+}
+
+// sigma(x) - x.
+template <typename Base, typename T>
+HRTA_INLINE T homotopy_parameter_gradient(T x) {
+  if constexpr (Base::kGrowth == Growth::kRamp || Base::kGrowth == Growth::kRectifier) {
+    Pair<T> tail = Base::tail(x);
+    return (x > T(0) ? T(0) : -x) + (tail.high + tail.low);
+  } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
+    return x > T(0) ? x * multiply_add(T(0.5), x, T(-1)) : -x;
+  } else {
+    Pair<T> sigma = Base::tail(x);
+    return (sigma.high - x) + sigma.low;
+  }
+}
+
+template <typename Base, Quantity kQuantity, typename T>
+HRTA_INLINE T homotopy_quantity(T x, Homotopy<T> h) {
+  if constexpr (kQuantity == Quantity::kValue) return homotopy_value<Base>(x, h);
+  if constexpr (kQuantity == Quantity::kSlope) return homotopy_slope<Base>(x, h);
+  if constexpr (kQuantity == Quantity::kCurvature) return homotopy_curvature<Base>(x, h);
+  if constexpr (kQuantity == Quantity::kParameterGradient) return homotopy_parameter_gradient<Base>(x);
+  if constexpr (kQuantity == Quantity::kParameterGradient1) return Base::slope(x) - T(1);
+}
+
+}  // namespace HRTA_SIMD_LEVEL
+}  // namespace hrta

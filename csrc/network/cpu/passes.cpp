@@ -1,0 +1,175 @@
+// The two-layer network on the CPU: cuts the work into pieces for the thread pool and adds up partial sums.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "network/cpu/arcs.h"
+#include "network/cpu/loops.h"
+#include "network/network.h"
+#include "simd/levels.h"
+#include "simd/parallel.h"
+#include "simd/with_type.h"
+
+namespace hrta {
+namespace cpu {
+
+namespace {
+
+constexpr int64_t kTasks = 64;             // enough for many cores, few enough that partial sums stay small
+constexpr int64_t kChunkNeurons = 256;     // a chunk is a multiple of it
+constexpr int64_t kPartialSums = 1 << 21;  // doubles, unless one per output is more
+constexpr int64_t kGrainPairs = 1 << 15;   // (sample, neuron) pairs that repay waking a thread
+constexpr int64_t kReduceGrain = 1 << 15;
+
+AlignedMemory block_memory(const TwoLayerCall& call) {
+  return aligned_memory(block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8));
+}
+
+// Tasks: networks x ranges of samples x chunks of neurons, cut by the shapes alone, so that the sums' order, and with
+// it every bit, is the same for any number of threads.
+struct Cut {
+  int64_t ranges, range_samples, chunks, chunk_neurons;
+
+  Cut(const TwoLayerCall& call, int64_t sums_per_sample) {
+    range_samples = call.features <= 16 ? 2048 : 256;
+    ranges = ceil_div(call.n, range_samples);
+    const int64_t rows = std::max<int64_t>(call.networks * call.n, 1);
+    const int64_t most = std::max<int64_t>(kPartialSums / (rows * sums_per_sample), 1);
+    chunks = std::min(ceil_div(kTasks, std::max<int64_t>(call.networks * ranges, 1)), most);
+    chunk_neurons = ceil_div(ceil_div(call.width, chunks), kChunkNeurons) * kChunkNeurons;
+    chunks = ceil_div(call.width, chunk_neurons);
+  }
+};
+
+// Sums over each chunk of neurons: f (networks, chunks, n) and df_dx (networks, chunks, n, D), those that are wanted.
+struct PartialSums {
+  Cut cut;
+  std::vector<double> f, df_dx;
+
+  PartialSums(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for)
+      : cut(call, want_df_dx ? call.features + 1 : 1) {
+    if (arcs_win(call) && from_arcs(call, quantity, want_f, want_df_dx, parallel_for)) return;
+    const int64_t parts = call.networks * cut.chunks;
+    if (want_f) f.assign(static_cast<size_t>(parts * call.n), 0.0);
+    if (want_df_dx) df_dx.assign(static_cast<size_t>(parts * call.n * call.features), 0.0);
+    const int64_t pairs = std::min(cut.range_samples, call.n) * std::min(cut.chunk_neurons, call.width);
+    const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);
+    run_parallel(parallel_for, parts * cut.ranges, grain, [&](int64_t begin, int64_t end) {
+      const auto scratch = block_memory(call);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t part = task / cut.ranges;
+        TwoLayerRange range;
+        range.network = part / cut.chunks;
+        range.first_neuron = part % cut.chunks * cut.chunk_neurons;
+        range.last_neuron = std::min(range.first_neuron + cut.chunk_neurons, call.width);
+        range.first_sample = task % cut.ranges * cut.range_samples;
+        range.last_sample = std::min(range.first_sample + cut.range_samples, call.n);
+        const int64_t at = part * call.n + range.first_sample;
+        loops().two_layer->forward(call, quantity, range, want_f ? f.data() + at : nullptr,
+                                   want_df_dx ? df_dx.data() + at * call.features : nullptr, scratch.get());
+      }
+    });
+  }
+
+  // The sum over the chunks of one network's number `at` of `count`, in their order.
+  double total(const std::vector<double>& sums, int64_t network, int64_t count, int64_t at) const {
+    const double* first = sums.data() + network * cut.chunks * count + at;
+    double sum = 0;
+    for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) sum += first[chunk * count];
+    return sum;
+  }
+
+ private:
+  bool from_arcs(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for) {
+    if (want_f) f.resize(static_cast<size_t>(call.networks * call.n));
+    if (want_df_dx) df_dx.resize(static_cast<size_t>(call.networks * call.n * 2));
+    const bool done =
+        arc_forward(call, quantity, want_f ? f.data() : nullptr, want_df_dx ? df_dx.data() : nullptr, parallel_for);
+    if (done) cut.chunks = 1;
+    return done;
+  }
+};
+
+double output_scale(const TwoLayerCall& call) {
+  return 1.0 / std::sqrt(double(call.width));
+}
+
+}  // namespace
+
+void two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, ParallelFor parallel_for) {
+  if (call.networks * call.n == 0) return;
+  const PartialSums partial(call, Quantity::kValue, f != nullptr, df_dx != nullptr, parallel_for);
+  const double factor = output_scale(call);
+  with_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto finish = [&](const std::vector<double>& sums, int64_t count, void* result) {
+      run_parallel(parallel_for, call.networks * count, kReduceGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t at = begin; at < end; ++at) {
+          static_cast<T*>(result)[at] = T(factor * partial.total(sums, at / count, count, at % count));
+        }
+      });
+    };
+    if (f != nullptr) finish(partial.f, call.n, f);
+    if (df_dx != nullptr) finish(partial.df_dx, call.n * call.features, df_dx);
+  });
+}
+
+void two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, ParallelFor parallel_for) {
+  const int64_t count = call.n * call.features;
+  if (count == 0) return;
+  const PartialSums partial(call, Quantity::kValue, false, true, parallel_for);
+  const double factor = output_scale(call);
+  with_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* grad = static_cast<const T*>(grad_f);
+    run_parallel(parallel_for, count, kReduceGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin; at < end; ++at) {
+        double sum = 0;
+        for (int64_t network = 0; network < call.networks; ++network) {
+          sum += double(grad[network * call.n + at / call.features]) * partial.total(partial.df_dx, network, count, at);
+        }
+        static_cast<T*>(grad_x)[at] = T(factor * sum);
+      }
+    });
+  });
+}
+
+double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f, ParallelFor parallel_for) {
+  if (call.networks * call.n == 0) return 0;
+  const PartialSums partial(call, Quantity::kParameterGradient, true, false, parallel_for);
+  double sum = 0;
+  with_type(call.dtype, [&](auto zero) {
+    const auto* grad = static_cast<const decltype(zero)*>(grad_f);
+    for (int64_t network = 0; network < call.networks; ++network) {
+      for (int64_t i = 0; i < call.n; ++i) {
+        sum += double(grad[network * call.n + i]) * partial.total(partial.f, network, call.n, i);
+      }
+    }
+  });
+  return output_scale(call) * sum;
+}
+
+void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for) {
+  if (arcs_win(call) && arc_backward(call, gradients, parallel_for)) return;
+  const int64_t chunks = ceil_div(call.width, kChunkNeurons);
+  const int64_t pairs = std::max<int64_t>(call.n, 1) * kChunkNeurons;
+  const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);
+  run_parallel(parallel_for, call.networks * chunks, grain, [&](int64_t begin, int64_t end) {
+    const auto scratch = block_memory(call);
+    while (begin < end) {  // chunks that lie side by side in one network make longer blocks
+      const int64_t network = begin / chunks;
+      const int64_t last = std::min(end, (network + 1) * chunks);
+      TwoLayerRange range;
+      range.network = network;
+      range.first_neuron = begin % chunks * kChunkNeurons;
+      range.last_neuron = std::min((last - network * chunks) * kChunkNeurons, call.width);
+      range.first_sample = 0;
+      range.last_sample = call.n;
+      loops().two_layer->backward(call, gradients, range, scratch.get());
+      begin = last;
+    }
+  });
+}
+
+}  // namespace cpu
+}  // namespace hrta

@@ -1,0 +1,157 @@
+// What the two-layer network's kernels are made of (two_layer.cuh): the bases, and what forward and backward share.
+#pragma once
+
+#include "gpu/launch.cuh"
+#include "math/homotopy.h"
+#include "network/network.h"
+
+namespace hrta {
+namespace cuda {
+
+constexpr int kLanes = 32;
+constexpr int kWarps = 4;  // of a block, for nothing but scheduling
+
+// Numbers of features that kernels are compiled for; others are padded with zeros to the next.
+constexpr int kFeatureCounts[] = {1, 2, 3, 4, 5, 9, 16};
+
+// --- the bases ----------------------------------------------------------------------------------------------------
+
+template <typename T>
+__device__ __forceinline__ T ramp(T z) {  // max(z, 0) that keeps NaN
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 4) {
+    float y;
+    asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(z));
+    return y;
+  }
+#endif
+  return at_least(z, T(0));
+}
+
+struct ReluUnit {
+  static constexpr int kDegree = 1;
+  static constexpr int kSamples = 4;  // of a lane, forward: what is left of them where they are many features
+  static constexpr int kNeurons = 2;  // of a lane, backward
+  template <int kCount, typename T>
+  static __device__ __forceinline__ void evaluate(int, const T (&z)[kCount], T* value, T* slope, T* curvature) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      if (value != nullptr) value[j] = ramp(z[j]);
+      if (slope != nullptr) slope[j] = z[j] > T(0) ? T(1) : T(0);
+      if (curvature != nullptr) curvature[j] = T(0);
+    }
+  }
+};
+
+struct Relu2Unit {
+  static constexpr int kDegree = 2;
+  static constexpr int kSamples = 4;
+  static constexpr int kNeurons = 2;
+  template <int kCount, typename T>
+  static __device__ __forceinline__ void evaluate(int, const T (&z)[kCount], T* value, T* slope, T* curvature) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const T p = ramp(z[j]);
+      if (value != nullptr) value[j] = T(0.5) * p * p;
+      if (slope != nullptr) slope[j] = p;
+      if (curvature != nullptr) curvature[j] = z[j] > T(0) ? T(1) : T(0);
+    }
+  }
+};
+
+template <typename Base, int kCount, typename T>
+__device__ __forceinline__ void evaluate_base(const T (&z)[kCount], T* value, T* slope, T* curvature) {
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    if (value != nullptr) value[j] = base_value<Base>(z[j]);
+    if (slope != nullptr) slope[j] = Base::slope(z[j]);
+    if (curvature != nullptr) curvature[j] = Base::curvature(z[j]);
+  }
+}
+
+// The others, chosen at run time: the same branch for the whole grid, little beside the functions themselves.
+struct SmoothUnit {
+  static constexpr int kDegree = 0;
+  static constexpr int kSamples = 2;
+  static constexpr int kNeurons = 1;
+  template <int kCount, typename T>
+  static __device__ __forceinline__ void evaluate(int base, const T (&z)[kCount], T* value, T* slope, T* curvature) {
+    switch (base) {
+      case kTanh: return evaluate_base<Tanh>(z, value, slope, curvature);
+      case kGelu: return evaluate_base<Gelu>(z, value, slope, curvature);
+      case kSilu: return evaluate_base<Silu>(z, value, slope, curvature);
+      case kSoftplus: return evaluate_base<Softplus>(z, value, slope, curvature);
+      case kErf: return evaluate_base<Erf>(z, value, slope, curvature);
+      default: return evaluate_base<Sin>(z, value, slope, curvature);
+    }
+  }
+};
+
+HRTA_INLINE constexpr int degree_of(int base) {
+  return base == kRelu ? 1 : base == kRelu2 ? 2 : 0;
+}
+
+// --- what both directions share -----------------------------------------------------------------------------------
+
+// A row of `count` elements in shared memory, in whole 16-byte words.
+template <typename T, int count>
+struct alignas(16) Row {
+  static constexpr int kWords = (count * int(sizeof(T)) + 15) / 16;
+  T at[kWords * 16 / int(sizeof(T))];
+};
+
+// Rows of a warp's tile: what fits a quarter of the 48 KB of static shared memory.
+template <typename R>
+constexpr int kTileRows = sizeof(R) <= 192   ? 64
+                          : sizeof(R) <= 384 ? 32
+                                             : 16;
+
+template <typename R>
+__device__ __forceinline__ R read_row(const R& source) {
+  R row;
+  const uint4* from = reinterpret_cast<const uint4*>(&source);
+#pragma unroll
+  for (int k = 0; k < R::kWords; ++k) reinterpret_cast<uint4*>(&row)[k] = from[k];
+  return row;
+}
+
+// Row `row` of a (.., features) array, padded with zeros.
+template <int D, typename T>
+__device__ __forceinline__ void load_features(const T* source, int64_t row, int64_t features, T (&target)[D]) {
+#pragma unroll
+  for (int d = 0; d < D; ++d) target[d] = d < features ? source[row * features + d] : T(0);
+}
+
+template <int D, typename T>
+__device__ __forceinline__ T dot(const T* x, const T (&w)[D]) {
+  T z = x[0] * w[0];
+#pragma unroll
+  for (int d = 1; d < D; ++d) z = multiply_add(x[d], w[d], z);
+  return z;
+}
+
+__device__ __forceinline__ double sum_over_warp(double value) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
+}
+
+__device__ __forceinline__ bool stopped(const int64_t* done) {
+  return done != nullptr && *done != 0;
+}
+
+__device__ __forceinline__ double parameter(const TwoLayerCall& call) {
+  return call.s_value != nullptr ? *call.s_value : call.s;
+}
+
+// q linear + s curved, where a factor of 0 beats an infinite sum.
+__device__ __forceinline__ double combine(double q, double linear, double s, double curved) {
+  return (q == 0 ? 0.0 : q * linear) + (s == 0 ? 0.0 : s * curved);
+}
+
+HRTA_INLINE constexpr int64_t ceil_div(int64_t n, int64_t by) {
+  return (n + by - 1) / by;
+}
+
+}  // namespace cuda
+}  // namespace hrta

@@ -1,0 +1,68 @@
+// The two-layer network f_s(x_i) = m^(-1/2) sum_k a_k sigma_s(w_k . x_i) as the torch layer calls it: pointers and
+// sizes, no torch. Nothing of size n x m is stored.
+#pragma once
+
+#include <cstdint>
+
+#include "activation/activation.h"
+
+namespace hrta {
+
+// B networks of the same width on the same samples. Everything is contiguous and of `dtype`, kFloat32 or kFloat64.
+struct TwoLayerCall {
+  ScalarKind dtype;
+  int base;  // BaseIndex
+  int64_t networks, n, features, width;
+  const void* x;              // (n, D)
+  const void* weight;         // (B, m, D)
+  const void* output_weight;  // (B, m)
+  double s;
+  const double* s_value = nullptr;  // CUDA: one number on the device that takes the place of s, or null
+};
+
+// What backward is given and what it writes; any of these may be null.
+struct TwoLayerGradients {
+  const void* grad_f;        // (B, n)
+  const void* grad_df_dx;    // (B, n, D)
+  void* grad_weight;         // (B, m, D)
+  void* grad_output_weight;  // (B, m)
+};
+
+namespace cpu {
+
+// Sums over neurons are in float64 and in an order that depends on the shapes alone.
+
+// f (B, n) and its gradient in x, df_dx (B, n, D); either may be null.
+void two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, ParallelFor parallel_for);
+
+// The gradients of sum_i grad_f_i f_i, grad_f (B, n): in x, summed over the networks, grad_x (n, D); and in s.
+void two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, ParallelFor parallel_for);
+double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f, ParallelFor parallel_for);
+
+// The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in the weights.
+void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for);
+
+}  // namespace cpu
+
+namespace cuda {
+
+// Features that the kernels serve; beyond, the product of samples and weights outweighs everything that fusing saves.
+constexpr int64_t kMostFeatures = 16;
+
+enum class TwoLayerPass : int { kForward, kForwardWithGradient, kInputGradient, kParameterGradient, kBackward };
+
+// As on the CPU, on a device: `stream` is a cudaStream_t there, `scratch` memory of two_layer_scratch bytes for the
+// pass. Each returns null or the CUDA runtime's error message. Every bit depends on the shapes alone.
+int64_t two_layer_scratch(const TwoLayerCall& call, TwoLayerPass pass);
+const char* two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, void* scratch, int device, void* stream);
+const char* two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, void* scratch,
+                                     int device, void* stream);
+// grad_s () float64 on the device.
+const char* two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f, double* grad_s, void* scratch,
+                                         int device, void* stream);
+const char* two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, void* scratch, int device,
+                               void* stream);
+
+}  // namespace cuda
+
+}  // namespace hrta

@@ -1,0 +1,86 @@
+// The Gram-matrix kernels as the torch layer calls them: pointers and sizes, no torch.
+//
+// With z_ik = w_k . x_i and r = 1 - s the kernels are quadratic forms in (r, s):
+//   sum_k sigma_s(z_ik) sigma_s(z_jk)         = r^2 linear_i . x_j + r s (cross_i . x_j + cross_j . x_i) + s^2 P_ij
+//   sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk) = r^2 square_sum + r s (slope_sum_i + slope_sum_j) + s^2 Q_ij
+// so one pass over the neurons collects the six sums of GramSums. Nothing cancels for s in [0, 1]; in powers of s alone
+// the terms would at s = 1.
+#pragma once
+
+#include "activation/activation.h"
+
+namespace hrta {
+
+// Sums over neurons, all float64, in the caller's memory. The kernels add to them; only the upper triangles of the two
+// products are touched (entries j >= i).
+struct GramSums {
+  double* linear;         // (n, D)  sum_k z_ik w_k
+  double* cross;          // (n, D)  sum_k sigma(z_ik) w_k
+  double* square_sum;     // (1)     sum_k a_k^2
+  double* slope_sum;      // (n)     sum_k a_k^2 sigma'(z_ik)
+  double* value_product;  // (n, n)  P_ij = sum_k sigma(z_ik) sigma(z_jk)
+  double* slope_product;  // (n, n)  Q_ij = sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
+};
+
+// Where the neurons come from: memory, or the counter-based generator of random_normals.h when weight is null.
+struct Neurons {
+  ScalarKind dtype;           // kFloat32 or kFloat64
+  const void* weight;         // (m, D) or null
+  const void* output_weight;  // (m) or null
+  uint64_t seed;
+  uint64_t first;  // index of the first drawn neuron
+};
+
+// Bytes that the int8 tiles cut numbers into; all other arithmetic is in float for kDigitsFloat, else in double.
+// float32 class: relative error 1e-6. ReLU's terms cancel by a small factor at most (about s^2 beyond s = 2), which the
+// averaging of rounding errors over many neurons makes good, so few neurons get more digits; those of the other bases
+// cancel wherever sigma_s is nearly zero on the data. float64 class: 1e-13.
+constexpr int kDigitsFloat = 3, kDigitsSmooth = 5, kDigitsDouble = 7;
+constexpr int64_t kFewNeurons = 4096;
+
+struct GramCall {
+  int base;         // BaseIndex
+  int digits;       // of the products, kDigits*: the class of accuracy
+  int64_t n, D;     // samples, features
+  int64_t m;        // neurons
+  const double* x;  // (n, D)
+  Neurons neurons;
+  int64_t scratch_bytes;  // at most, at least gram_least_scratch
+  GramSums sums;
+};
+
+// Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
+// (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j.
+struct GramEvaluation {
+  int64_t n, S;
+  bool high;  // results in double, else float
+  bool derivative;
+  double width;     // m
+  const double* s;  // (S)
+  const double *inner, *linear, *cross;
+  GramSums sums;  // linear and cross are not used
+  void *a, *w;    // (S, n, n), exactly symmetric
+};
+
+namespace cpu {
+
+void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for);
+
+// result (n, n2) = sum_k left[i, k] right[k, j] base[i, j]^k, by Horner's rule; left (n, terms), right (terms, n2).
+void power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
+               double* result, ParallelFor parallel_for);
+
+// Scratch for the smallest block of neurons.
+int64_t gram_least_scratch(const GramCall& call);
+
+// Adds the neurons [0, m) to the sums, in an order that depends on n, D and m alone. Returns false when a weight is not
+// finite: the sums are then meaningless.
+bool gram_sums(const GramCall& call, ParallelFor parallel_for);
+
+// weight (count, D), output_weight (count): the numbers of neurons first, first + 1, ...
+void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
+                    ParallelFor parallel_for);
+
+}  // namespace cpu
+
+}  // namespace hrta

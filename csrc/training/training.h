@@ -1,0 +1,83 @@
+// Full-batch training of the two-layer network (two_layer.h), many steps a call, on
+//   R = 1/(2n) sum_i c_i [ (f_i - y_i)^2 + |df_dx_i - G_i|^2 ];
+// c = 1 without sample weights, no second term (Sobolev loss) without a target G of the gradients.
+#pragma once
+
+#include <cstdint>
+
+#include "network/network.h"
+
+namespace hrta {
+
+enum class UpdateRule : int { kDescent, kAdam };
+
+// One network and its optimizer. Everything is contiguous and of `dtype`, kFloat32 or kFloat64.
+struct TwoLayerTraining {
+  ScalarKind dtype;
+  int base;  // BaseIndex
+  int64_t n, features, width;
+  const void* x;                // (n, D)
+  const void* y;                // (n)
+  const void* sample_weight;    // (n) c, or null
+  const void* gradient_target;  // (n, d) G in the first d features, or null; the others (the bias) have no target
+  int64_t gradient_features;    // d <= D
+  void* weight;                 // (m, D)
+  void* output_weight;          // (m)
+  // kDescent, as torch.optim.SGD: b = momentum b + grad, w -= lr b, with b in `first`, which is null without momentum.
+  // kAdam, as torch.optim.Adam: moments `first` and `second`, bias correction, epsilon added to the root.
+  UpdateRule rule;
+  void *weight_first, *weight_second;  // (m, D)
+  void *output_first, *output_second;  // (m)
+  double beta1, beta2, epsilon;        // kDescent: beta1 is the momentum
+  int64_t updates;                     // steps that the moments have seen before
+  double s;
+  // At the present weights, kept from call to call: outputs (n) and, with a gradient_target, df_dx (n, D) after them.
+  double* f;
+
+  // Doubles in f per sample.
+  int64_t outputs() const { return gradient_target == nullptr ? 1 : 1 + features; }
+};
+
+namespace cpu {
+
+// Whether the passes go by arcs (cpu/two_layer_arcs.h) instead of loops over samples: a matter of the shapes.
+bool trains_by_arcs(const TwoLayerTraining& training);
+
+// Where a call stands between two others: whether f holds the outputs on entry, and whether it is to on return.
+struct OutputsKept {
+  bool on_entry, on_return;
+};
+
+// Does `steps` steps at the rates lr (steps) and writes the loss before each update to loss (steps). A loss that is not
+// finite is the last one written, and nothing is updated from it. Returns the number of losses written. Every bit
+// depends on the shapes alone, not on the threads nor on how the steps are cut into calls.
+int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
+                        OutputsKept outputs, ParallelFor parallel_for);
+
+// One network of an ensemble: the arguments and, in `done`, the result of two_layer_train.
+struct TwoLayerMember {
+  const TwoLayerTraining* training;
+  const double* lr;  // (steps)
+  double* loss;      // (steps)
+  OutputsKept outputs;
+  int64_t done;
+};
+
+// Every member does `steps` steps, to the bits that it would get alone. Small networks take one thread each.
+void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
+
+}  // namespace cpu
+
+namespace cuda {
+
+// As on the CPU for one network, every pointer of `training` on the device, `loss` (steps) too: all steps are queued on
+// `stream` and nothing waits. `done` () on the device: the number of losses written. `scratch`:
+// two_layer_training_scratch bytes. Returns null or the CUDA runtime's error message.
+int64_t two_layer_training_scratch(const TwoLayerTraining& training);
+const char* two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
+                            int64_t* done, bool outputs_on_entry, bool outputs_on_return, void* scratch, int device,
+                            void* stream);
+
+}  // namespace cuda
+
+}  // namespace hrta

@@ -1,0 +1,1 @@
+"""The homotopy activation: public functions, autograd, modules, dispatcher ops, kernels on tensors."""

@@ -1,0 +1,118 @@
+"""Modules that carry the homotopy parameter s: the activation as a layer, and one call that sets s everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hrta_ext.activation.functions import homotopy
+from hrta_ext.bases import get_base
+from hrta_ext.inputs import check_homotopy_parameter
+
+
+class HomotopyLayer(nn.Module):
+    """A module whose activation is sigma_s; ``s`` is a float64 buffer, or a Parameter when it is learned.
+
+    The buffer keeps float64 through ``.half()``, ``.to(dtype)`` and the like (where the device has float64), so that a
+    change of dtype never changes the function.
+    """
+
+    s: Tensor
+    base: str
+
+    def __init__(self, s: float, base: str, *, learnable: bool = False, num_features: int | None = None) -> None:
+        super().__init__()
+        get_base(base)
+        if num_features is not None and (isinstance(num_features, bool) or not isinstance(num_features, int)):
+            raise TypeError(f"num_features must be an int or None, got {type(num_features).__name__}")
+        if num_features is not None and num_features < 1:
+            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        self.base = base
+        shape = () if num_features is None else (num_features,)
+        value = check_homotopy_parameter(s)
+        if learnable:
+            self.s = nn.Parameter(torch.full(shape, value))
+        else:
+            self.register_buffer("s", torch.full(shape, value, dtype=torch.float64))
+
+    def set_s(self, s: float) -> None:
+        """Set s in place, so that optimizers, captured CUDA graphs and compiled code see it."""
+        with torch.no_grad():
+            self.s.fill_(check_homotopy_parameter(s))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HomotopyLayer:
+        before = self._buffers.get("s")
+        super()._apply(fn, recurse)
+        after = self._buffers.get("s")
+        if before is not None and after is not None and after.dtype != before.dtype and after.device.type != "mps":
+            self._buffers["s"] = before.to(after.device)
+        return self
+
+
+class HomotopyActivation(HomotopyLayer):
+    """sigma_s(x) = (1 - s) x + s sigma(x) as a module (THEORY, section 1; Yang, Chen, Hao 2025, section 2).
+
+    Args:
+        s: Homotopy parameter, a finite float: 0 is the identity, 1 the base, beyond 1 relaxation.
+        base: Name of the base activation, see :func:`hrta_ext.homotopy`.
+        learnable: Make ``.s`` a Parameter in the default dtype; otherwise it is a float64 buffer.
+        num_features: One s per feature of the last dimension, shape (num_features,); None for a single s.
+    Shapes:
+        Input (..., F), any F when ``num_features`` is None; output of the input's shape and dtype.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> layer = hx.HomotopyActivation(s=1.5)
+        >>> layer(torch.tensor([-2.0, 2.0]))
+        tensor([1., 2.])
+    """
+
+    def __init__(
+        self, s: float = 1.0, base: str = "relu", *, learnable: bool = False, num_features: int | None = None
+    ) -> None:
+        super().__init__(s, base, learnable=learnable, num_features=num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """sigma_s(x), of x's shape and dtype."""
+        return homotopy(x, self.s, self.base)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        s = f"{self.s.item():g}" if self.s.dim() == 0 else f"<{self.s.numel()} values>"
+        learnable = ", learnable=True" if isinstance(self.s, nn.Parameter) else ""
+        return f"s={s}, base={self.base!r}{learnable}"
+
+
+def homotopy_layers(module: nn.Module) -> list[HomotopyLayer]:
+    """Every homotopy layer inside ``module`` (itself included), in the order of ``module.modules()``."""
+    return [layer for layer in module.modules() if isinstance(layer, HomotopyLayer)]
+
+
+def set_homotopy(module: nn.Module, s: float) -> None:
+    """Set s on every homotopy layer inside ``module``.
+
+    Args:
+        module: A network with at least one :class:`HomotopyActivation` or :class:`TwoLayerNet`, or one itself.
+        s: Finite float.
+    Raises:
+        ValueError: ``module`` holds no homotopy layer, or ``s`` is not finite.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), hx.HomotopyActivation(), torch.nn.Linear(8, 1))
+        >>> hx.set_homotopy(net, 0.5)
+        >>> float(net[1].s)
+        0.5
+    """
+    s = check_homotopy_parameter(s)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"set_homotopy: module must be a torch.nn.Module, got {type(module).__name__}")
+    layers = homotopy_layers(module)
+    if not layers:
+        raise ValueError(
+            f"set_homotopy: {type(module).__name__} has no homotopy layer; put an hx.HomotopyActivation into it"
+        )
+    for layer in layers:
+        layer.set_s(s)

@@ -1,0 +1,120 @@
+"""sigma_s and its derivatives in plain PyTorch: the torch backend's kernels, and the formula that compilers fuse.
+
+``compose`` is differentiable and made of few operations: it is what ``torch.compile``, ``torch.export``, tensor
+subclasses and dispatch modes see. The other functions stand in for the compiled kernels where those are absent; they
+work in float64 where the device has it, so they keep the kernels' accuracy, and give the limits at infinite x.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrta_ext.bases import BASES, get_base
+from hrta_ext.inputs import Parameter
+
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
+    """The ``order``-th derivative in x of (1 - s) x + s sigma(x), by differentiable operations in x's precision.
+
+    Half types are computed in float32. ``s`` may be any tensor that broadcasts against x.
+    """
+    functions = get_base(base)
+    z = x.float() if x.dtype in _HALF_TYPES else x
+    if isinstance(s, Tensor):
+        s = s.to(z.dtype) if s.dim() > 0 else s
+    if base == "relu" and order == 0:
+        if isinstance(s, Tensor):
+            y = torch.where(z > 0, z, (1.0 - s) * z)
+        else:
+            y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, 1.0 - s)
+    elif order == 0:
+        y = (1.0 - s) * z + s * functions.value(z)
+    elif order == 1:
+        y = (1.0 - s) + s * functions.slope(z)
+    else:
+        y = s * functions.curvature(z)
+    return y.to(x.dtype)
+
+
+def _wide(x: Tensor, base: str) -> Tensor:
+    """x in the precision that the torch backend computes in."""
+    if x.dtype == torch.float64 or (base == "relu" and x.dtype == torch.float32):
+        return x
+    return x.float() if x.device.type == "mps" else x.double()
+
+
+def _at_infinity(x: Tensor, s: Parameter, base: str) -> Tensor:
+    """The limit of sigma_s at x = +-inf (values elsewhere are unused)."""
+    functions = BASES[base]
+    linear = torch.as_tensor(1.0 - s, dtype=x.dtype, device=x.device)
+    s = torch.as_tensor(s, dtype=x.dtype, device=x.device)
+    sign = torch.sign(x)
+    if functions.rectifier or base == "relu2":
+        above = torch.where((s < 0) & (base == "relu2"), -x, x)
+        return torch.where(x > 0, above, torch.where(linear == 0, torch.zeros_like(x), linear * x))
+    bounded = torch.nan if base == "sin" else s * functions.value(sign * 40.0)
+    return torch.where(linear == 0, bounded * torch.ones_like(x), torch.sign(linear) * x)
+
+
+def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
+    """The ``order``-th derivative of sigma_s at x, outside autograd: x's shape, dtype and layout."""
+    with torch.no_grad():
+        z = _wide(x, base)
+        s = s.to(z.dtype) if isinstance(s, Tensor) else s
+        infinite = torch.isinf(z)
+        special = bool(infinite.any()) and BASES[base].number is not None
+        finite = z.clamp(-1e150, 1e150) if special and z.dtype == torch.float64 else z
+        y = compose(finite, s, base, order)
+        if special and order == 0:
+            y = torch.where(infinite, _at_infinity(z, s, base), y)
+        return torch.empty_like(x).copy_(y)
+
+
+def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]:
+    """sigma_s(x) and sigma_s'(x), outside autograd."""
+    return evaluate(x, s, base, 0), evaluate(x, s, base, 1)
+
+
+def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
+    """``grad`` times the derivative of order + 1 at x."""
+    with torch.no_grad():
+        return evaluate(x, s, base, order + 1).mul_(grad)
+
+
+def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int) -> Tensor:
+    """The sum of ``grad`` times d sigma_s^(order) / ds over all dimensions that s does not have, float64."""
+    with torch.no_grad():
+        z = _wide(x, base)
+        functions = get_base(base)
+        quantity = functions.value(z) - z if order == 0 else functions.slope(z) - 1.0
+        product = grad.to(quantity.dtype) * quantity
+        product = product.to(_sum_dtype(x))
+        leading = tuple(range(product.dim() - s.dim()))
+        return product.sum(leading) if leading else product
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """sigma_s(x) for ReLU and what its backward needs: x > 0, here one byte per element, and x's strides."""
+    mask = x.detach() > 0
+    y = evaluate(x, s, "relu", 0)
+    return (x.copy_(y) if in_place else y), mask, x.stride()
+
+
+def relu_mask_backward(grad: Tensor, mask: Tensor, s: Parameter, stride: tuple[int, ...]) -> Tensor:
+    """``grad`` where the mask is set, (1 - s) ``grad`` elsewhere; the strides matter to the compiled kernels alone."""
+    with torch.no_grad():
+        return torch.where(mask, grad, ((1.0 - s) * grad).to(grad.dtype))
+
+
+def evaluate_in_place(x: Tensor, s: Parameter, base: str) -> None:
+    """Overwrite x with sigma_s(x), outside autograd."""
+    with torch.no_grad():
+        x.copy_(evaluate(x, s, base, 0))

@@ -1,0 +1,273 @@
+"""Autograd of the two-layer network: fused kernels forward and backward, recomputed chunks for what comes after.
+
+``TwoLayer`` serves ordinary eager calls. Its backward under ``create_graph`` is ``_Gradients``, whose own backward
+recomputes one chunk of neurons at a time, so that second derivatives need no memory of size n x m either. While a
+``torch.func`` transform or a forward-mode level is open, ``TransformableTwoLayer`` takes over.
+
+The order of inputs everywhere: x (n, D), weight (..., m, D), output_weight (..., m), s (a float or 0-dim), base,
+with_gradient. Outputs: f (..., n) and, with_gradient, df/dx (..., n, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from hrta_ext.activation import native
+from hrta_ext.activation.functions import _needs_operations
+from hrta_ext.backends import kernels_for
+from hrta_ext.inputs import Parameter
+from hrta_ext.network import native as native_two_layer
+from hrta_ext.network import reference
+
+
+def two_layer_kernels(x: Tensor, base: str) -> ModuleType:
+    """The module that serves x (n, D) and this base; on a GPU many features are left to torch's matrix products."""
+    few = kernels_for(x, base) is native and x.shape[1] <= native_two_layer.most_features(x.device)
+    return native_two_layer if few else reference
+
+
+def _save(ctx: Any, s: Parameter, *tensors: Tensor | None) -> None:
+    ctx.s = None if isinstance(s, Tensor) else s
+    ctx.save_for_backward(*tensors, *((s,) if isinstance(s, Tensor) else ()))
+
+
+def _saved(ctx: Any) -> tuple[tuple[Any, ...], Parameter]:
+    saved = ctx.saved_tensors
+    return (saved, ctx.s) if ctx.s is not None else (saved[:-1], saved[-1])
+
+
+def _like(grad_s: Tensor | None, s: Parameter) -> Tensor | None:
+    return grad_s.to(s) if grad_s is not None and isinstance(s, Tensor) else None
+
+
+def _present(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    return tuple(tensor for tensor in tensors if tensor is not None)
+
+
+class TwoLayer(Function):
+    """f, and df/dx if asked for, as a tuple."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+    ) -> tuple[Tensor, ...]:
+        """The kernels; all inputs are kept."""
+        ctx.base = base
+        ctx.set_materialize_grads(False)
+        _save(ctx, s, x, weight, output_weight)
+        return two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad_f: Tensor | None, grad_df_dx: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        """Fused; differentiable in turn."""
+        grads = _present((grad_f, grad_df_dx))
+        if not grads:
+            return None, None, None, None, None, None
+        (x, weight, output_weight), s = _saved(ctx)
+        arguments = (grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, ctx.needs_input_grad[:4])
+        if any(torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads):
+            found = reference.gradients(*arguments)
+        elif any(_needs_operations(grad) for grad in grads):
+            found = _Gradients.apply(*arguments)
+        else:
+            found = two_layer_kernels(x, ctx.base).gradients(*arguments)
+        return *found[:3], _like(found[3], s), None, None
+
+
+class _Gradients(Function):
+    """The gradients in (x, weight, output_weight, s) that ``needs`` asks for, None for the others."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad_f: Tensor | None,
+        grad_df_dx: Tensor | None,
+        x: Tensor,
+        weight: Tensor,
+        output_weight: Tensor,
+        s: Parameter,
+        base: str,
+        needs: reference.Needs,
+    ) -> reference.Gradients:
+        ctx.base, ctx.needs = base, needs
+        ctx.set_materialize_grads(False)
+        _save(ctx, s, grad_f, grad_df_dx, x, weight, output_weight)
+        return two_layer_kernels(x, base).gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (*leading, weight, output_weight), s = _saved(ctx)
+        if isinstance(s, Tensor):
+            leading.append(s)
+        shared = _present(leading)
+
+        def function(shared: Sequence[Tensor], weight: Tensor, output_weight: Tensor) -> Any:
+            given = iter(shared)
+            grad_f, grad_df_dx = (None if tensor is None else next(given) for tensor in leading[:2])
+            x = next(given)
+            found = reference.chunk_gradients(
+                grad_f, grad_df_dx, x, weight, output_weight, next(given, s), ctx.base, ctx.needs
+            )
+            return _present((found[0], found[3])), _present((found[1], found[2]))
+
+        in_place = (0, 1, 2, 5)[: len(leading)]  # where grad_f, grad_df_dx, x and s stand among the inputs
+        wanted = [ctx.needs_input_grad[i] for i, tensor in zip(in_place, leading, strict=True) if tensor is not None]
+        found = reference.recomputed_gradients(
+            function,
+            shared,
+            weight,
+            output_weight,
+            [grads[i] for i in (0, 3) if ctx.needs[i]],
+            [grads[i] for i in (1, 2) if ctx.needs[i]],
+            (*wanted, *ctx.needs_input_grad[3:5]),
+        )
+        results: list[Tensor | None] = [None] * 8
+        results[3:5] = found[-2:]
+        for i, part in zip((i for i, t in zip(in_place, leading, strict=True) if t is not None), found, strict=False):
+            results[i] = part
+        return tuple(results)
+
+
+def _batched(
+    function: Callable[..., tuple[Tensor, ...]], size: int, dims: Sequence[int | None], arguments: Sequence[Any]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """function over the batch entries one by one, results stacked along a new first dimension."""
+    moved = [a if d is None else a.movedim(d, 0) for a, d in zip(arguments, dims, strict=True)]
+    results = [function(*(a if d is None else a[i] for a, d in zip(moved, dims, strict=True))) for i in range(size)]
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _as_networks(size: int, dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
+    """The batch as a new leading dimension of networks."""
+    return [
+        t if t is None else t.expand(size, *t.shape) if d is None else t.movedim(d, 0)
+        for t, d in zip(tensors, dims, strict=True)
+    ]
+
+
+class _Transformable(Function):
+    """A Function for torch.func transforms and forward-mode AD, whose derivatives go through plain operations."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """All inputs are kept."""
+        *tensors, s, ctx.base, ctx.last = inputs
+        _save(ctx, s, *tensors)
+        ctx.save_for_forward(*tensors, *((s,) if isinstance(s, Tensor) else ()))
+
+    @staticmethod
+    def differentiable(function: Callable[..., Any], ctx: Any) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
+        """The outputs as a function of the tensors that follow."""
+        tensors, s = _saved(ctx)
+
+        def of_tensors(*given: Tensor) -> tuple[Tensor, ...]:
+            rest = iter(given)
+            arguments = [None if tensor is None else next(rest) for tensor in tensors]
+            return _present(function(*arguments, next(rest, s), ctx.base, ctx.last))
+
+        # A gradient may be an expanded scalar, which forward mode cannot write into.
+        primals = tuple(tensor.contiguous() for tensor in _present(tensors))
+        return of_tensors, (*primals, s) if isinstance(s, Tensor) else primals
+
+
+class TransformableTwoLayer(_Transformable):
+    """``TwoLayer`` for torch.func transforms and forward-mode AD."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+    ) -> tuple[Tensor, ...]:
+        """The kernels."""
+        return two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Fused; differentiable in turn."""
+        (x, weight, output_weight), s = _saved(ctx)
+        needs = ctx.needs_input_grad[:4]
+        grad_f, grad_df_dx = grads if ctx.last else (grads[0], None)
+        found = iter(_TransformableGradients.apply(grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, needs))
+        *rest, grad_s = (next(found) if needed else None for needed in needs)
+        return *rest, _like(grad_s, s), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *dots: Any) -> tuple[Tensor, ...]:
+        """The derivative along a direction, a chunk of neurons at a time."""
+        (x, weight, output_weight), s = _saved(ctx)
+        return reference.tangents(dots[:4], x, weight, output_weight, s, ctx.base, ctx.last)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        """Batches of weights, or of samples, join dimensions that the kernels have; others run one by one."""
+        x, weight, output_weight, *rest = arguments
+        size, dims = info.batch_size, in_dims
+        if dims[0] is None and dims[3] is None:  # networks
+            weight, output_weight = _as_networks(size, dims[1:3], (weight, output_weight))
+            results = TransformableTwoLayer.apply(x, weight, output_weight, *rest)
+            return results, (0,) * len(results)
+        if dims[1] is None and dims[2] is None and dims[3] is None:  # samples
+            x = x.movedim(dims[0], 0)
+            results = TransformableTwoLayer.apply(x.flatten(0, 1), weight, output_weight, *rest)
+            at = output_weight.dim() - 1
+            return tuple(result.unflatten(at, x.shape[:2]) for result in results), (at,) * len(results)
+        return _batched(TransformableTwoLayer.apply, size, dims, arguments)
+
+
+class _TransformableGradients(_Transformable):
+    """Those gradients in (x, weight, output_weight, s) that are needed."""
+
+    @staticmethod
+    def forward(
+        grad_f: Tensor,
+        grad_df_dx: Tensor | None,
+        x: Tensor,
+        weight: Tensor,
+        output_weight: Tensor,
+        s: Parameter,
+        base: str,
+        needs: reference.Needs,
+    ) -> tuple[Tensor, ...]:
+        kernels = two_layer_kernels(x, base)
+        return _present(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        of_tensors, primals = _Transformable.differentiable(reference.gradients, ctx)
+        found = iter(torch.func.vjp(of_tensors, *primals)[1](grads))
+        tensors, s = _saved(ctx)
+        return *(next(found) if isinstance(t, Tensor) else None for t in (*tensors, s)), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *dots: Any) -> tuple[Tensor, ...]:
+        # Forward mode twice over reverse mode: torch.func.jvp does not nest inside torch.autograd.forward_ad.
+        of_tensors, primals = _Transformable.differentiable(reference.gradients, ctx)
+        tensors, s = _saved(ctx)
+        given = [dot for dot, t in zip(dots, (*tensors, s), strict=False) if isinstance(t, Tensor)]
+        along = tuple(torch.zeros_like(p) if dot is None else dot for dot, p in zip(given, primals, strict=True))
+        vjp: Any = torch.func.vjp
+        outputs, pull_back = vjp(of_tensors, *primals)
+        _, push_forward = vjp(pull_back, tuple(torch.zeros_like(y) for y in outputs))
+        return push_forward(along)[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        grad_f, grad_df_dx, x, weight, output_weight, s, base, needs = arguments
+        size, dims = info.batch_size, (*in_dims[:6], None, None)
+        if dims[2] is None and dims[5] is None and not needs[0] and not needs[3]:  # networks
+            networks = _as_networks(size, (*dims[:2], *dims[3:5]), (grad_f, grad_df_dx, weight, output_weight))
+            found = _TransformableGradients.apply(*networks[:2], x, *networks[2:], s, base, needs)
+            return found, (0,) * len(found)
+        only_x = needs == (True, False, False, False) and dims[2] is not None and dims[3:6] == (None, None, None)
+        if only_x and weight.dim() == 2:  # one network's gradients at more samples
+            x = x.movedim(dims[2], 0)
+            grads = [t if t is None else t.flatten(0, 1) for t in _as_networks(size, dims[:2], (grad_f, grad_df_dx))]
+            found = _TransformableGradients.apply(*grads, x.flatten(0, 1), weight, output_weight, s, base, needs)
+            return (found[0].unflatten(0, x.shape[:2]),), (0,)
+        return _batched(_TransformableGradients.apply, size, dims, arguments)

@@ -1,0 +1,140 @@
+"""``torch.ops.hrta_ext.two_layer`` and ``two_layer_with_gradient``: what compilers and dispatch modes see.
+
+One opaque op each, so that a compiled graph stores nothing of size n x m either: the compiled kernels where they serve
+the call, else the chunks of ``reference_two_layer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrta_ext import compiled
+from hrta_ext.bases import BASES
+from hrta_ext.inputs import Parameter
+from hrta_ext.network import reference
+from hrta_ext.network.autograd import two_layer_kernels
+
+_LIBRARY = torch.library.Library("hrta_ext", "FRAGMENT")
+_NAMES = {base.number: name for name, base in BASES.items()}
+_INPUTS = "Tensor x, Tensor weight, Tensor output_weight, Tensor s, int base"
+_NEEDS = "bool need_x, bool need_weight, bool need_output_weight, bool need_s"
+_FOUR = "(Tensor, Tensor, Tensor, Tensor)"
+
+
+def _parameter(s: Parameter) -> Tensor:
+    """s as the ops take it: 0-dim float64 on the CPU."""
+    if not isinstance(s, Tensor):
+        return torch.full((), s, dtype=torch.float64, device="cpu")
+    return torch.empty((), dtype=torch.float64, device="cpu") if s.is_meta else s.to("cpu", torch.float64)
+
+
+def outputs(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+) -> tuple[Tensor, ...]:
+    """f (..., n) and, if asked for, df/dx (..., n, D), by the ops."""
+    arguments = (x, weight, output_weight, _parameter(s), BASES[base].number)
+    if with_gradient:
+        return torch.ops.hrta_ext.two_layer_with_gradient(*arguments)
+    return (torch.ops.hrta_ext.two_layer(*arguments),)
+
+
+def _filled(found: reference.Gradients, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What an op returns: an empty tensor stands for a gradient that nobody needs."""
+    first = [x.new_empty(0) if tensor is None else tensor for tensor in found[:3]]
+    return first[0], first[1], first[2], s.new_empty(0) if found[3] is None else found[3].to(s)
+
+
+def _forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
+    return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
+) -> tuple[Tensor, ...]:
+    return _with_gradient_backward(grad, None, x, weight, output_weight, s, base, *needs)
+
+
+def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
+    return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], True)
+
+
+def _with_gradient_backward(
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Tensor,
+    base: int,
+    *needs: bool,
+) -> tuple[Tensor, ...]:
+    kernels = two_layer_kernels(x, _NAMES[base])
+    return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
+
+
+def _fake_forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
+    return x.new_empty((*output_weight.shape[:-1], x.shape[0]))
+
+
+def _fake_with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
+    networks = output_weight.shape[:-1]
+    return x.new_empty((*networks, x.shape[0])), x.new_empty((*networks, *x.shape))
+
+
+def _fake_gradients(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
+) -> tuple[Tensor, ...]:
+    found = [
+        tensor.new_empty(tensor.shape if needed else 0)
+        for tensor, needed in zip((x, weight, output_weight, s), needs, strict=True)
+    ]
+    return tuple(found)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.base = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _needed(ctx: Any, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    return *(t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:4], strict=True)), None
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    op = torch.ops.hrta_ext.two_layer_backward
+    return _needed(ctx, op(grad, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
+
+
+def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    op = torch.ops.hrta_ext.two_layer_with_gradient_backward
+    return _needed(ctx, op(*grads, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
+
+
+def _register() -> None:
+    if compiled._C is None:  # otherwise csrc/torch/network.cpp defines these two
+        _LIBRARY.define(f"two_layer({_INPUTS}) -> Tensor")
+        _LIBRARY.define(f"two_layer_backward(Tensor grad, {_INPUTS}, {_NEEDS}) -> {_FOUR}")
+    _LIBRARY.define(f"two_layer_with_gradient({_INPUTS}) -> (Tensor, Tensor)")
+    _LIBRARY.define(
+        f"two_layer_with_gradient_backward(Tensor grad_f, Tensor grad_df_dx, {_INPUTS}, {_NEEDS}) -> {_FOUR}"
+    )
+    kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "two_layer": (_forward, _fake_forward),
+        "two_layer_backward": (_backward, lambda _, *rest: _fake_gradients(*rest)),
+        "two_layer_with_gradient": (_with_gradient, _fake_with_gradient),
+        "two_layer_with_gradient_backward": (_with_gradient_backward, lambda _, __, *rest: _fake_gradients(*rest)),
+    }
+    for name, (kernel, fake) in kernels.items():
+        _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"hrta_ext::{name}", fake, lib=_LIBRARY)
+    torch.library.register_autograd("hrta_ext::two_layer", _autograd, setup_context=_setup_context, lib=_LIBRARY)
+    torch.library.register_autograd(
+        "hrta_ext::two_layer_with_gradient", _with_gradient_autograd, setup_context=_setup_context, lib=_LIBRARY
+    )
+
+
+_register()

@@ -1,0 +1,298 @@
+"""The two-layer network in plain PyTorch, a chunk of neurons at a time: the torch backend, and second derivatives.
+
+Of the n x m pre-activations no more than ``CHUNK_ELEMENTS`` exist at a time, unless autograd records. Every function
+takes x (n, D), weight (..., m, D), output_weight (..., m) and s, a float or a 0-dim tensor, and is made of
+differentiable, batchable operations. ``native_two_layer`` has the same functions on the compiled kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from hrta_ext.activation.reference import _sum_dtype, compose
+from hrta_ext.inputs import Parameter
+
+CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # in x, weight, output_weight, s
+Needs = tuple[bool, bool, bool, bool]
+# Maps (shared tensors, weight, output_weight) of a chunk to its outputs: sums over neurons, and values per neuron.
+ChunkFunction = Callable[[Sequence[Tensor], Tensor, Tensor], tuple[Sequence[Tensor], Sequence[Tensor]]]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for the device of ``tensor``; not every device has it."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Autocast would round the pre-activations to half types: the compiled kernels know nothing of it, nor do these."""
+
+    @wraps(function)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        tensor = next(a for a in arguments if isinstance(a, Tensor))
+        if not autocasts(tensor):
+            return function(*arguments, **named)
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(*arguments, **named)
+
+    return run
+
+
+def neuron_chunks(n: int, output_weight: Tensor) -> Iterator[slice]:
+    """Slices of the width, cut by the shapes alone."""
+    width = output_weight.shape[-1]
+    networks = output_weight.numel() // width
+    length = max(CHUNK_ELEMENTS // max(n * networks, 1), 1)
+    for first in range(0, width, length):
+        yield slice(first, min(first + length, width))
+
+
+def output_scale(output_weight: Tensor) -> float:
+    """m^(-1/2)."""
+    return output_weight.shape[-1] ** -0.5
+
+
+class _Sum:
+    """A sum of chunks in float64, where the device has it."""
+
+    total: Tensor | None = None
+
+    def add(self, part: Tensor | None) -> None:
+        if part is not None:
+            part = part.to(_sum_dtype(part))
+            self.total = part if self.total is None else self.total + part
+
+    def result(self, factor: float, dtype: torch.dtype) -> Tensor | None:
+        return None if self.total is None else (factor * self.total).to(dtype)
+
+
+class _PerNeuron:
+    """Chunks of a tensor with one row per neuron: written where they belong, or joined if someone differentiates."""
+
+    def __init__(self, like: Tensor, rows: bool) -> None:
+        self.plain = not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active())
+        self.like, self.dim = like, -2 if rows else -1
+        self.whole: Tensor | None = None
+        self.pieces: list[Tensor] = []
+
+    def add(self, at: slice, piece: Tensor | None) -> None:
+        if piece is None:
+            return
+        if not self.plain or torch._C._functorch.is_legacy_batchedtensor(piece):
+            self.pieces.append(piece)
+            return
+        if self.whole is None:
+            self.whole = torch.empty(self.like.shape, dtype=piece.dtype, device=piece.device)
+        self.whole.narrow(self.dim, at.start, at.stop - at.start).copy_(piece)
+
+    def result(self, factor: float, dtype: torch.dtype) -> Tensor | None:
+        if self.whole is not None:
+            return self.whole.mul_(factor).to(dtype)
+        return factor * torch.cat(self.pieces, self.dim).to(dtype) if self.pieces else None
+
+
+def chunk_outputs(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+) -> tuple[Tensor, ...]:
+    """These neurons' share of f (..., n) and, if asked for, of df/dx (..., n, D), without the factor m^(-1/2)."""
+    wide = _sum_dtype(x)
+    z = x @ weight.mT
+    f = (compose(z, s, base, 0).to(wide) @ output_weight.to(wide).unsqueeze(-1)).squeeze(-1)
+    if not with_gradient:
+        return (f,)
+    return f, (compose(z, s, base, 1) * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
+
+
+@_in_full_precision
+def outputs(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+) -> tuple[Tensor, ...]:
+    """f (..., n) and, if asked for, df/dx (..., n, D)."""
+    sums = [_Sum() for _ in range(1 + with_gradient)]
+    for at in neuron_chunks(x.shape[0], output_weight):
+        parts = chunk_outputs(x, weight[..., at, :], output_weight[..., at], s, base, with_gradient)
+        for total, part in zip(sums, parts, strict=True):
+            total.add(part)
+    results = [total.result(output_scale(output_weight), output_weight.dtype) for total in sums]
+    return tuple(result for result in results if result is not None)
+
+
+def chunk_gradients(
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    needs: Needs,
+) -> Gradients:
+    """``gradients``: these neurons' share in x and s, their own in the weights, without the factor m^(-1/2).
+
+    With g = grad_f, G = grad_df_dx and p_ik = G_i . w_k the gradients are
+        x_i: sum_k a_k (g_i sigma' + p_ik sigma'') w_k       w_k: a_k sum_i (g_i sigma' + p_ik sigma'') x_i + sigma' G_i
+        a_k: sum_i g_i sigma + p_ik sigma'                   s:   sum_ik a_k (g_i (sigma - z_ik) + p_ik (sigma' - 1))
+    """
+    wide = _sum_dtype(x)
+    z = x @ weight.mT
+    g = None if grad_f is None else grad_f.unsqueeze(-1)
+    p = None if grad_df_dx is None else grad_df_dx @ weight.mT
+
+    def combined(of_g: Callable[[], Tensor], of_p: Callable[[], Tensor]) -> Tensor:
+        terms = ([] if g is None else [g * of_g()]) + ([] if p is None else [p * of_p()])
+        return sum(terms[1:], terms[0])
+
+    def order(k: int) -> Tensor:
+        return compose(z, s, base, k)
+
+    grad_x = grad_weight = grad_output_weight = grad_s = None
+    if needs[0] or needs[1]:
+        factor = combined(lambda: order(1), lambda: order(2))
+        if needs[0]:
+            grad_x = (factor * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
+            grad_x = grad_x.flatten(0, -3).sum(0) if grad_x.dim() > 2 else grad_x
+        if needs[1]:
+            rows = factor.mT @ x
+            if grad_df_dx is not None:
+                rows = rows + order(1).mT @ grad_df_dx
+            grad_weight = output_weight.unsqueeze(-1) * rows
+    if needs[2]:
+        grad_output_weight = combined(lambda: order(0), lambda: order(1)).sum(-2)
+    if needs[3]:
+        of_s = combined(lambda: compose(z, 1.0, base, 0) - z, lambda: compose(z, 1.0, base, 1) - 1.0)
+        grad_s = (of_s.to(wide) @ output_weight.to(wide).unsqueeze(-1)).sum()
+    return grad_x, grad_weight, grad_output_weight, grad_s
+
+
+@_in_full_precision
+def gradients(
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    needs: Needs,
+) -> Gradients:
+    """The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in x, weight, output_weight and s, as needed.
+
+    grad_f (..., n), grad_df_dx (..., n, D); one of them may be None.
+    """
+    sums = _Sum(), _Sum()
+    rows, values = _PerNeuron(weight, True), _PerNeuron(output_weight, False)
+    for at in neuron_chunks(x.shape[0], output_weight):
+        parts = chunk_gradients(grad_f, grad_df_dx, x, weight[..., at, :], output_weight[..., at], s, base, needs)
+        sums[0].add(parts[0])
+        rows.add(at, parts[1])
+        values.add(at, parts[2])
+        sums[1].add(parts[3])
+    factor = output_scale(output_weight)
+    grad_s = sums[1].result(factor, _sum_dtype(x))
+    return sums[0].result(factor, x.dtype), rows.result(factor, x.dtype), values.result(factor, x.dtype), grad_s
+
+
+@_in_full_precision
+def tangents(
+    dots: Sequence[Tensor | None],
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+) -> tuple[Tensor, ...]:
+    """The derivatives of ``outputs`` along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
+    x_dot, weight_dot, output_weight_dot, s_dot = dots
+    wide = _sum_dtype(x)
+    sums = [_Sum() for _ in range(1 + with_gradient)]
+    for at in neuron_chunks(x.shape[0], output_weight):
+        w, a = weight[..., at, :], output_weight[..., at]
+        w_dot = None if weight_dot is None else weight_dot[..., at, :]
+        a_dot = None if output_weight_dot is None else output_weight_dot[..., at]
+        z = x @ w.mT
+        moves = ([] if x_dot is None else [x_dot @ w.mT]) + ([] if w_dot is None else [x @ w_dot.mT])
+        for k, total in enumerate(sums):  # k-th derivative of sigma_s, times w in the end if k is 1
+            terms = [a.unsqueeze(-2) * compose(z, s, base, k + 1) * move for move in moves]
+            if a_dot is not None:
+                terms.append(a_dot.unsqueeze(-2) * compose(z, s, base, k))
+            if s_dot is not None:
+                terms.append(a.unsqueeze(-2) * s_dot * (compose(z, 1.0, base, k) - compose(z, 0.0, base, k)))
+            for term in terms:
+                total.add(term.to(wide) @ w.to(wide) if k else term.to(wide).sum(-1))
+            if k and w_dot is not None:
+                total.add((a.unsqueeze(-2) * compose(z, s, base, 1)).to(wide) @ w_dot.to(wide))
+    results = [total.result(output_scale(output_weight), output_weight.dtype) for total in sums]
+    return tuple(result for result in results if result is not None)
+
+
+@_in_full_precision
+def recomputed_gradients(
+    function: ChunkFunction,
+    shared: Sequence[Tensor],
+    weight: Tensor,
+    output_weight: Tensor,
+    grad_sums: Sequence[Tensor | None],
+    grad_per_neuron: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """The vector-Jacobian product of m^(-1/2) times ``function`` summed over chunks, one chunk's graph at a time.
+
+    In grad mode the graphs are kept, for derivatives of a still higher order.
+
+    Args:
+        function: What a chunk contributes; see ``ChunkFunction``.
+        shared: Tensors that every chunk sees.
+        weight: (..., m, D); output_weight: (..., m).
+        grad_sums: Gradients of the outputs that are sums over neurons.
+        grad_per_neuron: Gradients of the outputs in the shapes of weight and output_weight.
+        needs: Which of (*shared, weight, output_weight) are wanted.
+    Returns:
+        One gradient, or None, for each of (*shared, weight, output_weight).
+    """
+    live = torch.is_grad_enabled()
+
+    def leaf(tensor: Tensor, needed: bool) -> Tensor:
+        return tensor if live else tensor.detach().requires_grad_(needed)
+
+    sums = [_Sum() for _ in shared]
+    rows, values = _PerNeuron(weight, True), _PerNeuron(output_weight, False)
+    shared = [leaf(tensor, needed) for tensor, needed in zip(shared, needs, strict=False)]
+    for at in neuron_chunks(max(t.shape[0] for t in shared if t.dim() == 2), output_weight):
+        w, a = leaf(weight[..., at, :], needs[-2]), leaf(output_weight[..., at], needs[-1])
+        with torch.enable_grad():
+            out_sums, out_per_neuron = function(shared, w, a)
+        pairs = list(zip(out_sums, grad_sums, strict=True))
+        slices = [None if g is None else g[..., at, :] if g.dim() == w.dim() else g[..., at] for g in grad_per_neuron]
+        pairs += zip(out_per_neuron, slices, strict=True)
+        used = [(y, g.to(y.dtype)) for y, g in pairs if g is not None and y.requires_grad]
+        inputs = [*shared, w, a]
+        wanted = [i for i, tensor in enumerate(inputs) if needs[i] and tensor.requires_grad]
+        parts: list[Tensor | None] = [None] * len(inputs)
+        if used and wanted:
+            found = torch.autograd.grad(
+                [y for y, _ in used],
+                [inputs[i] for i in wanted],
+                [g for _, g in used],
+                create_graph=live,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for i, part in zip(wanted, found, strict=True):
+                parts[i] = part
+        for total, share in zip(sums, parts, strict=False):
+            total.add(share)
+        rows.add(at, parts[-2])
+        values.add(at, parts[-1])
+    factor = output_scale(output_weight)
+    results = [total.result(factor, tensor.dtype) for total, tensor in zip(sums, shared, strict=True)]
+    return [*results, rows.result(factor, weight.dtype), values.result(factor, output_weight.dtype)]

@@ -1,0 +1,332 @@
+"""Gram matrices of wide two-layer networks: the whole homotopy path from one pass over the neurons.
+
+Both matrices are quadratic in s (THEORY, section 3.1), so a pass collects six sums, and any s, derivative or spectrum
+follows from them (homotopy_path.py). ``native_gram`` and ``reference_gram`` collect the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrta_ext.backends import gram_kernels_for
+from hrta_ext.bases import get_base
+from hrta_ext.inputs import Parameters, check_samples, parameter_values
+from hrta_ext.ntk.path import GramPath, sum_shapes
+from hrta_ext.ntk.types import Gram, GramSums, Neurons
+
+_DEFAULT_BUDGET = 256 << 20
+_WIDEST = 2**48
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def _result_dtype(dtype: torch.dtype | None, x: Tensor, function: str) -> torch.dtype:
+    if dtype is None:
+        return x.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{function}: dtype must be torch.float32 or torch.float64, got {dtype}")
+    return dtype
+
+
+def _check_weights(x: Tensor, weight: object, output_weight: object, function: str) -> tuple[Tensor, Tensor]:
+    for name, value in (("weight", weight), ("output_weight", output_weight)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
+        if value.dtype != x.dtype:
+            raise TypeError(f"{function}: {name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+        if value.device != x.device:
+            raise ValueError(f"{function}: {name} must be on the device of x, {x.device}, got {value.device}")
+    assert isinstance(weight, Tensor)
+    assert isinstance(output_weight, Tensor)
+    if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
+        expected = f"(..., width, {x.shape[1]})"
+        raise ValueError(f"{function}: weight must have shape {expected} to match x, got {tuple(weight.shape)}")
+    if output_weight.shape != weight.shape[:-1]:
+        raise ValueError(
+            f"{function}: output_weight must have shape {tuple(weight.shape[:-1])} to match weight, "
+            f"got {tuple(output_weight.shape)}"
+        )
+    if weight.shape[-2] < 1:
+        raise ValueError(f"{function}: width must be at least 1, got {weight.shape[-2]}")
+    return weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
+
+
+def _check_budget(memory_budget: object, least: int, function: str) -> int:
+    if memory_budget is None:
+        return max(_DEFAULT_BUDGET, least)
+    if isinstance(memory_budget, bool) or not isinstance(memory_budget, int):
+        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {memory_budget!r}")
+    if memory_budget < least:
+        raise ValueError(f"{function}: memory_budget must be at least {least} bytes here, got {memory_budget}")
+    return memory_budget
+
+
+def _zero_sums(x: Tensor, leading: tuple[int, ...]) -> GramSums:
+    return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=x.device) for shape in sum_shapes(x)))
+
+
+def gram_path(
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    *,
+    base: str = "relu",
+    dtype: torch.dtype | None = None,
+    memory_budget: int | None = None,
+) -> GramPath:
+    """One pass over the neurons, then G^[a] and G^[w] at any s.
+
+    Cost: two symmetric products, n^2 m multiplications together, whatever the number of s values; for ReLU and D = 2
+    (one feature and a bias) O(m + n^2). The sums of the compiled kernels have the same bits on every call, for any
+    number of threads and any memory budget; those of the torch backend for any budget, at one number of threads.
+
+    Args:
+        x: Samples, (n, D), the bias column included where there is one (:func:`with_bias`); float32 or float64.
+        weight: First-layer weights, (..., m, D); leading dimensions are networks of their own.
+        output_weight: (..., m).
+        base: Base activation.
+        dtype: Type of the results and class of accuracy: relative Frobenius error at most 1e-6 for float32, 1e-13 for
+            float64, against the formula in float64, at any width (docs/kernels.md: where terms cancel). Default: x's.
+        memory_budget: Bytes of scratch memory beside the sums (16 n^2 bytes per network); default 256 MiB. Scratch does
+            not grow with m.
+    Raises:
+        TypeError, ValueError: Wrong shapes, dtypes, devices; x not finite (the message names the row); width 0; a
+            budget below the least that works (the message says how much). A weight that is not finite gives NaN.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> x = hx.with_bias(torch.linspace(0, 1, 4, dtype=torch.float64)[:, None])
+        >>> weight, output_weight = hx.random_weights(0, 1000, 2, dtype=torch.float64)
+        >>> path = hx.gram_path(x, weight, output_weight)
+        >>> path([0.5, 1.0, 1.5]).ntk.shape
+        torch.Size([3, 4, 4])
+    """
+    return _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram_path")
+
+
+def _gram_path(
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    base: str,
+    dtype: torch.dtype | None,
+    memory_budget: int | None,
+    function: str,
+) -> GramPath:
+    get_base(base)
+    x = check_samples(x, function).detach().resolve_neg()
+    weight, output_weight = _check_weights(x, weight, output_weight, function)
+    result = _result_dtype(dtype, x, function)
+    builder, high = gram_kernels_for(x, base), result == torch.float64
+    n, features = x.shape
+    networks, width = weight.shape[:-2], weight.shape[-2]
+    budget = _check_budget(memory_budget, builder.least_scratch(n, features, width, base, high) if n else 0, function)
+    samples = x.double().contiguous()
+    sums = _zero_sums(samples, (1, *networks))
+    for network in range(networks.numel() if n else 0):
+        one = GramSums(*(value.flatten(0, len(networks))[network] for value in sums))
+        neurons = Neurons(
+            width, weight.reshape(-1, width, features)[network], output_weight.reshape(-1, width)[network]
+        )
+        builder.add_to(one, samples, neurons, base, high, budget)
+    return GramPath(samples, base, result, (width,), sums)
+
+
+def gram(
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameters = 1.0,
+    *,
+    base: str = "relu",
+    dtype: torch.dtype | None = None,
+    memory_budget: int | None = None,
+) -> Gram:
+    """The Gram matrices of a two-layer network of finite width (THEORY, section 3).
+
+    G^[a]_ij = (1/m) sum_k sigma_s(z_ik) sigma_s(z_jk),
+    G^[w]_ij = (x_i . x_j) (1/m) sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk), with z_ik = w_k . x_i.
+
+    Args:
+        x: Samples, (n, D).
+        weight: (..., m, D).
+        output_weight: (..., m).
+        s: One s, or a 1-D sequence or tensor of S values: all of them cost one pass (:func:`gram_path`).
+        base: Base activation.
+        dtype: As in :func:`gram_path`, like ``memory_budget``.
+        memory_budget: Bytes of scratch memory beside the results and 16 n^2 bytes of sums; default 256 MiB.
+    Returns:
+        ``Gram(a, w)``, each (..., n, n) for one s and (S, ..., n, n) for S values; ``.ntk`` is their sum.
+    Raises:
+        TypeError, ValueError: As :func:`gram_path`; s not finite.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> net = hx.TwoLayerNet(1, 100, seed=0)
+        >>> x = hx.with_bias(torch.linspace(0, 1, 4)[:, None])
+        >>> hx.gram(x, net.weight, net.output_weight, s=0.5).ntk.shape
+        torch.Size([4, 4])
+    """
+    values = parameter_values(s, "gram")
+    path = _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram")
+    return path._evaluate(values, dtype=path.dtype)
+
+
+# --- drawn weights ----------------------------------------------------------------------------------------------------
+
+
+def _check_draw(seed: object, first_neuron: object, count: object, name: str, function: str) -> None:
+    for label, value in (("seed", seed), ("first_neuron", first_neuron), (name, count)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{function}: {label} must be an int, got {value!r}")
+    assert isinstance(seed, int)
+    assert isinstance(first_neuron, int)
+    assert isinstance(count, int)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{function}: seed must be in [0, 2^64), got {seed}")
+    if first_neuron < 0 or count < 0 or first_neuron + count > _WIDEST:
+        raise ValueError(
+            f"{function}: neurons are numbered 0 to 2^48 - 1, got first_neuron={first_neuron}, {name}={count}"
+        )
+
+
+def random_weights(
+    first_neuron: int,
+    count: int,
+    n_features: int,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The weights that :func:`random_gram_path` draws, N(0, 1): any stretch of them, the same numbers every time.
+
+    Neuron k's numbers depend on (seed, k) and the feature alone: Philox 4x32-10 on the counter k and Box-Muller, in
+    float64 without fused operations, rounded to float32. Every SIMD level, thread count and device gives the same bits
+    (0 ulp). Values lie in [-6.8, 6.8].
+
+    Args:
+        first_neuron: Number of the first neuron.
+        count: How many.
+        n_features: D.
+        seed: 64-bit seed.
+        device: Where the tensors go.
+        dtype: Their type; the values are float32 numbers whatever it is. Default: torch's default dtype.
+    Returns:
+        weight (count, D) and output_weight (count,).
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> weight, output_weight = hx.random_weights(0, 10, 3, seed=1)
+        >>> torch.equal(weight[4:], hx.random_weights(4, 6, 3, seed=1)[0])
+        True
+    """
+    _check_draw(seed, first_neuron, count, "count", "random_weights")
+    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+        raise ValueError(f"random_weights: n_features must be an int of at least 1, got {n_features!r}")
+    where = torch.empty(0, device=device).device
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"random_weights: dtype must be a floating-point type, got {dtype}")
+    builder = gram_kernels_for(torch.empty(0, device=where), "relu")
+    weight, output_weight = builder.random_weights(seed, first_neuron, count, n_features, where)
+    return weight.to(dtype), output_weight.to(dtype)
+
+
+def _stretches(width: int, n: int, cheap: bool) -> Iterator[tuple[int, int]]:
+    """(begin, count) of the neurons between two calls of ``progress``: a function of the problem alone."""
+    step = 2**22 if cheap else min(max(2**31 // (n * n + 1024) // 8192 * 8192, 8192), 2**22)
+    for begin in range(0, width, step):
+        yield begin, min(step, width - begin)
+
+
+def random_gram_path(
+    x: Tensor,
+    width: int,
+    *,
+    seed: int = 0,
+    base: str = "relu",
+    dtype: torch.dtype | None = None,
+    first_neuron: int = 0,
+    batches: int | None = None,
+    memory_budget: int | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> GramPath:
+    """:func:`gram_path` of a network with weights and output weights N(0, 1) that are drawn on the fly.
+
+    Nothing of size m is stored. Neuron k has the numbers of ``random_weights(first_neuron + k, 1, D, seed=seed)``, so
+    stretches of one network computed anywhere add up: ``path(0, m) + path(m, m2)``.
+
+    Args:
+        x: Samples, (n, D).
+        width: m, up to 2^48.
+        seed: Seed of the weights.
+        base: Base activation.
+        dtype: Type of the results and class of accuracy, as in :func:`gram_path`.
+        first_neuron: Number of the first neuron.
+        batches: The sums are kept in that many batches of neurons, for error bars (16 n^2 bytes each). Default: 16 up
+            to n = 512, 8 up to n = 1024, then 1.
+        memory_budget: Bytes of scratch memory, as in :func:`gram_path`.
+        progress: True for a tqdm bar, or a function called with (neurons done, width) about ten times a second or more.
+    Raises:
+        TypeError, ValueError: As :func:`gram_path`; width not in 1 .. 2^48.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> x = hx.with_bias(torch.linspace(0, 1, 4, dtype=torch.float64)[:, None])
+        >>> path = hx.random_gram_path(x, 100_000)
+        >>> error = (path(1.0).ntk - hx.infinite_gram(x).ntk).abs() / path.standard_error(1.0).ntk
+        >>> bool((error < 5).all())
+        True
+    """
+    function = "random_gram_path"
+    get_base(base)
+    x = check_samples(x, function).detach().resolve_neg()
+    _check_draw(seed, first_neuron, width, "width", function)
+    if width < 1:
+        raise ValueError(f"{function}: width must be at least 1, got {width}")
+    n, features = x.shape
+    if batches is None:
+        batches = 16 if n <= 512 else 8 if n <= 1024 else 1
+    if isinstance(batches, bool) or not isinstance(batches, int):
+        raise TypeError(f"{function}: batches must be an int, got {batches!r}")
+    if batches < 1:
+        raise ValueError(f"{function}: batches must be at least 1, got {batches}")
+    batches = min(batches, width)
+    result = _result_dtype(dtype, x, function)
+    builder, high = gram_kernels_for(x, base), result == torch.float64
+    budget = _check_budget(memory_budget, builder.least_scratch(n, features, 1, base, high) if n else 0, function)
+    samples = x.double().contiguous()
+    sums = _zero_sums(samples, (batches,))
+    edges = [width * batch // batches for batch in range(batches + 1)]
+    widths = tuple(edges[batch + 1] - edges[batch] for batch in range(batches))
+    report, close = _reporter(progress, width)
+    try:
+        for batch in range(batches) if n else ():
+            one = GramSums(*(value[batch] for value in sums))
+            for begin, count in _stretches(widths[batch], n, base == "relu" and features == 2):
+                neurons = Neurons(count, seed=seed, first=first_neuron + edges[batch] + begin)
+                builder.add_to(one, samples, neurons, base, high, budget)
+                report(edges[batch] + begin + count)
+    finally:
+        close()
+    return GramPath(samples, base, result, widths, sums)
+
+
+def _reporter(
+    progress: bool | Callable[[int, int], None], width: int
+) -> tuple[Callable[[int], Any], Callable[[], Any]]:
+    """What to call with the number of neurons done, and when all is over."""
+    if callable(progress):
+        return lambda done: progress(done, width), lambda: None
+    if not progress:
+        return lambda done: None, lambda: None
+    from tqdm import tqdm
+
+    bar = tqdm(total=width, unit="neuron", unit_scale=True)
+    return lambda done: bar.update(done - bar.n), bar.close

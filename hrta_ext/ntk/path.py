@@ -1,0 +1,244 @@
+"""G^[a] and G^[w] as functions of s: evaluation, derivative, spectra, error bars, addition, files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrta_ext.backends import gram_kernels_for
+from hrta_ext.bases import get_base
+from hrta_ext.files import replaced
+from hrta_ext.inputs import Parameters, parameter_values
+from hrta_ext.ntk.types import Gram, GramSums
+
+_KERNELS = ("ntk", "a", "w")
+
+
+class GramPath:
+    """G^[a] and G^[w] of one network as functions of s, from sums over its neurons.
+
+    Both are quadratic forms in (1 - s, s) with coefficients from six sums (THEORY, section 3.1, there in powers of s).
+    Made by :func:`gram_path` and :func:`random_gram_path`; paths over disjoint neurons add up. The sums are kept in
+    ``batches`` of neurons, from whose scatter :meth:`standard_error` and :meth:`lambda_min_error` come.
+
+    Attributes:
+        x: Samples, (n, D), float64.
+        dtype: Type of the matrices that ``path(s)`` returns, and the class of their accuracy.
+        base: Base activation.
+        widths: Neurons in each batch.
+        sums: The sums, with leading dimensions (batches, ...); 16 n^2 bytes per batch and network.
+    """
+
+    def __init__(self, x: Tensor, base: str, dtype: torch.dtype, widths: tuple[int, ...], sums: GramSums) -> None:
+        self.x, self.base, self.dtype, self.widths, self.sums = x, base, dtype, widths, sums
+
+    @property
+    def width(self) -> int:
+        """m, the number of neurons."""
+        return sum(self.widths)
+
+    @property
+    def batches(self) -> int:
+        """The number of batches of neurons whose sums are kept apart."""
+        return len(self.widths)
+
+    def __repr__(self) -> str:
+        n, d = self.x.shape
+        networks = self.sums.square_sum.shape[1:-1]
+        shape = f", networks={tuple(networks)}" if networks else ""
+        return f"GramPath(n={n}, D={d}, width={self.width}, base={self.base!r}, batches={self.batches}{shape})"
+
+    def __call__(self, s: Parameters) -> Gram:
+        """Both matrices at s: (..., n, n) for one s, (S, ..., n, n) for S values; exactly symmetric."""
+        return self._evaluate(parameter_values(s, "GramPath"), dtype=self.dtype)
+
+    def derivative(self, s: Parameters) -> Gram:
+        """Their derivative in s, same shapes."""
+        return self._evaluate(parameter_values(s, "GramPath.derivative"), dtype=self.dtype, derivative=True)
+
+    def eigenvalues(self, s: Parameters, kernel: str = "ntk") -> Tensor:
+        """Eigenvalues in ascending order, float64: (..., n) for one s, (S, ..., n) for S values.
+
+        Args:
+            s: Homotopy parameters.
+            kernel: "ntk", or "a" or "w" for one of its two parts.
+        """
+        return self._spectrum(parameter_values(s, "GramPath.eigenvalues"), kernel)
+
+    def lambda_min(self, s: Parameters, kernel: str = "ntk") -> Tensor:
+        """Smallest eigenvalue at each s, float64: (...) for one s, (S, ...) for S values.
+
+        It grows as s^2 once n > D (THEORY, section 3.4), and the loss decays at least like exp(-2 lambda_min t / n).
+        """
+        values = parameter_values(s, "GramPath.lambda_min")
+        self._need_samples("lambda_min")
+        return self._spectrum(values, kernel)[..., 0]
+
+    def standard_error(self, s: Parameters) -> Gram:
+        """Standard error of every entry as an estimate of the infinite-width kernel, from the scatter of the batches.
+
+        Raises:
+            ValueError: There are fewer than two batches: only :func:`random_gram_path` keeps several.
+        """
+        values = parameter_values(s, "GramPath.standard_error")
+        self._need_batches("standard_error")
+        mean = self._evaluate(values)
+        variance = [torch.zeros_like(part) for part in mean]
+        for batch, width in enumerate(self.widths):
+            for part, total, one in zip(variance, mean, self._evaluate(values, (batch,)), strict=True):
+                part += (width / self.width) ** 2 * (one - total) ** 2
+        scale = self.batches / (self.batches - 1)
+        a, w = ((scale * part).sqrt().to(self.dtype) for part in variance)
+        return Gram(a, w)
+
+    def lambda_min_error(self, s: Parameters, kernel: str = "ntk") -> Tensor:
+        """Jackknife standard error of :meth:`lambda_min` over the batches; same shape.
+
+        Raises:
+            ValueError: There are fewer than two batches.
+        """
+        values = parameter_values(s, "GramPath.lambda_min_error")
+        self._need_samples("lambda_min_error")
+        self._need_batches("lambda_min_error")
+        every = range(self.batches)
+        left_out = [self._spectrum(values, kernel, tuple(b for b in every if b != out))[..., 0] for out in every]
+        stacked = torch.stack(left_out)
+        spread = (stacked - stacked.mean(0)).square().sum(0)
+        return ((self.batches - 1) / self.batches * spread).sqrt()
+
+    def __add__(self, other: GramPath) -> GramPath:
+        """The path of both networks' neurons together."""
+        if not isinstance(other, GramPath):
+            return NotImplemented
+        if self.base != other.base:
+            raise ValueError(f"GramPath: both paths must have the same base, got {self.base!r} and {other.base!r}")
+        if self.x.shape != other.x.shape or not torch.equal(self.x, other.x):
+            raise ValueError("GramPath: both paths must have the same samples x")
+        if self.sums.linear.shape[1:] != other.sums.linear.shape[1:]:
+            raise ValueError("GramPath: both paths must have the same leading dimensions of networks")
+        count = min(self.batches, other.batches)
+        one, two = self._folded(count), other._folded(count)
+        sums = GramSums(*(u + v for u, v in zip(one.sums, two.sums, strict=True)))
+        widths = tuple(u + v for u, v in zip(one.widths, two.widths, strict=True))
+        dtype = torch.float64 if self.dtype == other.dtype == torch.float64 else torch.float32
+        return GramPath(self.x, self.base, dtype, widths, sums)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the path to ``path``: NumPy's format for ``.npz``, safetensors for ``.safetensors``."""
+        tensors = {"x": self.x.cpu(), **{name: value.cpu() for name, value in self.sums._asdict().items()}}
+        about = {"base": self.base, "dtype": str(self.dtype).removeprefix("torch."), "widths": list(self.widths)}
+        _check_suffix(path, "GramPath.save")
+        with replaced(path) as temporary:
+            if temporary.suffix == ".npz":
+                import numpy as np
+
+                with temporary.open("wb") as stream:
+                    np.savez(stream, about=np.array(json.dumps(about)), **{k: v.numpy() for k, v in tensors.items()})
+            else:
+                contiguous = {name: value.contiguous() for name, value in tensors.items()}
+                _safetensors().save_file(contiguous, str(temporary), metadata={"about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GramPath:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file is not a saved GramPath.
+        """
+        _check_suffix(path, "GramPath.load")
+        try:
+            if Path(path).suffix == ".npz":
+                import numpy as np
+
+                with np.load(path, allow_pickle=False) as file:
+                    about = json.loads(str(file["about"]))
+                    tensors = {name: torch.from_numpy(file[name]) for name in ("x", *GramSums._fields)}
+            else:
+                with _safetensors().safe_open(str(path), "pt") as file:
+                    about = json.loads(file.metadata()["about"])
+                    tensors = {name: file.get_tensor(name) for name in ("x", *GramSums._fields)}
+            sums = GramSums(*(tensors[name] for name in GramSums._fields))
+            dtype = {"float32": torch.float32, "float64": torch.float64}[about["dtype"]]
+            get_base(about["base"])
+            _check_loaded(tensors["x"], sums, about["widths"])
+            return cls(tensors["x"], about["base"], dtype, tuple(about["widths"]), sums)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error})") from error
+
+    def _evaluate(
+        self,
+        s: Tensor,
+        batches: tuple[int, ...] | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        derivative: bool = False,
+    ) -> Gram:
+        """The matrices of the chosen batches, of all if None."""
+        chosen = range(self.batches) if batches is None else batches
+        width = sum(self.widths[batch] for batch in chosen)
+        if self.batches == 1:
+            total = GramSums(*(value[0] for value in self.sums))
+        else:
+            total = GramSums(*(value[list(chosen)].sum(0) for value in self.sums))
+        return gram_kernels_for(self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
+
+    def _spectrum(self, s: Tensor, kernel: str, batches: tuple[int, ...] | None = None) -> Tensor:
+        if kernel not in _KERNELS:
+            raise ValueError(f"GramPath: kernel must be one of {', '.join(_KERNELS)}, got {kernel!r}")
+        return torch.linalg.eigvalsh(getattr(self._evaluate(s, batches), kernel))
+
+    def _need_samples(self, method: str) -> None:
+        if self.x.shape[0] == 0:
+            raise ValueError(f"GramPath.{method}: there are no samples, so no eigenvalues")
+
+    def _need_batches(self, method: str) -> None:
+        if self.batches < 2:
+            raise ValueError(
+                f"GramPath.{method}: needs at least 2 batches of neurons, this path has {self.batches}; "
+                "random_gram_path(..., batches=16) keeps them"
+            )
+
+    def _folded(self, count: int) -> GramPath:
+        """The same path in fewer batches: batch b goes to batch b mod count."""
+        if count == self.batches:
+            return self
+        sums = GramSums(*(torch.stack([value[b::count].sum(0) for b in range(count)]) for value in self.sums))
+        return GramPath(self.x, self.base, self.dtype, tuple(sum(self.widths[b::count]) for b in range(count)), sums)
+
+
+def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:
+    """Compiled code reads the sums by address, so shapes and types of a file are checked."""
+    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+        raise ValueError(f"widths must be at least 1, got {widths}")
+    leading = (len(widths), *sums.square_sum.shape[1:-1])
+    for name, tensor, shape in zip(("x", *sums._fields), (x, *sums), (x.shape, *sum_shapes(x)), strict=True):
+        expected = tuple(shape) if name == "x" else (*leading, *shape)
+        if tensor.dtype != torch.float64 or tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} must be float64 {expected}, got {tensor.dtype} {tuple(tensor.shape)}")
+
+
+def _check_suffix(path: str | os.PathLike[str], function: str) -> None:
+    if Path(path).suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{function}: path must end in .npz or .safetensors, got {os.fspath(path)}")
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ValueError("GramPath: .safetensors files need the package safetensors; .npz files need none") from error
+    return type("Safetensors", (), {"save_file": safetensors.torch.save_file, "safe_open": safetensors.safe_open})
+
+
+def sum_shapes(x: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the members of GramSums for samples x (n, D)."""
+    n, d = x.shape
+    return (n, d), (n, d), (1,), (n,), (n, n), (n, n)

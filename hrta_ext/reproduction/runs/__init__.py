@@ -1,0 +1,1 @@
+"""What the claims are tested on: units of work, problems, networks, trainings."""

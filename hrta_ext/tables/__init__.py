@@ -1,0 +1,1 @@
+"""Users' tables: reading, scaling, the model made of one."""

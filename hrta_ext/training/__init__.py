@@ -1,0 +1,1 @@
+"""Homotopy relaxation training."""

@@ -1,0 +1,111 @@
+"""Many networks trained on the same data at once, spread over the cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from hrta_ext.training.checkpoints import Interrupt, Run
+from hrta_ext.training.data import Samples
+from hrta_ext.training.fit import FitResult, Plan, fit, prepare
+from hrta_ext.training.fused import FusedEngine, train_together
+from hrta_ext.training.optimizers import OptimizerFactory
+
+
+def fit_ensemble(
+    nets: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    s: float | Sequence[float] = (0.5, 1.0),
+    steps: int | Sequence[int] = (3000, 13000),
+    optimizer: str | OptimizerFactory = "adam",
+    lr: float = 1e-3,
+    lr_schedule: str | Callable[[int], float] | None = None,
+    sample_weight: Tensor | None = None,
+    target_gradient: Tensor | None = None,
+    engine: str = "auto",
+) -> list[FitResult]:
+    """Train every network of ``nets`` as :func:`fit` would, to the same bits, many at once.
+
+    Networks that the fused engine serves train at the same time, small ones on a core each; where one of them needs
+    autograd, all are trained one after the other.
+
+    Args:
+        nets: Different modules, such as one per seed; trained in place. They may differ in width and base.
+        x: Samples of all networks, shape (n, ...).
+        y: Targets of all networks, shape (n, ...).
+        s, steps, optimizer, lr, lr_schedule, sample_weight, target_gradient, engine: As in :func:`fit`; every network
+            gets an optimizer of its own.
+    Returns:
+        One result per network, in their order. ``seconds`` is the time from the start of the ensemble to the end of
+        this network's training. A network that diverges stops alone. Ctrl-C ends those in training as "interrupted";
+        networks that had not begun have no result.
+    Raises:
+        TypeError, ValueError: An argument is off, or two networks share a parameter; before any step is done.
+
+    Example:
+        >>> import torch, hrta_ext as hx
+        >>> x = torch.linspace(0, 1, 20)[:, None]
+        >>> nets = [hx.TwoLayerNet(1, 50, seed=seed) for seed in range(4)]
+        >>> results = hx.fit_ensemble(nets, x, torch.sin(6 * x[:, 0]), s=1.0, steps=100, lr=1e-2)
+        >>> [result.stop_reason for result in results]
+        ['finished', 'finished', 'finished', 'finished']
+    """
+    if isinstance(nets, nn.Module) or not isinstance(nets, Sequence) or len(nets) == 0:
+        raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
+    samples = Samples(x, y, sample_weight, target_gradient)
+    plans = [prepare(net, samples, s, steps, optimizer, lr, lr_schedule, None, engine, watched=False) for net in nets]
+    parameters = [id(parameter) for plan in plans for parameter in plan.parameters]
+    if len(set(parameters)) != len(parameters):
+        raise ValueError("fit_ensemble: nets must be different networks, two of them share a parameter")
+    if all(isinstance(plan.engine, FusedEngine) for plan in plans):
+        return _train_together(plans)
+    results: list[FitResult] = []
+    for net in nets:
+        result = fit(
+            net,
+            x,
+            y,
+            s=s,
+            steps=steps,
+            optimizer=optimizer,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            sample_weight=sample_weight,
+            target_gradient=target_gradient,
+            engine=engine,
+        )
+        results.append(result)
+        if result.stop_reason == "interrupted":
+            break
+    return results
+
+
+def _train_together(plans: Sequence[Plan]) -> list[FitResult]:
+    start = time.perf_counter()
+    runs = [plan.start() for plan in plans]
+    reasons = ["finished"] * len(plans)
+    active = list(range(len(plans)))
+    with Interrupt() as interrupt:
+        while active and not interrupt.requested:
+            _advance([runs[i] for i in active])
+            for i in active:
+                runs[i].seconds = time.perf_counter() - start
+                if not runs[i].collect() or (runs[i].step == runs[i].rates.total_steps and not runs[i].is_finite()):
+                    reasons[i] = "diverged"
+            active = [i for i in active if reasons[i] == "finished" and runs[i].step < runs[i].rates.total_steps]
+        for i in active:
+            reasons[i] = "interrupted"
+    return [plan.result(run, reason) for plan, run, reason in zip(plans, runs, reasons, strict=True)]
+
+
+def _advance(runs: Sequence[Run]) -> None:
+    """The next steps of runs that have done equally many."""
+    counts = [run.enter(run.rates.total_steps - run.step) for run in runs]
+    engines = [run.engine for run in runs]
+    losses = train_together([e for e in engines if isinstance(e, FusedEngine)], runs[0].step, min(counts))
+    for run, loss in zip(runs, losses, strict=True):
+        run.count(loss)

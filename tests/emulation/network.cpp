@@ -1,0 +1,71 @@
+// The CUDA launchers of csrc/network/network.h and training/training.h, emulated, as C functions for ctypes.
+#include "cuda_runtime.h"
+#include "training/training.h"
+
+using namespace hrta;
+
+namespace {
+
+TwoLayerCall call_of(int dtype, int base, const int64_t* sizes, const void* x, const void* weight,
+                     const void* output_weight, const double* s) {
+  return {
+      static_cast<ScalarKind>(dtype), base, sizes[0], sizes[1], sizes[2], sizes[3], x, weight, output_weight, 0.0, s};
+}
+
+}  // namespace
+
+extern "C" {
+
+void run_backwards(int on) {
+  emulation::backwards = on != 0;
+}
+
+// sizes: networks, n, D, m. `results`: f and df_dx; or grad_x; or grad_s; or grad_weight and grad_output_weight.
+// Returns the bytes of scratch that the pass asks for where `scratch` is null.
+int64_t two_layer_pass(int pass, int dtype, int base, const int64_t* sizes, const void* x, const void* weight,
+                       const void* output_weight, const double* s, const void* grad_f, const void* grad_df_dx,
+                       void* result, void* second_result, void* scratch) {
+  const TwoLayerCall call = call_of(dtype, base, sizes, x, weight, output_weight, s);
+  const auto kind = static_cast<cuda::TwoLayerPass>(pass);
+  if (scratch == nullptr) return cuda::two_layer_scratch(call, kind);
+  switch (kind) {
+    case cuda::TwoLayerPass::kForward:
+    case cuda::TwoLayerPass::kForwardWithGradient:
+      cuda::two_layer_forward(call, result, second_result, scratch, 0, nullptr);
+      break;
+    case cuda::TwoLayerPass::kInputGradient:
+      cuda::two_layer_input_gradient(call, grad_f, result, scratch, 0, nullptr);
+      break;
+    case cuda::TwoLayerPass::kParameterGradient:
+      cuda::two_layer_parameter_gradient(call, grad_f, static_cast<double*>(result), scratch, 0, nullptr);
+      break;
+    default: cuda::two_layer_backward(call, {grad_f, grad_df_dx, result, second_result}, scratch, 0, nullptr);
+  }
+  return 0;
+}
+
+// sizes: n, D, m, gradient features. `moments`: first of weight and output_weight, then second. numbers: s, beta1,
+// beta2, epsilon.
+int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, const void* x, const void* y,
+                        const void* sample_weight, const void* gradient_target, void* weight, void* output_weight,
+                        void** moments, const double* numbers, int64_t updates, double* f, int64_t steps,
+                        const double* lr, double* loss, int64_t* done, int on_entry, int on_return, void* scratch) {
+  TwoLayerTraining training{};
+  training.dtype = static_cast<ScalarKind>(dtype);
+  training.base = base;
+  training.n = sizes[0], training.features = sizes[1], training.width = sizes[2];
+  training.gradient_features = sizes[3];
+  training.x = x, training.y = y;
+  training.sample_weight = sample_weight, training.gradient_target = gradient_target;
+  training.weight = weight, training.output_weight = output_weight;
+  training.weight_first = moments[0], training.output_first = moments[1];
+  training.weight_second = moments[2], training.output_second = moments[3];
+  training.rule = adam != 0 ? UpdateRule::kAdam : UpdateRule::kDescent;
+  training.s = numbers[0], training.beta1 = numbers[1], training.beta2 = numbers[2], training.epsilon = numbers[3];
+  training.updates = updates;
+  training.f = f;
+  if (scratch == nullptr) return cuda::two_layer_training_scratch(training);
+  cuda::two_layer_train(training, steps, lr, loss, done, on_entry != 0, on_return != 0, scratch, 0, nullptr);
+  return 0;
+}
+}

@@ -1,0 +1,124 @@
+"""Results are written once, survive any stop, and are the same numbers wherever they are computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import same_package
+
+from hrta_ext.reproduction.runs.tasks import Progress, Results, Task, run_tasks
+from hrta_ext.reproduction.runs.trainings import Training
+
+TRAININGS = [Training("sin1d", width=16, steps=(40,), lr=lr, seed=seed) for lr in (1e-3, 1e-2) for seed in (0, 1, 2)]
+TASKS = [training.task for training in TRAININGS]
+
+
+def without_seconds(results, tasks=TASKS):
+    return [{name: value for name, value in results[task].items() if name != "seconds"} for task in tasks]
+
+
+def test_worker_processes_give_the_same_numbers(tmp_path):
+    here, there = Results(tmp_path / "here"), Results(tmp_path / "there")
+    seen: list[Progress] = []
+    run_tasks(TASKS, here, 1, seen.append)
+    run_tasks([*TASKS, *TASKS], there, 2)
+    assert without_seconds(here) == without_seconds(there)
+    assert [state.n_done for state in seen] == [1, 2, 3, 4, 5, 6]
+    assert seen[-1].seconds_left == 0
+    assert len(list((tmp_path / "there").iterdir())) == len(TASKS)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from hrta_ext.reproduction.runs.tasks import Results, run_tasks
+from hrta_ext.reproduction.runs.trainings import Training
+if __name__ == "__main__":
+    tasks = [Training("sin1d", width=200, steps=(4000,), seed=seed).task for seed in range(40)]
+    print("started", flush=True)
+    run_tasks(tasks, Results(Path(sys.argv[1])), int(sys.argv[2]), lambda state: print(state.n_done, flush=True))
+"""
+
+
+def start(tmp_path, workers):
+    """The script in a process group of its own, once it has done three tasks."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path / "runs"), str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=same_package())
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "3":
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_leaves_whole_results_and_goes_on(tmp_path, workers, number):
+    process = start(tmp_path, workers)
+    os.kill(process.pid, number)
+    assert process.wait(30) != 0
+    kept = {path: path.read_bytes() for path in (tmp_path / "runs").glob("[!.]*.json")}
+    assert 3 <= len(kept) < 40
+    assert all("result" in json.loads(content) for content in kept.values())
+    tasks = [Training("sin1d", width=200, steps=(4000,), seed=seed).task for seed in range(40)]
+    results = Results(tmp_path / "runs")
+    seen: list[Progress] = []
+    run_tasks(tasks, results, 1, seen.append)
+    assert seen[-1].n_done == 40 - len(kept)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    fresh = Results(tmp_path / "fresh")
+    run_tasks(tasks[:3], fresh, 1)
+    assert without_seconds(results, tasks[:3]) == without_seconds(fresh, tasks[:3])
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgid"), reason="needs POSIX")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    process = start(tmp_path, 2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    pids = [int(pid) for pid in children.stdout.split()]
+    assert pids
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and any(_alive(pid) for pid in pids):
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_failing_task_is_an_error_and_the_others_are_kept(tmp_path):
+    broken = Task.of("trainings.train", {**json.loads(TASKS[0].parameters), "problem": "nothing"}, 1e9)
+    results = Results(tmp_path)
+    with pytest.raises(ValueError, match="name must be one of"):
+        run_tasks([*TASKS[:2], broken], results, 2)
+    assert broken not in results
+
+
+def test_the_key_tells_parameters_and_functions_apart():
+    assert len({task.key for task in TASKS}) == len(TASKS)
+    assert Training("sin1d").task.key == Training("sin1d").task.key
+    assert Task.of("a.b", {"x": 1, "y": 2}, 1.0).key == Task.of("a.b", {"y": 2, "x": 1}, 5.0).key
+    assert Task.of("a.b", {"x": 1}, 1.0).key != Task.of("a.c", {"x": 1}, 1.0).key
+
+
+def test_a_broken_result_is_named(tmp_path):
+    results = Results(tmp_path)
+    run_tasks(TASKS[:1], results, 1)
+    path = next(tmp_path.iterdir())
+    path.write_text("{")
+    with pytest.raises(ValueError, match=rf"{path.name} is not a result of this program"):
+        Results(tmp_path)[TASKS[0]]

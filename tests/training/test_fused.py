@@ -1,0 +1,434 @@
+"""The native training of two-layer networks against autograd with torch's optimizers, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hrta_ext import backends, register_base, use_backend
+from hrta_ext.inputs import with_bias
+from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.training.fit import FitResult, fit
+
+FUSED = backends()["cpp"] and os.environ.get("HRTA_EXT_BACKEND") != "torch"
+pytestmark = pytest.mark.skipif(not FUSED, reason="needs the compiled kernels")
+
+STAGES = {"s": (0.5, 1.0, 1.5), "steps": (70, 80, 50)}
+MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
+RULES = {"adam": ("adam", 1e-2), "sgd with momentum": (MOMENTUM, 1e-2), "gd": ("gd", 5e-2), "sgd": ("sgd", 5e-2)}
+
+
+def problem(n: int, features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x = torch.rand(n, features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return x.to(dtype), torch.sin(3.0 * x.sum(1)).to(dtype)
+
+
+def assert_same(net: TwoLayerNet, result: FitResult, other_net: TwoLayerNet, other: FitResult) -> None:
+    assert (result.engine, other.engine) == ("fused", "fused")
+    assert torch.equal(result.loss, other.loss)
+    assert torch.equal(result.s, other.s)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other_net.parameters(), strict=True))
+
+
+def half_the_time(step: int) -> float:
+    return 0.5 if step % 2 else 1.0
+
+
+# The two engines differ in the rounding of sums alone. It grows with the steps; the bounds are those promised for 200.
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("base", ["relu", "tanh"])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("lr_schedule", [None, "cosine", half_the_time])
+def test_losses_are_those_of_autograd_and_torchs_optimizers(dtype, base, name, lr_schedule) -> None:
+    optimizer, lr = RULES[name]
+    x, y = problem(33, 2, dtype)
+    nets = [TwoLayerNet(2, 100, base=base, seed=3).to(dtype) for _ in range(2)]
+    fused, autograd = (
+        fit(net, x, y, **STAGES, optimizer=optimizer, lr=lr, lr_schedule=lr_schedule, engine=engine)
+        for net, engine in zip(nets, ("fused", "torch"), strict=True)
+    )
+    assert (fused.engine, autograd.engine) == ("fused", "torch")
+    assert fused.loss.shape == (200,)
+    torch.testing.assert_close(fused.loss, autograd.loss, rtol=TOLERANCES[dtype], atol=0)
+    assert torch.equal(fused.s, autograd.s)
+    assert nets[0].s == nets[1].s == 1.5
+
+
+@pytest.mark.parametrize("base", ["relu", "relu2", "gelu", "silu", "softplus", "erf", "sin"])
+@pytest.mark.parametrize(
+    ("n", "features", "width", "bias"), [(1, 1, 1, False), (65, 3, 513, True), (300, 20, 130, True), (7, 8, 1100, True)]
+)
+def test_one_step_moves_the_weights_by_the_gradient_at_ragged_sizes(base, n, features, width, bias) -> None:
+    x, y = problem(n, features, torch.float64)
+    net = TwoLayerNet(features, width, base=base, bias=bias, seed=0).double()
+    start = [p.detach().clone().requires_grad_() for p in net.parameters()]
+    z = (with_bias(x) if bias else x) @ start[0].T
+    formulas = {
+        "relu": torch.relu, "relu2": lambda z: torch.relu(z) ** 2 / 2, "gelu": nn.functional.gelu,
+        "silu": nn.functional.silu, "softplus": nn.functional.softplus, "erf": torch.erf, "sin": torch.sin,
+    }  # fmt: skip
+    f = (0.3 * z + 0.7 * formulas[base](z)) @ start[1] / width**0.5
+    loss = ((f - y) ** 2).sum() / (2 * n)
+    gradients = torch.autograd.grad(loss, start)
+    result = fit(net, x, y, s=0.7, steps=1, optimizer="gd", lr=0.1, engine="fused")
+    # float64 sums of at most 22 000 terms: 1e-12 leaves a factor of a hundred.
+    torch.testing.assert_close(result.loss[0], loss.detach(), rtol=1e-12, atol=0)
+    for moved, before, gradient in zip(net.parameters(), start, gradients, strict=True):
+        torch.testing.assert_close(moved.detach(), (before - 0.1 * gradient).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_adam_with_other_constants_keeps_torchs_own_state() -> None:
+    """The moments land where torch keeps them, so a checkpoint of one engine is one of the other."""
+    x, y = problem(20, 2, torch.float64)
+    built: list[torch.optim.Adam] = []
+
+    def make(parameters, lr):
+        built.append(torch.optim.Adam(parameters, lr=lr, betas=(0.8, 0.95), eps=1e-3))
+        return built[-1]
+
+    for engine in ("fused", "torch"):
+        net = TwoLayerNet(2, 40, seed=3).double()
+        fit(net, x, y, s=0.5, steps=25, lr=1e-2, optimizer=make, engine=engine)
+    states = [optimizer.state_dict()["state"] for optimizer in built]
+    assert states[0].keys() == states[1].keys() == {0, 1}
+    for index in (0, 1):
+        assert states[0][index].keys() == states[1][index].keys()
+        for name, value in states[0][index].items():
+            assert value.dtype == states[1][index][name].dtype
+            torch.testing.assert_close(value, states[1][index][name], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("width", [100, 60_000])
+def test_bits_do_not_depend_on_the_number_of_threads(width: int) -> None:
+    """60 000 neurons are enough work to wake the second thread."""
+    x, y = problem(60, 2, torch.float32)
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            net = TwoLayerNet(2, width, seed=0)
+            runs += [net, fit(net, x, y, s=(0.5, 1.0), steps=(4, 5), lr=1e-2, engine="fused")]
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(*runs)
+
+
+def test_bits_do_not_depend_on_how_the_steps_are_cut_into_calls(tmp_path: Path) -> None:
+    x, y = problem(33, 2, torch.float32)
+    nets = [TwoLayerNet(2, 700, seed=0) for _ in range(3)]
+    whole = fit(nets[0], x, y, **STAGES, engine="fused")
+    watched = fit(nets[1], x, y, **STAGES, engine="fused", callbacks=[lambda info: None])
+    cut = fit(nets[2], x, y, **STAGES, engine="fused", checkpoint=tmp_path / "run.pt", checkpoint_every=7)
+    assert_same(nets[0], whole, nets[1], watched)
+    assert_same(nets[0], whole, nets[2], cut)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("at", [1, 70, 93])
+def test_resuming_gives_the_bits_of_an_uninterrupted_run(name: str, at: int, tmp_path: Path) -> None:
+    optimizer, lr = RULES[name]
+    x, y = problem(33, 2, torch.float32)
+    settings = {**STAGES, "optimizer": optimizer, "lr": lr, "lr_schedule": "cosine", "engine": "fused"}
+    nets = [TwoLayerNet(2, 100, seed=seed) for seed in (0, 0, 5)]
+    whole = fit(nets[0], x, y, **settings)
+
+    def stop(info) -> None:
+        if info.step + 1 == at:
+            raise StopIteration
+
+    path = tmp_path / "run.pt"
+    first = fit(nets[1], x, y, **settings, checkpoint=path, callbacks=[stop])
+    assert (first.stop_reason, len(first.loss)) == ("callback", at)
+    resumed = fit(nets[2], x, y, **settings, checkpoint=path, resume=True)  # other weights: all must come from the file
+    assert_same(nets[0], whole, nets[2], resumed)
+
+
+KILLED = """
+import sys
+import torch
+from hrta_ext import TwoLayerNet, fit
+x = torch.linspace(0, 1, 33)[:, None]
+net = TwoLayerNet(1, 300, seed=0)
+print("ready", flush=True)
+fit(net, x, torch.sin(6 * x[:, 0]), s=(0.5, 1.0), steps=(1000, 10**7), engine="fused",
+    checkpoint=sys.argv[1], checkpoint_every=50)
+"""
+
+
+def test_kill_9_leaves_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            deadline = time.monotonic() + 60
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.2)  # into the middle of steps and further checkpoints
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    saved = torch.load(path, weights_only=True)
+    done = saved["step"]
+    assert done > 0
+    assert done % 50 == 0
+    assert saved["loss"].shape == (done,)
+    x = torch.linspace(0, 1, 33)[:, None]
+    net = TwoLayerNet(1, 300, seed=0)
+    first = min(done, 1000)
+    stages = {"s": (0.5, 1.0)[: 1 + (done > 1000)], "steps": (first, done - first)[: 1 + (done > 1000)]}
+    whole = fit(net, x, torch.sin(6 * x[:, 0]), **stages, engine="fused")
+    assert torch.equal(whole.loss, saved["loss"])
+    assert torch.equal(net.weight, saved["model"]["weight"])
+
+
+def test_divergence_stops_at_the_first_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
+    x, y = problem(20, 2, torch.float32)
+    path = tmp_path / "run.pt"
+    net = TwoLayerNet(2, 50, seed=0)
+    factors = [1.0] * 25 + [1e30] * 1000
+    result = fit(
+        net, x, y, s=1.0, steps=1000, optimizer="gd", lr=1e-2, lr_schedule=factors.__getitem__, engine="fused",
+        checkpoint=path, checkpoint_every=10,
+    )  # fmt: skip
+    assert result.stop_reason == "diverged"
+    assert result.loss[:-1].isfinite().all()
+    assert not result.loss[-1].isfinite()
+    saved = torch.load(path, weights_only=True)
+    assert saved["step"] == 20
+    assert saved["model"]["weight"].isfinite().all()
+
+
+def test_ctrl_c_ends_between_two_calls_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    command = KILLED.replace("fit(net", "result = fit(net") + "\nprint(result.stop_reason, len(result.loss))"
+    path = tmp_path / "run.pt"
+    with subprocess.Popen([sys.executable, "-c", command, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        reason, steps = process.stdout.readline().split()
+    assert process.returncode == 0
+    assert reason == b"interrupted"
+    assert torch.load(path, weights_only=True)["step"] == int(steps)
+
+
+def test_a_trained_net_turns_into_its_relu_net() -> None:
+    x, y = problem(50, 2, torch.float64)
+    net = TwoLayerNet(2, 60, seed=0).double()
+    result = fit(net, x, y, s=(0.5, 1.5), steps=(200, 300), lr=1e-2, engine="fused")
+    assert result.loss[-1] < 0.1 * result.loss[0]
+    with torch.no_grad():
+        # The loss of the trained net is that of the net that its weights describe.
+        torch.testing.assert_close(net.to_relu()(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_callback_sees_each_step_and_may_change_the_weights() -> None:
+    x, y = problem(20, 2, torch.float64)
+    results = []
+    for engine in ("fused", "torch"):
+        net = TwoLayerNet(2, 30, seed=0).double()
+
+        def shrink(info) -> None:
+            with torch.no_grad():
+                info.net.weight.mul_(0.99)
+
+        results.append(fit(net, x, y, s=1.0, steps=20, lr=1e-2, engine=engine, callbacks=[shrink]))
+    torch.testing.assert_close(results[0].loss, results[1].loss, rtol=1e-10, atol=0)
+
+
+def test_a_callback_called_seldom_may_change_the_weights_too() -> None:
+    """The engine keeps outputs from call to call; they must not outlive the weights that they belong to."""
+
+    class Shrink:
+        every = 5
+
+        def __call__(self, info) -> None:
+            info.net.weight.data.mul_(0.9)
+
+    x, y = problem(20, 2, torch.float64)
+    nets = [TwoLayerNet(2, 30, seed=0).double() for _ in range(2)]
+    fused, autograd = (
+        fit(net, x, y, s=1.0, steps=20, lr=1e-2, engine=engine, callbacks=[Shrink()])
+        for net, engine in zip(nets, ("fused", "torch"), strict=True)
+    )
+    torch.testing.assert_close(fused.loss, autograd.loss, rtol=1e-10, atol=0)
+
+
+PEAK = """
+import sys
+import torch
+from hrta_ext import TwoLayerNet, fit
+def peak():  # in KiB; ru_maxrss would start at that of the parent process
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+x = torch.rand(int(sys.argv[1]), 2)
+fit(TwoLayerNet(2, 10, bias=False), x, x[:, 0], s=1.0, steps=2, engine="fused")
+net = TwoLayerNet(2, 2_000_000, bias=False)
+before = peak()
+fit(net, x, x[:, 0], s=1.0, steps=3, engine="fused")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of peak memory")
+@pytest.mark.parametrize("n", [100, 10_000])
+def test_a_step_needs_no_memory_of_size_n_times_m(n: int) -> None:
+    """Adam's moments take 46 MiB here, n x m floats at least 763 MiB; the promise beside moments is 64 MiB."""
+    output = subprocess.run([sys.executable, "-c", PEAK, str(n)], capture_output=True, text=True, check=True).stdout
+    assert int(output) / 1024 < 46 + 64
+
+
+def test_autograd_notices_that_the_weights_were_trained() -> None:
+    x, y = problem(20, 2, torch.float32)
+    net = TwoLayerNet(2, 30, seed=0)
+    old = (net.weight * net.weight).sum()
+    fit(net, x, y, s=1.0, steps=3, engine="fused")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        old.backward()
+
+
+def test_targets_may_have_a_trailing_one() -> None:
+    x, y = problem(20, 2, torch.float32)
+    nets = [TwoLayerNet(2, 30, seed=0) for _ in range(2)]
+    flat, column = (
+        fit(net, x, target, s=1.0, steps=5, engine="fused") for net, target in zip(nets, (y, y[:, None]), strict=True)
+    )
+    assert_same(nets[0], flat, nets[1], column)
+
+
+class Subclass(TwoLayerNet):
+    pass
+
+
+def learnable() -> TwoLayerNet:
+    net = TwoLayerNet(2, 9)
+    del net._buffers["s"]
+    net.s = nn.Parameter(torch.tensor(1.0))
+    return net
+
+
+def frozen() -> TwoLayerNet:
+    net = TwoLayerNet(2, 9)
+    net.weight.requires_grad_(False)
+    return net
+
+
+def hooked() -> TwoLayerNet:
+    net = TwoLayerNet(2, 9)
+    net.register_forward_hook(lambda *_: None)
+    return net
+
+
+def base_of_your_own() -> TwoLayerNet:
+    register_base("cube of the fused engine", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    return TwoLayerNet(2, 9, base="cube of the fused engine")
+
+
+REFUSALS = [
+    ({"net": base_of_your_own}, "it does not know 'cube of the fused engine', a base of your own"),
+    ({"net": lambda: Subclass(2, 9)}, "it trains a TwoLayerNet, net is a Subclass"),
+    ({"net": learnable}, "it cannot learn s"),
+    ({"net": frozen}, "weight and output_weight must both be parameters that require grad"),
+    ({"net": hooked}, "net has hooks, which it would not call"),
+    ({"batch_size": 5}, r"it takes all samples at once \(batch_size=None\)"),
+    ({"optimizer": torch.optim.AdamW}, 'it knows the optimizers "adam", "sgd" and "gd", not AdamW'),
+    ({"optimizer": partial(torch.optim.Adam, amsgrad=True)}, "the optimizer has amsgrad=True, which it does not know"),
+    ({"optimizer": partial(torch.optim.SGD, weight_decay=0.1)}, "the optimizer has weight_decay=0.1"),
+    ({"optimizer": partial(torch.optim.SGD, momentum=0.9, nesterov=True)}, "the optimizer has nesterov=True"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSALS)
+def test_fused_says_why_it_does_not_serve_and_auto_goes_on_with_torch(change, reason: str) -> None:
+    x, y = problem(20, 2, torch.float32)
+    change = dict(change)
+    make = change.pop("net", lambda: TwoLayerNet(2, 9))
+    net = make()
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(ValueError, match=f'fit: engine "fused" does not serve this call: {reason}'):
+        fit(net, x, y, s=1.0, steps=2, engine="fused", **change)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
+    assert fit(make(), x, y, s=1.0, steps=2, **change).engine == "torch"
+
+
+def test_auto_takes_the_native_code_and_the_torch_backend_is_respected() -> None:
+    x, y = problem(20, 2, torch.float32)
+    assert fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2).engine == "fused"
+    with use_backend("torch"):
+        assert fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2).engine == "torch"
+        with pytest.raises(ValueError, match="the compiled kernels do not serve a net on cpu"):
+            fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2, engine="fused")
+
+
+def test_wrong_shapes_are_named() -> None:
+    x, y = problem(20, 3, torch.float32)
+    with pytest.raises(ValueError, match=r"x and y must have shapes \(20, 2\) and \(20,\), they have \(20, 3\)"):
+        fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2, engine="fused")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_of_silent_neurons_become_zero(dtype):
+    """Subnormal moments would stay subnormal by rounding, and every step would take twice as long."""
+    built = []
+
+    def adam(parameters, lr):
+        built.append(torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.6)))
+        return built[0]
+
+    net = TwoLayerNet(1, 200, seed=0).to(dtype)
+    x = torch.linspace(0, 1, 20, dtype=dtype)[:, None]
+    fit(net, x, torch.sin(6 * x[:, 0]), s=(0.5, 1.0), steps=(5, 1500), optimizer=adam, lr=1e-3, engine="fused")
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = built[0].state[net.weight][name].abs()
+        assert (moment == 0).any()  # neurons that are silent at s = 1
+        assert not ((moment > 0) & (moment < torch.finfo(dtype).tiny)).any()
+
+
+@pytest.mark.skipif(not backends()["cuda"], reason="needs a GPU")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("base", ["relu", "relu2", "tanh"])
+@pytest.mark.parametrize("name", RULES)
+def test_losses_on_a_gpu_are_those_of_autograd_on_the_cpu(dtype, base, name) -> None:
+    """Sample weights and a Sobolev loss included; in calls of any length the same bits."""
+    optimizer, lr = RULES[name]
+    x, y = problem(33, 2, dtype)
+    loss = {"sample_weight": 0.5 + x[:, 0]}
+    if base != "relu":
+        loss["target_gradient"] = 3.0 * torch.cos(3.0 * x.sum(1, keepdim=True)).expand(33, 2).contiguous()
+    nets = [TwoLayerNet(2, 100, base=base, seed=3).to(dtype) for _ in range(3)]
+    expected = fit(nets[0], x, y, **STAGES, optimizer=optimizer, lr=lr, **loss, engine="torch")
+    on_gpu = {name: tensor.cuda() for name, tensor in loss.items()}
+    seldom = partial(lambda info: None)
+    seldom.every = 7
+    results = [
+        fit(
+            net.cuda(), x.cuda(), y.cuda(), **STAGES, optimizer=optimizer, lr=lr, **on_gpu, engine="fused",
+            callbacks=callbacks,
+        )
+        for net, callbacks in zip(nets[1:], ((), (seldom,)), strict=True)
+    ]  # fmt: skip
+    torch.testing.assert_close(results[0].loss, expected.loss, rtol=TOLERANCES[dtype], atol=0)
+    assert_same(nets[1], results[0], nets[2], results[1])
+
+
+@pytest.mark.skipif(not backends()["cuda"], reason="needs a GPU")
+def test_many_features_on_a_gpu_go_to_autograd() -> None:
+    x, y = problem(20, 16, torch.float32)
+    net = TwoLayerNet(16, 10, seed=0).cuda()
+    with pytest.raises(ValueError, match="on a GPU it takes at most 16 features, the bias included, net has 17"):
+        fit(net, x.cuda(), y.cuda(), s=1.0, steps=1, engine="fused")
+    assert fit(net, x.cuda(), y.cuda(), s=1.0, steps=1).engine == "torch"
