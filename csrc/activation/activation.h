@@ -5,10 +5,9 @@
 #include <cstdint>
 
 #include "math/homotopy.h"
+#include "types.h"
 
 namespace hrta {
-
-enum class ScalarKind : int { kFloat16, kBFloat16, kFloat32, kFloat64 };
 
 struct ActivationCall {
   Quantity quantity;
@@ -36,10 +35,6 @@ struct ReluMaskCall {
 };
 
 namespace cpu {
-
-// Runs body(begin, end, context) over pieces of [0, count) on the caller's thread pool.
-using RangeBody = void (*)(int64_t begin, int64_t end, void* context);
-using ParallelFor = void (*)(int64_t count, int64_t grain, RangeBody body, void* context);
 
 void transform(const ActivationCall& call, ParallelFor parallel_for);
 void relu_mask_forward(const ReluMaskCall& call, ParallelFor parallel_for);

@@ -1,7 +1,5 @@
-// The search of neurons' arcs. As in activation_loops.cpp, no inline function of the standard library.
+// The search of neurons' arcs. As in activation/cpu/loops.cpp, no inline function of the standard library.
 #include "circle/angles.h"
-
-#include "simd/levels.h"
 
 namespace hrta {
 namespace cpu {
@@ -45,12 +43,15 @@ void find_typed(const ArcSearch& search) {
   }
 }
 
-}  // namespace
-
 void find_arcs(const ArcSearch& search) {
   if (search.dtype == ScalarKind::kFloat32) return find_typed<float>(search);
   find_typed<double>(search);
 }
+
+}  // namespace
+
+extern const AngleLoops kAngleLoops;
+const AngleLoops kAngleLoops = {find_arcs};
 
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace cpu

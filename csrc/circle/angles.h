@@ -1,7 +1,8 @@
-// Directions as angles, and the loop that finds their arcs (arcs.h), compiled once per SIMD level (simd.h).
+// Directions as angles, and the loop that finds their arcs (arcs.h), compiled once per SIMD level (simd/levels.h).
 #pragma once
 
-#include "activation/activation.h"
+#include "math/host_device.h"
+#include "types.h"
 
 namespace hrta {
 namespace cpu {
@@ -52,6 +53,12 @@ struct ArcSearch {
   int64_t count;
   int32_t* arcs;
 };
+
+struct AngleLoops {
+  void (*find_arcs)(const ArcSearch& search);
+};
+
+const AngleLoops& angle_loops();
 
 }  // namespace cpu
 }  // namespace hrta

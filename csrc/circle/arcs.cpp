@@ -2,8 +2,12 @@
 
 #include <algorithm>
 
+#include "simd/levels.h"
+
 namespace hrta {
 namespace cpu {
+
+HRTA_PICK_TABLE(AngleLoops, kAngleLoops, angle_loops)
 
 namespace {
 

@@ -29,7 +29,7 @@ class Arcs {
   // Length of an array over the arcs. Its last element is for w = 0, which is active on no sample.
   int64_t count() const { return static_cast<int64_t>(samples_.size()) + 2; }
 
-  // For the search (arc_loops.h); it looks at this object's arrays.
+  // For the search (angles.h); it looks at this object's arrays.
   ArcTable table() const;
 
   // sums (count, 2): the terms (n, 2) of the samples active on each arc.

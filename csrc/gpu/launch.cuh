@@ -5,8 +5,9 @@
 
 #include <cstdint>
 
-#include "activation/activation.h"
 #include "math/half.h"
+#include "math/homotopy.h"
+#include "types.h"
 
 namespace hrta {
 namespace cuda {

@@ -1,5 +1,5 @@
 // The base activations: value, slope and curvature of each as scalar functions, the only copy in C++. hrta_ext/bases.py
-// lists the same bases, by the same numbers, in plain torch.
+// lists the same bases, by the same numbers and names, in plain torch.
 //
 // A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
 // vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
@@ -10,7 +10,26 @@
 
 namespace hrta {
 
-enum BaseIndex : int { kRelu, kRelu2, kTanh, kGelu, kSilu, kSoftplus, kErf, kSin, kBaseCount };
+// Every base, in the order of its number: X(its struct below, its name). The numbers, the names and with_base come from
+// this list.
+#define HRTA_BASES(X)     \
+  X(Relu, "relu")         \
+  X(Relu2, "relu2")       \
+  X(Tanh, "tanh")         \
+  X(Gelu, "gelu")         \
+  X(Silu, "silu")         \
+  X(Softplus, "softplus") \
+  X(Erf, "erf")           \
+  X(Sin, "sin")
+
+#define HRTA_BASE_NUMBER(Base, name) k##Base,
+enum BaseIndex : int { HRTA_BASES(HRTA_BASE_NUMBER) kBaseCount };  // kRelu = 0, kRelu2, ...
+#undef HRTA_BASE_NUMBER
+
+#define HRTA_BASE_NAME(Base, name) name,
+constexpr const char* kBaseNames[] = {HRTA_BASES(HRTA_BASE_NAME)};
+#undef HRTA_BASE_NAME
+static_assert(sizeof(kBaseNames) / sizeof(kBaseNames[0]) == kBaseCount);
 
 inline namespace HRTA_SIMD_LEVEL {
 
@@ -221,6 +240,33 @@ struct SinBase {
 
 using Sin = SinBase<false>;
 using FastSin = SinBase<true>;
+
+// Whether the fast sine serves the whole block.
+template <typename T>
+bool all_within(const T* x, int n, T limit) {
+  int outside = 0;
+  for (int i = 0; i < n; ++i) outside |= !(absolute(x[i]) <= limit);
+  return outside == 0;
+}
+
+// Calls body(a base) for its number and returns what it does. A number that is no base's ends the program: it must
+// never be taken for another base.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // a body for the host alone, or for the device alone
+#endif
+template <typename Body>
+HRTA_INLINE auto with_base(int base, const Body& body) {
+#define HRTA_BASE_CASE(Base, name) \
+  case k##Base: return body(Base{});
+  switch (base) { HRTA_BASES(HRTA_BASE_CASE) }
+#undef HRTA_BASE_CASE
+#if defined(__CUDA_ARCH__)
+  __trap();
+#else
+  __builtin_trap();
+#endif
+  __builtin_unreachable();
+}
 
 // sigma(x), rounded once more than homotopy_value.
 template <typename Base, typename T>

@@ -65,6 +65,22 @@ HRTA_INLINE double absolute(double x) {
   return bit_cast<double>(bit_cast<uint64_t>(x) & 0x7fffffffffffffffull);
 }
 
+HRTA_INLINE float square_root(float x) {
+#if defined(__CUDA_ARCH__)
+  return sqrtf(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
+HRTA_INLINE double square_root(double x) {
+#if defined(__CUDA_ARCH__)
+  return sqrt(x);
+#else
+  return __builtin_sqrt(x);
+#endif
+}
+
 // |x| with the sign of y.
 HRTA_INLINE float with_sign(float x, float y) {
   return bit_cast<float>((bit_cast<uint32_t>(x) & 0x7fffffffu) | (bit_cast<uint32_t>(y) & 0x80000000u));

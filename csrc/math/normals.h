@@ -3,7 +3,7 @@
 // Neuron k of a stream has normals 0, 1, 2, ...: its output weight, then its weights. Normals 4 j .. 4 j + 3 come from
 // the counter (k mod 2^32, k div 2^32, j, 0) under the key `seed`. Only additions, products, quotients, square roots
 // and roundings of IEEE doubles are used, each written out (no fused multiply-add), so every machine gets the same
-// bits; hrta_ext/random.py does the same in torch. |normal| <= 6.8.
+// bits; hrta_ext/ntk/normals.py does the same in torch. |normal| <= 6.8.
 #pragma once
 
 #include <math.h>

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-#include "activation/activation.h"
+#include "math/homotopy.h"
+#include "types.h"
 
 namespace hrta {
 
@@ -28,7 +29,19 @@ struct TwoLayerGradients {
   void* grad_output_weight;  // (B, m)
 };
 
+inline namespace HRTA_SIMD_LEVEL {
+
+// m^(-1/2), the factor of f.
+HRTA_INLINE double output_scale(int64_t width) {
+  return 1.0 / square_root(double(width));
+}
+
+}  // namespace HRTA_SIMD_LEVEL
+
 namespace cpu {
+
+// Whether the shapes make the sums over arcs (cpu/arcs.h) faster than the loops for one call.
+bool arcs_win(const TwoLayerCall& call);
 
 // Sums over neurons are in float64 and in an order that depends on the shapes alone.
 

@@ -7,7 +7,8 @@
 // the terms would at s = 1.
 #pragma once
 
-#include "activation/activation.h"
+#include "math/bases.h"
+#include "types.h"
 
 namespace hrta {
 
@@ -22,7 +23,7 @@ struct GramSums {
   double* slope_product;  // (n, n)  Q_ij = sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
 };
 
-// Where the neurons come from: memory, or the counter-based generator of random_normals.h when weight is null.
+// Where the neurons come from: memory, or the counter-based generator of math/normals.h when weight is null.
 struct Neurons {
   ScalarKind dtype;           // kFloat32 or kFloat64
   const void* weight;         // (m, D) or null
@@ -63,6 +64,10 @@ struct GramEvaluation {
 };
 
 namespace cpu {
+
+struct AmxLoops;
+// Null where the processor or the operating system has no int8 matrix tiles.
+const AmxLoops* amx_loops();
 
 void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for);
 

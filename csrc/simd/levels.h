@@ -1,39 +1,47 @@
-// One table of loops per SIMD level; the best one that this processor runs is chosen once.
+// The best SIMD level that this processor runs, chosen once, and the pick of a table of loops for it. Each op declares
+// a table of its own; its loops are compiled once per level, each into the namespace of the level.
 #pragma once
-
-#include "activation/activation.h"
 
 namespace hrta {
 namespace cpu {
 
-struct TwoLayerLoops;  // two_layer_loops.h
-struct Update;         // update_loops.h
-struct ArcSearch;      // arc_loops.h
-inline namespace HRTA_SIMD_LEVEL {
-extern const TwoLayerLoops kTwoLayerLoops;
-void update(const Update& update);
-void find_arcs(const ArcSearch& search);
-}  // namespace HRTA_SIMD_LEVEL
+enum class Level { kBaseline, kAvx2, kAvx512 };
 
-constexpr int kBlock = 1024;  // elements: what a loop keeps in L1; ranges start at a multiple of it
+// HRTA_EXT_SIMD=baseline|avx2|avx512 keeps to that level or a lower one, for tests and comparisons.
+Level simd_level();
 
-struct Loops {
-  const char* level;
-  // Elements [begin, end).
-  void (*transform)(const ActivationCall& call, int64_t begin, int64_t end);
-  void (*relu_mask_forward)(const ReluMaskCall& call, int64_t begin, int64_t end);
-  void (*relu_mask_backward)(const ReluMaskCall& call, int64_t begin, int64_t end);
-  // Adds grad times the parameter gradient of elements [begin, end) to sums[i % n_features], or to sums[0].
-  void (*parameter_gradient)(const ActivationCall& call, int64_t begin, int64_t end, double* sums);
-  const TwoLayerLoops* two_layer;
-  void (*update)(const Update& update);
-  void (*find_arcs)(const ArcSearch& search);
-};
-
-const Loops& loops();
-
-// Names of the compiled levels, best last, separated by spaces.
+// Its name, and those of the compiled levels, best last, separated by spaces.
+const char* simd_level_name();
 const char* compiled_levels();
+
+// Defines `const Type& function()`: the table `name` of this processor's level. To be used once, in namespace hrta::cpu
+// of a file that is not compiled per level.
+#if defined(HRTA_HAVE_X86_LEVELS)
+#define HRTA_PICK_TABLE(Type, name, function)                                    \
+  inline namespace baseline {                                                    \
+  extern const Type name;                                                        \
+  }                                                                              \
+  namespace avx2 {                                                               \
+  extern const Type name;                                                        \
+  }                                                                              \
+  namespace avx512 {                                                             \
+  extern const Type name;                                                        \
+  }                                                                              \
+  const Type& function() {                                                       \
+    static const Type& chosen = simd_level() == Level::kAvx512 ? avx512::name    \
+                                : simd_level() == Level::kAvx2 ? avx2::name      \
+                                                               : baseline::name; \
+    return chosen;                                                               \
+  }
+#else
+#define HRTA_PICK_TABLE(Type, name, function) \
+  inline namespace baseline {                 \
+  extern const Type name;                     \
+  }                                           \
+  const Type& function() {                    \
+    return baseline::name;                    \
+  }
+#endif
 
 }  // namespace cpu
 }  // namespace hrta

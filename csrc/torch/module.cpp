@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <stdexcept>
 
-#include "ntk/cpu/loops.h"
+#include "ntk/gram.h"
 #include "simd/levels.h"
 #include "torch/addresses.h"
 #include "torch/runtime.h"
@@ -137,7 +137,7 @@ PYBIND11_MODULE(_C, m) {
     info["compiler"] = HRTA_COMPILER;
     info["built_for_torch"] = HRTA_BUILT_FOR_TORCH;
     info["simd_levels"] = cpu::compiled_levels();
-    info["simd"] = cpu::loops().level;
+    info["simd"] = cpu::simd_level_name();
     info["gram"] = cpu::amx_loops() != nullptr ? "int8 tiles" : "vectors";
     info["cuda_architectures"] = cuda_architectures();
     return info;

@@ -8,7 +8,6 @@
 
 #include <tuple>
 
-#include "network/cpu/arcs.h"
 #include "torch/addresses.h"
 #include "torch/runtime.h"
 

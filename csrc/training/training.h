@@ -1,15 +1,14 @@
-// Full-batch training of the two-layer network (two_layer.h), many steps a call, on
+// Full-batch training of the two-layer network (network/network.h), many steps a call, on
 //   R = 1/(2n) sum_i c_i [ (f_i - y_i)^2 + |df_dx_i - G_i|^2 ];
 // c = 1 without sample weights, no second term (Sobolev loss) without a target G of the gradients.
 #pragma once
 
 #include <cstdint>
 
+#include "math/update.h"
 #include "network/network.h"
 
 namespace hrta {
-
-enum class UpdateRule : int { kDescent, kAdam };
 
 // One network and its optimizer. Everything is contiguous and of `dtype`, kFloat32 or kFloat64.
 struct TwoLayerTraining {
@@ -40,7 +39,7 @@ struct TwoLayerTraining {
 
 namespace cpu {
 
-// Whether the passes go by arcs (cpu/two_layer_arcs.h) instead of loops over samples: a matter of the shapes.
+// Whether the passes go by arcs (network/cpu/arcs.h) instead of loops over samples: a matter of the shapes.
 bool trains_by_arcs(const TwoLayerTraining& training);
 
 // Where a call stands between two others: whether f holds the outputs on entry, and whether it is to on return.

@@ -1,94 +1,21 @@
-// The optimizers' updates of one element, for the CPU loops and the CUDA kernels.
+// The numbers of an update (math/update.h) from a training and its step.
 #pragma once
 
-#include <cfloat>
 #include <cmath>
 
 #include "training/training.h"
 
 namespace hrta {
 
-// One step of an optimizer.
-struct UpdateNumbers {
-  UpdateRule rule;
-  double rate;  // lr; kAdam: lr / (1 - beta1^t)
-  double root;  // kAdam: sqrt(1 - beta2^t)
-  double beta1, beta2, epsilon;
-
-  // The step that follows `taken` others of this training, at rate lr.
-  static UpdateNumbers at(const TwoLayerTraining& training, int64_t taken, double lr) {
-    UpdateNumbers numbers{training.rule, lr, 1.0, training.beta1, training.beta2, training.epsilon};
-    if (training.rule == UpdateRule::kAdam) {
-      const double count = double(training.updates + taken + 1);
-      numbers.rate = lr / (1.0 - std::pow(training.beta1, count));
-      numbers.root = std::sqrt(1.0 - std::pow(training.beta2, count));
-    }
-    return numbers;
+// The step that follows `taken` others of this training, at rate lr.
+inline UpdateNumbers update_numbers(const TwoLayerTraining& training, int64_t taken, double lr) {
+  UpdateNumbers numbers{training.rule, lr, 1.0, training.beta1, training.beta2, training.epsilon};
+  if (training.rule == UpdateRule::kAdam) {
+    const double count = double(training.updates + taken + 1);
+    numbers.rate = lr / (1.0 - std::pow(training.beta1, count));
+    numbers.root = std::sqrt(1.0 - std::pow(training.beta2, count));
   }
-};
-
-inline namespace HRTA_SIMD_LEVEL {
-
-HRTA_INLINE float square_root(float x) {
-#if defined(__CUDA_ARCH__)
-  return sqrtf(x);
-#else
-  return __builtin_sqrtf(x);
-#endif
-}
-HRTA_INLINE double square_root(double x) {
-#if defined(__CUDA_ARCH__)
-  return sqrt(x);
-#else
-  return __builtin_sqrt(x);
-#endif
+  return numbers;
 }
 
-// Zero where |x| is below the normal numbers. A neuron that falls silent, as a switch of s makes many, gets gradients
-// of exactly 0: its first moment would shrink into the subnormal numbers, stay there by rounding, and cost a CPU a
-// hundred cycles at every step. This halves the time of the paper's s = 0.5 -> 1; no weight of a usual size sees it.
-template <typename T>
-HRTA_INLINE T without_subnormals(T x) {
-  constexpr T kLeast = sizeof(T) == 4 ? T(FLT_MIN) : T(DBL_MIN);
-  return (x < T(0) ? -x : x) < kLeast ? T(0) : x;
-}
-
-// m += (1 - beta1) (g - m), v = beta2 v + (1 - beta2) g^2, w -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) +
-// eps): Kingma, Ba 2015, in the order of torch.optim.Adam.
-template <typename T>
-struct Adam {
-  T take_first, keep, take, rate, scale, epsilon;
-
-  explicit HRTA_INLINE Adam(const UpdateNumbers& numbers)
-      : take_first(T(1.0 - numbers.beta1)),
-        keep(T(numbers.beta2)),
-        take(T(1.0 - numbers.beta2)),
-        rate(T(numbers.rate)),
-        scale(T(1.0 / numbers.root)),
-        epsilon(T(numbers.epsilon)) {}
-
-  HRTA_INLINE void operator()(T g, T& parameter, T& first, T& second) const {
-    const T mean = first + take_first * (g - first);
-    const T square = keep * second + take * (g * g);
-    first = without_subnormals(mean);
-    second = without_subnormals(square);
-    parameter -= rate * mean / (scale * square_root(square) + epsilon);
-  }
-};
-
-// b = momentum b + g, w -= lr b, as torch.optim.SGD; without momentum there is no b.
-template <typename T>
-struct Descent {
-  T rate, momentum;
-
-  explicit HRTA_INLINE Descent(const UpdateNumbers& numbers) : rate(T(numbers.rate)), momentum(T(numbers.beta1)) {}
-
-  HRTA_INLINE void operator()(T g, T& parameter, T& first) const {
-    first = without_subnormals(momentum * first + g);
-    parameter -= rate * first;
-  }
-  HRTA_INLINE void operator()(T g, T& parameter) const { parameter -= rate * g; }
-};
-
-}  // namespace HRTA_SIMD_LEVEL
 }  // namespace hrta

@@ -1,11 +1,11 @@
-// The activation's loops, compiled once per SIMD level (CMakeLists.txt sets HRTA_SIMD_LEVEL and HRTA_LOOPS). Nothing
-// here may call an inline function of the standard library: its one merged copy could be the wrong level's.
+// The activation's loops, compiled once per SIMD level (CMakeLists.txt sets HRTA_SIMD_LEVEL). Nothing here may call an
+// inline function of the standard library: its one merged copy could be the wrong level's.
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
+#include "activation/cpu/loops.h"
 #include "math/half.h"
-#include "simd/levels.h"
 
 namespace hrta {
 namespace cpu {
@@ -64,23 +64,7 @@ BlockKernel<T, Parameter> kernel_of(Quantity quantity, bool with_slope) {
 
 template <typename T, typename Parameter>
 BlockKernel<T, Parameter> kernel_for(int base, Quantity quantity, bool with_slope) {
-  switch (base) {
-    case kRelu: return kernel_of<Relu, T, Parameter>(quantity, with_slope);
-    case kRelu2: return kernel_of<Relu2, T, Parameter>(quantity, with_slope);
-    case kTanh: return kernel_of<Tanh, T, Parameter>(quantity, with_slope);
-    case kGelu: return kernel_of<Gelu, T, Parameter>(quantity, with_slope);
-    case kSilu: return kernel_of<Silu, T, Parameter>(quantity, with_slope);
-    case kSoftplus: return kernel_of<Softplus, T, Parameter>(quantity, with_slope);
-    case kErf: return kernel_of<Erf, T, Parameter>(quantity, with_slope);
-    default: return kernel_of<Sin, T, Parameter>(quantity, with_slope);
-  }
-}
-
-template <typename T>
-bool all_within(const T* x, int n, T limit) {
-  int outside = 0;
-  for (int i = 0; i < n; ++i) outside |= !(absolute(x[i]) <= limit);
-  return outside == 0;
+  return with_base(base, [=](auto tag) { return kernel_of<decltype(tag), T, Parameter>(quantity, with_slope); });
 }
 
 // Evaluates blocks of one call; chooses the loop once, and per block the fast sine where every |x| allows it.
@@ -153,7 +137,7 @@ void store(const Computed<Stored>* block, Stored* memory, int n) {
 
 // Calls body(stored-type tag) for the call's dtype.
 template <typename Body>
-void with_type(ScalarKind dtype, const Body& body) {
+void with_stored_type(ScalarKind dtype, const Body& body) {
   switch (dtype) {
     case ScalarKind::kFloat16: body(Float16{}); break;
     case ScalarKind::kBFloat16: body(BFloat16{}); break;
@@ -205,7 +189,7 @@ void transform_range(const ActivationCall& call, int64_t begin, int64_t end) {
 }
 
 void transform(const ActivationCall& call, int64_t begin, int64_t end) {
-  with_type(call.dtype, [&](auto tag) { transform_range<decltype(tag)>(call, begin, end); });
+  with_stored_type(call.dtype, [&](auto tag) { transform_range<decltype(tag)>(call, begin, end); });
 }
 
 // Eight fixed lanes: the same sum at every SIMD level.
@@ -255,7 +239,7 @@ void parameter_gradient_range(const ActivationCall& call, int64_t begin, int64_t
 }
 
 void parameter_gradient(const ActivationCall& call, int64_t begin, int64_t end, double* sums) {
-  with_type(call.dtype, [&](auto tag) { parameter_gradient_range<decltype(tag)>(call, begin, end, sums); });
+  with_stored_type(call.dtype, [&](auto tag) { parameter_gradient_range<decltype(tag)>(call, begin, end, sums); });
 }
 
 // Byte k gets the bits x > 0 of elements 8k..8k+7. Flags are bytes first, a loop that vectorises; the product then
@@ -313,7 +297,7 @@ void relu_mask_forward_range(const ReluMaskCall& call, int64_t begin, int64_t en
 }
 
 void relu_mask_forward(const ReluMaskCall& call, int64_t begin, int64_t end) {
-  with_type(call.dtype, [&](auto tag) { relu_mask_forward_range<decltype(tag)>(call, begin, end); });
+  with_stored_type(call.dtype, [&](auto tag) { relu_mask_forward_range<decltype(tag)>(call, begin, end); });
 }
 
 // grad_x = grad_y where the bit is set, (1 - s) grad_y elsewhere.
@@ -351,25 +335,14 @@ void relu_mask_backward_range(const ReluMaskCall& call, int64_t begin, int64_t e
 }
 
 void relu_mask_backward(const ReluMaskCall& call, int64_t begin, int64_t end) {
-  with_type(call.dtype, [&](auto tag) { relu_mask_backward_range<decltype(tag)>(call, begin, end); });
+  with_stored_type(call.dtype, [&](auto tag) { relu_mask_backward_range<decltype(tag)>(call, begin, end); });
 }
 
 }  // namespace
 
+extern const ActivationLoops kActivationLoops;
+const ActivationLoops kActivationLoops = {transform, relu_mask_forward, relu_mask_backward, parameter_gradient};
+
 }  // namespace HRTA_SIMD_LEVEL
-
-#define HRTA_STRING(name) HRTA_STRING_OF(name)
-#define HRTA_STRING_OF(name) #name
-
-extern const Loops HRTA_LOOPS;
-const Loops HRTA_LOOPS = {HRTA_STRING(HRTA_SIMD_LEVEL),
-                          transform,
-                          relu_mask_forward,
-                          relu_mask_backward,
-                          parameter_gradient,
-                          &kTwoLayerLoops,
-                          update,
-                          find_arcs};
-
 }  // namespace cpu
 }  // namespace hrta

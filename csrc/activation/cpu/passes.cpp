@@ -3,10 +3,14 @@
 #include <vector>
 
 #include "activation/activation.h"
+#include "activation/cpu/loops.h"
 #include "simd/levels.h"
+#include "simd/parallel.h"
 
 namespace hrta {
 namespace cpu {
+
+HRTA_PICK_TABLE(ActivationLoops, kActivationLoops, activation_loops)
 
 namespace {
 
@@ -21,62 +25,43 @@ void over_blocks(int64_t n, ParallelFor parallel_for, const Work& work) {
     if (n > 0) work(int64_t(0), n);
     return;
   }
-  struct Context {
-    int64_t n;
-    const Work* work;
-  } context{n, &work};
-  auto body = [](int64_t begin, int64_t end, void* pointer) {
-    const Context& c = *static_cast<const Context*>(pointer);
-    (*c.work)(begin* kBlock, std::min(end * kBlock, c.n));
-  };
-  parallel_for((n + kBlock - 1) / kBlock, kGrainBlocks, body, &context);
+  run_parallel(parallel_for, ceil_div(n, kBlock), kGrainBlocks,
+               [&](int64_t begin, int64_t end) { work(begin * kBlock, std::min(end * kBlock, n)); });
 }
 
 }  // namespace
 
 void transform(const ActivationCall& call, ParallelFor parallel_for) {
-  const Loops& table = loops();
+  const ActivationLoops& table = activation_loops();
   over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { table.transform(call, begin, end); });
 }
 
 void relu_mask_forward(const ReluMaskCall& call, ParallelFor parallel_for) {
-  const Loops& table = loops();
+  const ActivationLoops& table = activation_loops();
   over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { table.relu_mask_forward(call, begin, end); });
 }
 
 void relu_mask_backward(const ReluMaskCall& call, ParallelFor parallel_for) {
-  const Loops& table = loops();
+  const ActivationLoops& table = activation_loops();
   over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { table.relu_mask_backward(call, begin, end); });
 }
 
 void parameter_gradient(const ActivationCall& call, double* grad_s, ParallelFor parallel_for) {
-  const Loops& table = loops();
+  const ActivationLoops& table = activation_loops();
   const int64_t features = std::max<int64_t>(call.n_features, 1);
   // One partial sum per chunk of whole rows; the chunks depend on the shape alone, so the bits do not depend on
   // threads.
   const int64_t rows = call.n / features;
-  const int64_t rows_per_chunk =
-      features == 1 ? kBlock : std::max<int64_t>((rows + kMaxRowChunks - 1) / kMaxRowChunks, 1);
-  const int64_t chunks = rows == 0 ? 0 : (rows + rows_per_chunk - 1) / rows_per_chunk;
+  const int64_t rows_per_chunk = features == 1 ? kBlock : std::max<int64_t>(ceil_div(rows, kMaxRowChunks), 1);
+  const int64_t chunks = ceil_div(rows, rows_per_chunk), elements = rows_per_chunk * features;
   std::vector<double> partial(static_cast<size_t>(chunks * features), 0.0);
-
-  struct Context {
-    const ActivationCall* call;
-    const Loops* table;
-    double* partial;
-    int64_t elements_per_chunk, features;
-  } context{&call, &table, partial.data(), rows_per_chunk * features, features};
-  auto body = [](int64_t begin, int64_t end, void* pointer) {
-    const Context& c = *static_cast<const Context*>(pointer);
+  const int64_t grain = std::max<int64_t>(kGrainBlocks * kBlock / elements, 1);
+  run_parallel(parallel_for, chunks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      int64_t first = chunk * c.elements_per_chunk;
-      int64_t last = std::min(first + c.elements_per_chunk, c.call->n);
-      c.table->parameter_gradient(*c.call, first, last, c.partial + chunk * c.features);
+      const int64_t first = chunk * elements, last = std::min(first + elements, call.n);
+      table.parameter_gradient(call, first, last, partial.data() + chunk * features);
     }
-  };
-  const int64_t grain = std::max<int64_t>(kGrainBlocks * kBlock / context.elements_per_chunk, 1);
-  if (chunks > 0) parallel_for(chunks, grain, body, &context);
-
+  });
   std::fill(grad_s, grad_s + features, 0.0);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     for (int64_t j = 0; j < features; ++j) grad_s[j] += partial[static_cast<size_t>(chunk * features + j)];

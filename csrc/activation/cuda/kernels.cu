@@ -1,5 +1,7 @@
 // The activation on the GPU. Memory-bound: every kernel reads its inputs and writes its outputs once, 8 elements per
-// thread. Templates go over base, quantity and the type computed in; the stored type is a run-time choice (launch.cuh).
+// thread. Templates go over base, quantity and the type computed in; the stored type is a run-time choice
+// (gpu/launch.cuh).
+#include "activation/activation.h"
 #include "gpu/launch.cuh"
 
 namespace hrta {
@@ -163,23 +165,10 @@ void launch_gradient(const ActivationCall& call, double* partial, double* grad_s
 // Calls launch(base tag, type tag).
 template <typename Launch>
 void with_base_and_type(const ActivationCall& call, const Launch& launch) {
-  auto with_base = [&](auto base) {
-    if (call.dtype == ScalarKind::kFloat64) {
-      launch(base, double{});
-    } else {
-      launch(base, float{});
-    }
-  };
-  switch (call.base) {
-    case kRelu: with_base(Relu{}); break;
-    case kRelu2: with_base(Relu2{}); break;
-    case kTanh: with_base(Tanh{}); break;
-    case kGelu: with_base(Gelu{}); break;
-    case kSilu: with_base(Silu{}); break;
-    case kSoftplus: with_base(Softplus{}); break;
-    case kErf: with_base(Erf{}); break;
-    default: with_base(Sin{}); break;
-  }
+  with_base(call.base, [&](auto base) {
+    if (call.dtype == ScalarKind::kFloat64) return launch(base, double{});
+    launch(base, float{});
+  });
 }
 
 // Eight elements of a thread are one byte of the mask.

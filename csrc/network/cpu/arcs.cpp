@@ -2,22 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 
-#include "simd/levels.h"
+#include "network/cpu/plan.h"
 #include "simd/parallel.h"
-#include "simd/with_type.h"
 
 namespace hrta {
 namespace cpu {
 
 namespace {
-
-constexpr int64_t kArcTasks = 64;
-constexpr int64_t kArcSums = 1 << 21;  // doubles in memory, unless one chunk per network is more
-constexpr int64_t kArcNeurons = 8192;
-constexpr int64_t kArcGrain = 2048;  // neurons that repay waking a thread
-constexpr int64_t kReduceGrain = 1 << 15;
 
 // Element `index` of an array that may be null.
 template <typename T>
@@ -30,22 +22,11 @@ const T* element(const void* array, int64_t index) {
   return array == nullptr ? nullptr : static_cast<const T*>(array) + index;
 }
 
-// Neurons cut by the shapes alone, so that the sums' order, and with it every bit, is the same for any number of
-// threads.
-struct Chunks {
-  int64_t neurons, count;
-
-  Chunks(const TwoLayerCall& call, int64_t doubles) {
-    const int64_t most = std::clamp<int64_t>(kArcSums / (call.networks * doubles), 1, kArcTasks);
-    neurons = std::max({kArcNeurons, call.n, ceil_div(call.width, most)});
-    count = ceil_div(call.width, neurons);
-  }
-
-  TwoLayerRange range(const TwoLayerCall& call, int64_t task) const {
-    const int64_t first = task % count * neurons;
-    return {task / count, first, std::min(first + neurons, call.width), 0, call.n};
-  }
-};
+// The neurons of one task of (networks, chunks).
+TwoLayerRange range_of(const TwoLayerCall& call, const ArcCut& cut, int64_t task) {
+  const int64_t first = task % cut.chunks * cut.chunk_neurons;
+  return {task / cut.chunks, first, std::min(first + cut.chunk_neurons, call.width), 0, call.n};
+}
 
 // body(first, count, weight (count, 2), arcs (count)) over the range's neurons.
 template <typename T, typename Body>
@@ -55,7 +36,7 @@ void for_each_block(const Arcs& arcs, const TwoLayerCall& call, const TwoLayerRa
   for (int64_t first = range.first_neuron; first < range.last_neuron; first += kArcBlock) {
     const int64_t count = std::min(kArcBlock, range.last_neuron - first);
     const T* weight = element<T>(call.weight, 2 * (range.network * call.width + first));
-    loops().find_arcs({table, call.dtype, weight, count, found});
+    angle_loops().find_arcs({table, call.dtype, weight, count, found});
     body(first, count, weight, found);
   }
 }
@@ -79,8 +60,9 @@ void finish(const TwoLayerCall& call, Quantity quantity, const double* active, c
 
 }  // namespace
 
-// Measured on one AVX2 core: 0.11 ns per pair in the loops, against 12 to 15 ns per neuron, whatever n is, and 70 ns
-// per sample (sorting, which only one thread does) in the arcs. AVX-512 halves the first of these.
+// Measured on one AVX2 core (benchmarks/bench_two_layer.py): 0.11 ns per pair in the loops, against 12 to 15 ns per
+// neuron, whatever n is, and 70 ns per sample (sorting, which only one thread does) in the arcs. AVX-512 halves the
+// first of these.
 bool arcs_win(const TwoLayerCall& call) {
   return call.base == kRelu && call.features == 2 && call.n >= 512 && call.n < kMostArcSamples &&
          call.width * call.networks >= 4096;
@@ -134,15 +116,15 @@ bool arc_forward(const TwoLayerCall& call, Quantity quantity, double* f, double*
   const Arcs arcs = arcs_of(call);
   if (!arcs.finite()) return false;
   const int64_t sums = arc_sums(arcs);
-  const Chunks chunks(call, sums);
-  std::vector<double> parts(static_cast<size_t>(call.networks * chunks.count * sums), 0.0);
-  run_parallel(parallel_for, call.networks * chunks.count, 1, [&](int64_t begin, int64_t end) {
+  const ArcCut cut(call, sums);
+  std::vector<double> parts(static_cast<size_t>(call.networks * cut.chunks * sums), 0.0);
+  run_parallel(parallel_for, call.networks * cut.chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      add_to_arcs(arcs, call, chunks.range(call, task), parts.data() + task * sums);
+      add_to_arcs(arcs, call, range_of(call, cut, task), parts.data() + task * sums);
     }
   });
   for (int64_t network = 0; network < call.networks; ++network) {
-    const ArcParts of_network{parts.data() + network * chunks.count * sums, chunks.count, sums};
+    const ArcParts of_network{parts.data() + network * cut.chunks * sums, cut.chunks, sums};
     double* network_f = element<double>(f, network * call.n);
     double* network_df_dx = element<double>(df_dx, network * call.n * 2);
     if (!arc_outputs(arcs, call, quantity, of_network, 1.0, network_f, network_df_dx, parallel_for)) return false;
@@ -165,7 +147,7 @@ bool arc_pull(const Arcs& arcs, const TwoLayerCall& call, const void* grad_f, co
   });
   if (!is_finite(everywhere[0]) || !is_finite(everywhere[1])) return false;
   arcs.sum_over_samples(terms.data(), pull);
-  const double scale = 1.0 / std::sqrt(double(call.width));
+  const double scale = output_scale(call.width);
   for (int64_t at = 0; at < 2 * arcs.count(); ++at) {
     pull[at] = scale * (call.s * pull[at] + (1.0 - call.s) * everywhere[at % 2]);
   }

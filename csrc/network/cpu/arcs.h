@@ -1,5 +1,5 @@
-// ReLU and two features by arcs (arcs.h): O((m + n) log n) instead of O(n m) for everything, exact to rounding. With U
-// the sum of a_k w_k over the neurons active on x, V over all, and r_i the pull of sample i (two_layer_relu.h),
+// ReLU and two features by arcs (circle/arcs.h): O((m + n) log n) instead of O(n m) for everything, exact to rounding.
+// With U the sum of a_k w_k over the neurons active on x, V over all, and r_i the pull of sample i (relu.h),
 //   df_dx = (1 - s) V + s U,  f = x . df_dx,  df/ds = x . (U - V);
 //   h_k = (1 - s) sum_i r_i + s sum over the samples active on k's arc,  dW_k = a_k h_k,  da_k = w_k . h_k.
 #pragma once
@@ -13,9 +13,6 @@
 
 namespace hrta {
 namespace cpu {
-
-// Whether the shapes make the arcs faster than the loops for one call (benchmarks/bench_two_layer.py).
-bool arcs_win(const TwoLayerCall& call);
 
 // What follows returns false, with its results unspecified, if a number is not finite: running sums would carry it
 // everywhere. Ranges are of neurons; their samples are not looked at.

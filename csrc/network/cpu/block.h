@@ -15,6 +15,12 @@ constexpr int kTileVectors = 4;
 template <typename T>
 constexpr int kTile = kTileVectors * kLanes<T>;
 
+// A number of features as a type.
+template <int D>
+struct FeatureCount {
+  static constexpr int kValue = D;
+};
+
 template <typename T>
 struct TwoLayerSamples {
   const T* x;  // (n, D)

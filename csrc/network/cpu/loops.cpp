@@ -1,10 +1,9 @@
 // The two-layer network's loops over ranges of neurons, compiled once per SIMD level: weights into one array per
-// feature, a block at a time, and the gradients back. As in activation_loops.cpp, no inline function of the standard
-// library.
+// feature, a block at a time, and the gradients back. As in activation/cpu/loops.cpp, no inline function of the
+// standard library.
 #include "network/cpu/loops.h"
 
 #include "network/cpu/tiles.h"
-#include "simd/levels.h"
 
 namespace hrta {
 namespace cpu {
@@ -105,7 +104,7 @@ void backward_range(const TwoLayerCall& call, const TwoLayerGradients& wanted, c
   const T* grad_df_dx = static_cast<const T*>(wanted.grad_df_dx);
   if (grad_f != nullptr) grad_f += range.network * call.n;
   if (grad_df_dx != nullptr) grad_df_dx += range.network * call.n * call.features;
-  const T factor = T(1.0 / __builtin_sqrt(double(call.width)));
+  const T factor = T(output_scale(call.width));
   const TwoLayerBlockGradients<T> gradients{scratch.grad_weight, scratch.grad_output_weight, scratch.stride,
                                             wanted.grad_weight != nullptr, wanted.grad_output_weight != nullptr};
   over_blocks(call, range, [&](int64_t neuron, int count) {
@@ -131,6 +130,7 @@ void backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, cons
 
 }  // namespace
 
+extern const TwoLayerLoops kTwoLayerLoops;
 const TwoLayerLoops kTwoLayerLoops = {forward, backward};
 
 }  // namespace HRTA_SIMD_LEVEL

@@ -1,4 +1,5 @@
-// The table of the two-layer network's loops, one per SIMD level (simd.h).
+// The table of the two-layer network's loops, one per SIMD level (simd/levels.h), and their longest block. plan.h has
+// the other cuts of the work.
 #pragma once
 
 #include "network/network.h"
@@ -34,6 +35,8 @@ struct TwoLayerLoops {
   void (*backward)(const TwoLayerCall& call, const TwoLayerGradients& gradients, const TwoLayerRange& range,
                    void* scratch);
 };
+
+const TwoLayerLoops& two_layer_loops();
 
 }  // namespace cpu
 }  // namespace hrta

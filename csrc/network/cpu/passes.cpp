@@ -1,49 +1,28 @@
 // The two-layer network on the CPU: cuts the work into pieces for the thread pool and adds up partial sums.
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "network/cpu/arcs.h"
 #include "network/cpu/loops.h"
+#include "network/cpu/plan.h"
 #include "network/network.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
-#include "simd/with_type.h"
 
 namespace hrta {
 namespace cpu {
 
+HRTA_PICK_TABLE(TwoLayerLoops, kTwoLayerLoops, two_layer_loops)
+
 namespace {
 
-constexpr int64_t kTasks = 64;             // enough for many cores, few enough that partial sums stay small
-constexpr int64_t kChunkNeurons = 256;     // a chunk is a multiple of it
-constexpr int64_t kPartialSums = 1 << 21;  // doubles, unless one per output is more
-constexpr int64_t kGrainPairs = 1 << 15;   // (sample, neuron) pairs that repay waking a thread
-constexpr int64_t kReduceGrain = 1 << 15;
-
-AlignedMemory block_memory(const TwoLayerCall& call) {
-  return aligned_memory(block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8));
+Buffer<char> block_memory(const TwoLayerCall& call) {
+  return Buffer<char>(block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8));
 }
-
-// Tasks: networks x ranges of samples x chunks of neurons, cut by the shapes alone, so that the sums' order, and with
-// it every bit, is the same for any number of threads.
-struct Cut {
-  int64_t ranges, range_samples, chunks, chunk_neurons;
-
-  Cut(const TwoLayerCall& call, int64_t sums_per_sample) {
-    range_samples = call.features <= 16 ? 2048 : 256;
-    ranges = ceil_div(call.n, range_samples);
-    const int64_t rows = std::max<int64_t>(call.networks * call.n, 1);
-    const int64_t most = std::max<int64_t>(kPartialSums / (rows * sums_per_sample), 1);
-    chunks = std::min(ceil_div(kTasks, std::max<int64_t>(call.networks * ranges, 1)), most);
-    chunk_neurons = ceil_div(ceil_div(call.width, chunks), kChunkNeurons) * kChunkNeurons;
-    chunks = ceil_div(call.width, chunk_neurons);
-  }
-};
 
 // Sums over each chunk of neurons: f (networks, chunks, n) and df_dx (networks, chunks, n, D), those that are wanted.
 struct PartialSums {
-  Cut cut;
+  LoopCut cut;
   std::vector<double> f, df_dx;
 
   PartialSums(const TwoLayerCall& call, Quantity quantity, bool want_f, bool want_df_dx, ParallelFor parallel_for)
@@ -65,8 +44,8 @@ struct PartialSums {
         range.first_sample = task % cut.ranges * cut.range_samples;
         range.last_sample = std::min(range.first_sample + cut.range_samples, call.n);
         const int64_t at = part * call.n + range.first_sample;
-        loops().two_layer->forward(call, quantity, range, want_f ? f.data() + at : nullptr,
-                                   want_df_dx ? df_dx.data() + at * call.features : nullptr, scratch.get());
+        two_layer_loops().forward(call, quantity, range, want_f ? f.data() + at : nullptr,
+                                  want_df_dx ? df_dx.data() + at * call.features : nullptr, scratch.get());
       }
     });
   }
@@ -90,16 +69,12 @@ struct PartialSums {
   }
 };
 
-double output_scale(const TwoLayerCall& call) {
-  return 1.0 / std::sqrt(double(call.width));
-}
-
 }  // namespace
 
 void two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, ParallelFor parallel_for) {
   if (call.networks * call.n == 0) return;
   const PartialSums partial(call, Quantity::kValue, f != nullptr, df_dx != nullptr, parallel_for);
-  const double factor = output_scale(call);
+  const double factor = output_scale(call.width);
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto finish = [&](const std::vector<double>& sums, int64_t count, void* result) {
@@ -118,7 +93,7 @@ void two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void
   const int64_t count = call.n * call.features;
   if (count == 0) return;
   const PartialSums partial(call, Quantity::kValue, false, true, parallel_for);
-  const double factor = output_scale(call);
+  const double factor = output_scale(call.width);
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* grad = static_cast<const T*>(grad_f);
@@ -146,7 +121,7 @@ double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f
       }
     }
   });
-  return output_scale(call) * sum;
+  return output_scale(call.width) * sum;
 }
 
 void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for) {
@@ -165,7 +140,7 @@ void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradi
       range.last_neuron = std::min((last - network * chunks) * kChunkNeurons, call.width);
       range.first_sample = 0;
       range.last_sample = call.n;
-      loops().two_layer->backward(call, gradients, range, scratch.get());
+      two_layer_loops().backward(call, gradients, range, scratch.get());
       begin = last;
     }
   });

@@ -138,13 +138,7 @@ void relu_backward_features(double s, const TwoLayerSamples<T>& samples, const T
   }
 }
 
-// Calls body(std::integral_constant-like tag) for the numbers of features that have loops of their own; false for
-// others.
-template <int D>
-struct FeatureCount {
-  static constexpr int kValue = D;
-};
-
+// Calls body(FeatureCount) for the numbers of features that have loops of their own; false for others.
 template <typename Body>
 bool with_feature_count(int features, const Body& body) {
   switch (features) {
@@ -158,7 +152,7 @@ bool with_feature_count(int features, const Body& body) {
   }
 }
 
-// forward_block and backward_block of two_layer_blocks.h for ReLU; false if there is no loop for this many features.
+// forward_block and backward_block of tiles.h for ReLU; false if there is no loop for this many features.
 template <typename T>
 bool relu_forward(Quantity quantity, double s, const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& block,
                   double* f, double* df_dx) {

@@ -3,7 +3,7 @@
 //   U_i = sum_k a_k p_ik w_k,  V = sum_k a_k w_k:  df_dx_i = q V + s U_i,  f_i = x_i . (q V + (s/2) U_i);
 //   H_k = sum_i (g_i p_ik + [z_ik > 0] G_i . w_k) x_i + p_ik G_i,  R = sum_i g_i x_i + G_i,  g = grad_f, G =
 //   grad_df_dx: grad_w_k = a_k (q R + s H_k),  grad_a_k = w_k . (q R + (s/2) H_k).
-// Two to three times the speed of two_layer_blocks.h, and the base of the Sobolev losses.
+// Two to three times the speed of tiles.h, and the base of the Sobolev losses.
 #pragma once
 
 #include "network/cpu/relu.h"
@@ -147,7 +147,7 @@ void relu2_backward_features(double s, const TwoLayerSamples<T>& samples, const 
   }
 }
 
-// forward_block and backward_block of two_layer_blocks.h for ReLU^2 / 2; false if there is no loop for this many
+// forward_block and backward_block of tiles.h for ReLU^2 / 2; false if there is no loop for this many
 // features.
 template <typename T>
 bool relu2_forward(Quantity quantity, double s, const TwoLayerSamples<T>& samples, const TwoLayerBlock<T>& block,

@@ -1,8 +1,8 @@
 // The inner loops of the two-layer network: a block of neurons against samples, forward and backward.
 //
 // Neurons lie along the vectors. A block holds its weights as one array per feature, padded with zeros to whole tiles
-// of kTile neurons. ReLU and ReLU^2 / 2 with few features keep everything in registers (two_layer_relu.h,
-// two_layer_relu2.h); the rest goes through tiles of pre-activations in L1, kTileSamples x kTile, over which the bases'
+// of kTile neurons. ReLU and ReLU^2 / 2 with few features keep everything in registers (relu.h, relu2.h); the
+// rest goes through tiles of pre-activations in L1, kTileSamples x kTile, over which the bases'
 // scalar functions vectorise.
 #pragma once
 
@@ -82,13 +82,6 @@ template <typename Base, Quantity kQuantity, typename T>
 void evaluate(const T* z, T* y, int n, Homotopy<T> h) {
 #pragma GCC ivdep
   for (int i = 0; i < n; ++i) y[i] = homotopy_quantity<Base, kQuantity>(z[i], h);
-}
-
-template <typename T>
-bool all_within(const T* x, int n, T limit) {
-  int outside = 0;
-  for (int i = 0; i < n; ++i) outside |= !(absolute(x[i]) <= limit);
-  return outside == 0;
 }
 
 // As homotopy_quantity; the sine takes its fast form where every |z| allows it.
@@ -252,20 +245,9 @@ template <typename T>
 void forward_block(int base, Quantity quantity, double s, const TwoLayerSamples<T>& samples,
                    const TwoLayerBlock<T>& block, double* f, double* df_dx) {
   const Homotopy<T> h = Homotopy<T>::from(s);
-  switch (base) {
-    case kRelu:
-      if (relu_forward(quantity, s, samples, block, f, df_dx)) return;
-      return forward_base<Relu>(quantity, samples, block, h, f, df_dx);
-    case kRelu2:
-      if (relu2_forward(quantity, s, samples, block, f, df_dx)) return;
-      return forward_base<Relu2>(quantity, samples, block, h, f, df_dx);
-    case kTanh: return forward_base<Tanh>(quantity, samples, block, h, f, df_dx);
-    case kGelu: return forward_base<Gelu>(quantity, samples, block, h, f, df_dx);
-    case kSilu: return forward_base<Silu>(quantity, samples, block, h, f, df_dx);
-    case kSoftplus: return forward_base<Softplus>(quantity, samples, block, h, f, df_dx);
-    case kErf: return forward_base<Erf>(quantity, samples, block, h, f, df_dx);
-    default: return forward_base<Sin>(quantity, samples, block, h, f, df_dx);
-  }
+  if (base == kRelu && relu_forward(quantity, s, samples, block, f, df_dx)) return;
+  if (base == kRelu2 && relu2_forward(quantity, s, samples, block, f, df_dx)) return;
+  with_base(base, [&](auto tag) { forward_base<decltype(tag)>(quantity, samples, block, h, f, df_dx); });
 }
 
 // The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i (either gradient may be null) in the block's weights,
@@ -278,20 +260,9 @@ void backward_block(int base, double s, const TwoLayerSamples<T>& samples, const
   }
   for (int j = 0; j < block.count; ++j) gradients.output_weight[j] = T(0);
   const Homotopy<T> h = Homotopy<T>::from(s);
-  switch (base) {
-    case kRelu:
-      if (relu_backward(s, samples, block, grad_f, grad_df_dx, gradients)) return;
-      return backward_tiles<Relu>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kRelu2:
-      if (relu2_backward(s, samples, block, grad_f, grad_df_dx, gradients)) return;
-      return backward_tiles<Relu2>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kTanh: return backward_tiles<Tanh>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kGelu: return backward_tiles<Gelu>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kSilu: return backward_tiles<Silu>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kSoftplus: return backward_tiles<Softplus>(samples, block, h, grad_f, grad_df_dx, gradients);
-    case kErf: return backward_tiles<Erf>(samples, block, h, grad_f, grad_df_dx, gradients);
-    default: return backward_tiles<Sin>(samples, block, h, grad_f, grad_df_dx, gradients);
-  }
+  if (base == kRelu && relu_backward(s, samples, block, grad_f, grad_df_dx, gradients)) return;
+  if (base == kRelu2 && relu2_backward(s, samples, block, grad_f, grad_df_dx, gradients)) return;
+  with_base(base, [&](auto tag) { backward_tiles<decltype(tag)>(samples, block, h, grad_f, grad_df_dx, gradients); });
 }
 
 }  // namespace HRTA_SIMD_LEVEL

@@ -1,7 +1,7 @@
-// The launches of two_layer.cuh for one Unit; each two_layer_*.cu instantiates them.
+// The launches of forward.cuh and backward.cuh for one Unit; relu.cu, relu2.cu and smooth_*.cu instantiate them.
 #pragma once
 
-#include "network/cuda/kernels.cuh"
+#include "network/cuda/plan.cuh"
 
 namespace hrta {
 namespace cuda {

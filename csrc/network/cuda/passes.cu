@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant
   const int degree = degree_of(call.base);
   const double s = work.parameter_gradient ? 1.0 : parameter(call);
   const double q = work.parameter_gradient ? -1.0 : 1.0 - s;
-  const double scale = 1.0 / sqrt(double(call.width));
+  const double scale = output_scale(call.width);
   const T* x = static_cast<const T*>(call.x) + row % call.n * call.features;
   const double* sums = forward.sums + row * work.sums * forward.chunks;
   auto total = [&](int64_t c) {
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *grad_s = sum;
 }
 
-// R (networks, D) of two_layer.cuh, a block per network.
+// R (networks, D) of units.cuh, a block per network.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     everywhere_kernel(const __grid_constant__ TwoLayerCall call, const T* grad_f, const T* grad_df_dx, double* result) {
@@ -124,17 +124,10 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Calls body with a float or a double, as the call's tensors are.
-template <typename Body>
-void with_type(const TwoLayerCall& call, const Body& body) {
-  if (call.dtype == ScalarKind::kFloat32) return body(0.0f);
-  body(0.0);
-}
-
 // Calls body with the TwoLayerKernels of the call's base and type.
 template <typename Body>
 void with_kernels(const TwoLayerCall& call, const Body& body) {
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     switch (degree_of(call.base)) {
       case 1: return body(TwoLayerKernels<ReluUnit, T>{});
@@ -156,7 +149,7 @@ void launch_forward(const TwoLayerCall& call, const Outputs& outputs, double* sc
   work.f = outputs.f, work.df_dx = outputs.df_dx;
   const int64_t blocks = ceil_div(call.networks * call.n, kThreads / kLanes);
   with_kernels(call, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (outputs.in_double) return launch(outputs_kernel<T, double>, blocks, kThreads, stream, work);
     launch(outputs_kernel<T, T>, blocks, kThreads, stream, work);
@@ -199,7 +192,7 @@ const char* two_layer_input_gradient(const TwoLayerCall& call, const void* grad_
     outputs.in_double = true;
     launch_forward(call, outputs, static_cast<double*>(scratch), stream);
   }
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(input_gradient_kernel<T>, ceil_div(count, kThreads), kThreads, stream, call, static_cast<const T*>(grad_f),
            static_cast<const double*>(df_dx), static_cast<T*>(grad_x));
@@ -218,7 +211,7 @@ const char* two_layer_parameter_gradient(const TwoLayerCall& call, const void* g
     outputs.in_double = outputs.parameter_gradient = true;
     launch_forward(call, outputs, static_cast<double*>(scratch), stream);
   }
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(parameter_gradient_kernel<T>, 1, kThreads, stream, count, static_cast<const T*>(grad_f),
            static_cast<const double*>(df_ds), grad_s);
@@ -232,7 +225,7 @@ const char* two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients
   DeviceGuard guard(device);
   const BackwardPlan plan(call);
   double* everywhere = static_cast<double*>(scratch);
-  with_type(call, [&](auto zero) {
+  with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(everywhere_kernel<T>, call.networks, kThreads, stream, call, static_cast<const T*>(gradients.grad_f),
            static_cast<const T*>(gradients.grad_df_dx), everywhere);

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
-#include "network/cuda/kernels.cuh"
+#include "network/cuda/backward.cuh"
+#include "network/cuda/forward.cuh"
 
 namespace hrta {
 namespace cuda {
@@ -61,6 +61,14 @@ struct OutputsWork {
   int64_t sums;
   bool with_gradient, parameter_gradient;
   void *f, *df_dx;
+};
+
+// One translation unit per Unit and type, which the build compiles side by side: relu.cu and its likes define them
+// (launches.cuh).
+template <typename Unit, typename T>
+struct TwoLayerKernels {
+  static void forward(const ForwardWork& work, bool with_gradient, void* stream);
+  static void backward(const BackwardWork& work, void* stream);
 };
 
 void launch_forward(const TwoLayerCall& call, const Outputs& outputs, double* scratch, void* stream);

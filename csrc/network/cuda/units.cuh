@@ -1,5 +1,21 @@
-// What the two-layer network's kernels are made of (two_layer.cuh): the bases, and what forward and backward share.
+// The two-layer network's kernels. Every warp works by itself: forward a lane holds samples and the neurons of a chunk
+// stream through shared memory, backward a lane holds neurons and the samples stream. What streams is read by all lanes
+// at once, so a pair of sample and neuron costs its arithmetic.
+//
+// sigma_s(z) = q z + s sigma(z) with q = 1 - s, so the loops see the base alone, and the linear part comes from sums of
+// size D. With V = sum_k a_k w_k and R = sum_i g_i x_i + G_i (g = grad_f, G = grad_df_dx), without the factor m^(-1/2):
+//   f_i = q x_i . V + s S_i,        S_i = sum_k a_k sigma(z_ik)
+//   df_dx_i = q V + s U_i,          U_i = sum_k a_k sigma'(z_ik) w_k
+//   grad_w_k = a_k (q R + s H_k),   H_k = sum_i (g_i sigma' + (G_i . w_k) sigma'') x_i + sigma' G_i
+//   grad_a_k = q w_k . R + s A_k,   A_k = sum_i g_i sigma + (G_i . w_k) sigma'
+// ReLU and ReLU^2 / 2 are homogeneous of degree p = 1, 2: S_i = x_i . U_i / p and A_k = w_k . H_k / p are free.
+//
+// Sums are in T over a tile of 16 to 64 and in double beyond; their order depends on the shapes alone.
+//
+// Here is what they are made of: the bases, and what forward.cuh and backward.cuh share.
 #pragma once
+
+#include <type_traits>
 
 #include "gpu/launch.cuh"
 #include "math/homotopy.h"
@@ -13,6 +29,16 @@ constexpr int kWarps = 4;  // of a block, for nothing but scheduling
 
 // Numbers of features that kernels are compiled for; others are padded with zeros to the next.
 constexpr int kFeatureCounts[] = {1, 2, 3, 4, 5, 9, 16};
+
+// Calls body(number of features as a constant) with the least compiled one that holds `features`.
+template <int kIndex = 0, typename Body>
+void with_padded_features(int64_t features, const Body& body) {
+  constexpr int kFeatures = kFeatureCounts[kIndex];
+  if constexpr (kFeatures < kMostFeatures) {
+    if (features > kFeatures) return with_padded_features<kIndex + 1>(features, body);
+  }
+  body(std::integral_constant<int, kFeatures>{});
+}
 
 // --- the bases ----------------------------------------------------------------------------------------------------
 
@@ -59,6 +85,14 @@ struct Relu2Unit {
   }
 };
 
+// The Unit of a base, by its degree.
+HRTA_INLINE constexpr int degree_of(int base) {
+  return base == kRelu ? 1 : base == kRelu2 ? 2 : 0;
+}
+
+template <typename Base>
+constexpr bool kHasOwnUnit = std::is_same_v<Base, Relu> || std::is_same_v<Base, Relu2>;
+
 template <typename Base, int kCount, typename T>
 __device__ __forceinline__ void evaluate_base(const T (&z)[kCount], T* value, T* slope, T* curvature) {
 #pragma unroll
@@ -76,22 +110,38 @@ struct SmoothUnit {
   static constexpr int kNeurons = 1;
   template <int kCount, typename T>
   static __device__ __forceinline__ void evaluate(int base, const T (&z)[kCount], T* value, T* slope, T* curvature) {
-    switch (base) {
-      case kTanh: return evaluate_base<Tanh>(z, value, slope, curvature);
-      case kGelu: return evaluate_base<Gelu>(z, value, slope, curvature);
-      case kSilu: return evaluate_base<Silu>(z, value, slope, curvature);
-      case kSoftplus: return evaluate_base<Softplus>(z, value, slope, curvature);
-      case kErf: return evaluate_base<Erf>(z, value, slope, curvature);
-      default: return evaluate_base<Sin>(z, value, slope, curvature);
-    }
+    with_base(base, [&](auto tag) {
+      using Base = decltype(tag);
+      if constexpr (!kHasOwnUnit<Base>) evaluate_base<Base>(z, value, slope, curvature);
+    });
   }
 };
 
-HRTA_INLINE constexpr int degree_of(int base) {
-  return base == kRelu ? 1 : base == kRelu2 ? 2 : 0;
+// --- what both directions share -----------------------------------------------------------------------------------
+
+__device__ __forceinline__ bool stopped(const int64_t* done) {
+  return done != nullptr && *done != 0;
 }
 
-// --- what both directions share -----------------------------------------------------------------------------------
+// Where a warp stands among the items of a work: rows that its lanes hold (a group) by rows that stream (a part).
+struct Place {
+  int lane, warp;  // of the block
+  int64_t group, part, network;
+  bool idle;  // beyond the last item, or the work was stopped
+};
+
+template <typename Work>
+__device__ __forceinline__ Place place_of(const Work& work) {
+  Place place;
+  place.lane = threadIdx.x % kLanes;
+  place.warp = threadIdx.x / kLanes;
+  const int64_t item = int64_t(blockIdx.x) * kWarps + place.warp;
+  place.idle = item >= work.items() || stopped(work.done);
+  place.group = item % work.groups;
+  place.part = item / work.groups % work.parts();
+  place.network = item / (work.groups * work.parts());
+  return place;
+}
 
 // A row of `count` elements in shared memory, in whole 16-byte words.
 template <typename T, int count>
@@ -134,10 +184,6 @@ __device__ __forceinline__ double sum_over_warp(double value) {
 #pragma unroll
   for (int offset = kLanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
   return value;
-}
-
-__device__ __forceinline__ bool stopped(const int64_t* done) {
-  return done != nullptr && *done != 0;
 }
 
 __device__ __forceinline__ double parameter(const TwoLayerCall& call) {

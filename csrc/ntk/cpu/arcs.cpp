@@ -3,6 +3,7 @@
 // two rays, and their running sums, give every entry of the two products: the neurons active for both of two samples
 // fill one range of arcs (none if the samples are antiparallel). O(m + n^2) after a sort of the rays.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 

@@ -4,14 +4,18 @@
 #include "ntk/cpu/builder.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <vector>
 
 #include "ntk/cpu/loops.h"
 #include "ntk/gram.h"
+#include "simd/levels.h"
 
 namespace hrta {
 namespace cpu {
+
+HRTA_PICK_TABLE(GramLoops, kGramLoops, gram_loops)
 
 namespace {
 
@@ -20,7 +24,7 @@ bool is_double(const GramCall& call) {
 }
 
 int64_t round_up(int64_t count, int64_t unit) {
-  return (count + unit - 1) / unit * unit;
+  return ceil_div(count, unit) * unit;
 }
 
 // One product's operands for one block of neurons: `left` and `right` bytes per group of samples.
@@ -58,7 +62,7 @@ struct Operands {
 
 // Groups of samples, an even number.
 int64_t group_count(const GramCall& call) {
-  return round_up(call.n, kTile) / kGroup;
+  return round_up(call.n, kProductTile) / kGroup;
 }
 
 // Below this many features sum_k w_k w_k^T (D x D) is cheaper than sum_k z_ik w_k (n x D), and gives it.
@@ -126,7 +130,7 @@ class Builder {
         amx_(amx_loops()),
         groups_(group_count(call)),
         by_moment_(call.D <= kSecondMomentFeatures),
-        total_blocks_((call.m + kNeuronBlock - 1) / kNeuronBlock),
+        total_blocks_(ceil_div(call.m, kNeuronBlock)),
         x_(groups_ * call.D * kGroup) {
     for (int64_t g = 0; g < groups_; ++g) {
       for (int64_t d = 0; d < call.D; ++d) {
@@ -189,7 +193,7 @@ class Builder {
     std::vector<std::unique_ptr<Slot>> slots;
     for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(call_, amx_ != nullptr, groups_));
     std::vector<double> moment(size_t(call_.D * call_.D), 0.0);
-    const int64_t panels = (groups_ * kGroup + kPanel - 1) / kPanel;
+    const int64_t panels = ceil_div(groups_ * kGroup, kPanel);
     for (int64_t first = 0; first < total_blocks_ && finite_; first += slab) {
       const int64_t blocks = std::min(slab, total_blocks_ - first);
       const auto slot_at = [&](int64_t i) -> Slot& { return *slots[size_t(i)]; };
@@ -303,7 +307,7 @@ class Builder {
   // product += the operands' product over one block, panel against panel.
   void multiply(int64_t block, const Operands& operands, int64_t row_panel, int64_t column_panel,
                 double* product) const {
-    constexpr int64_t kPairs = kPanel / kTile;
+    constexpr int64_t kPairs = kPanel / kProductTile;
     const int64_t pairs = groups_ / 2;
     if (operands.tiles) amx_->begin();
     for (int64_t i = row_panel * kPairs; i < std::min(pairs, (row_panel + 1) * kPairs); ++i) {
@@ -323,8 +327,9 @@ class Builder {
                              operands.left.at((2 * i + 1) * operands.left_bytes)};
     const int8_t* right[2] = {operands.right.at(2 * j * operands.right_bytes),
                               operands.right.at((2 * j + 1) * operands.right_bytes)};
-    amx_->product(operands.digits, operands.binary, left, right, count, operands.left_scale.at(i * kTile),
-                  operands.right_scale.at(j * kTile), entries_at(product, i * kTile, j * kTile, kTile));
+    amx_->product(operands.digits, operands.binary, left, right, count, operands.left_scale.at(i * kProductTile),
+                  operands.right_scale.at(j * kProductTile),
+                  entries_at(product, i * kProductTile, j * kProductTile, kProductTile));
   }
 
   void vector_product(int count, const Operands& operands, int64_t i, int64_t j, double* product) const {
@@ -357,14 +362,14 @@ int64_t gram_least_scratch(const GramCall& call) {
 }
 
 void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for) {
-  const int64_t tiles = (call.n + kTile - 1) / kTile;
+  const int64_t tiles = ceil_div(call.n, kProductTile);
   const GramLoops& loops = gram_loops();
   for_each_task(
       tiles * (tiles + 1) / 2, parallel_for,
       [&](int64_t task) {
         int64_t row = 0;
         while (task >= tiles - row) task -= tiles - row++;
-        loops.evaluate(call, row * kTile, (row + task) * kTile);
+        loops.evaluate(call, row * kProductTile, (row + task) * kProductTile);
       },
       call.n * call.n * call.S < (1 << 18));
 }

@@ -1,7 +1,8 @@
-// The Gram builder's loops, compiled once per SIMD level. As in activation_loops.cpp, nothing here may call an inline
-// function of the standard library.
+// The Gram builder's loops, compiled once per SIMD level. As in activation/cpu/loops.cpp, nothing here may call an
+// inline function of the standard library.
 #include "ntk/cpu/loops.h"
 
+#include "math/homotopy.h"
 #include "math/normals.h"
 #include "simd/vector.h"
 
@@ -51,8 +52,7 @@ void random_neurons(uint64_t seed, uint64_t first, int64_t count, int64_t D, flo
   }
 }
 
-// --- responses: z, then sigma(z) and a sigma'(z), then their sums
-// -------------------------------------------------------------------
+// --- responses: z, then sigma(z) and a sigma'(z), then their sums ----------------------------------------------------
 
 constexpr int kWideVectors = kGroup / kLanes<double>;
 constexpr int kNeuronsAtOnce = kWideVectors <= 2 ? 4 : (kWideVectors <= 4 ? 2 : 1);
@@ -106,16 +106,7 @@ void values_and_slopes(const double* z, const double* a, int count, T* values, T
 
 template <typename T>
 void values_and_slopes_of(int base, const double* z, const double* a, int count, T* values, T* slopes) {
-  switch (base) {
-    case kRelu: return values_and_slopes<Relu>(z, a, count, values, slopes);
-    case kRelu2: return values_and_slopes<Relu2>(z, a, count, values, slopes);
-    case kTanh: return values_and_slopes<Tanh>(z, a, count, values, slopes);
-    case kGelu: return values_and_slopes<Gelu>(z, a, count, values, slopes);
-    case kSilu: return values_and_slopes<Silu>(z, a, count, values, slopes);
-    case kSoftplus: return values_and_slopes<Softplus>(z, a, count, values, slopes);
-    case kErf: return values_and_slopes<Erf>(z, a, count, values, slopes);
-    default: return values_and_slopes<Sin>(z, a, count, values, slopes);
-  }
+  with_base(base, [&](auto tag) { values_and_slopes<decltype(tag)>(z, a, count, values, slopes); });
 }
 
 // A run of neurons passes through all loops while it is in the first cache. It is also as long as sums stay in float
@@ -231,14 +222,14 @@ void product(bool high, const void* left, const void* right, int count, Entries 
 
 // Coefficients of (1 - s)^2, (1 - s) s and s^2 on a tile, and their mirror image.
 struct Quadratic {
-  double entry[2][3][kTile][kTile];
+  double entry[2][3][kProductTile][kProductTile];
 };
 
-// kFull: all kTile columns, a trip count that the compiler can count on.
+// kFull: all kProductTile columns, a trip count that the compiler can count on.
 template <bool kFull, typename T>
-void write_tile(const GramEvaluation& call, const double (*c)[kTile][kTile], int64_t row, int64_t column, int rows,
-                int columns, T* out) {
-  const int count = kFull ? kTile : columns;
+void write_tile(const GramEvaluation& call, const double (*c)[kProductTile][kProductTile], int64_t row, int64_t column,
+                int rows, int columns, T* out) {
+  const int count = kFull ? kProductTile : columns;
   for (int64_t at = 0; at < call.S; ++at) {
     const double s = call.s[at], r = 1.0 - s;
     const double values[3] = {r * r, r * s, s * s}, derivatives[3] = {-2.0 * r, r - s, 2.0 * s};
@@ -254,9 +245,9 @@ void write_tile(const GramEvaluation& call, const double (*c)[kTile][kTile], int
 }
 
 template <typename T>
-void write_tile_of(const GramEvaluation& call, const double (*c)[kTile][kTile], int64_t row, int64_t column, int rows,
-                   int columns, void* out) {
-  if (columns == kTile) return write_tile<true>(call, c, row, column, rows, columns, static_cast<T*>(out));
+void write_tile_of(const GramEvaluation& call, const double (*c)[kProductTile][kProductTile], int64_t row,
+                   int64_t column, int rows, int columns, void* out) {
+  if (columns == kProductTile) return write_tile<true>(call, c, row, column, rows, columns, static_cast<T*>(out));
   write_tile<false>(call, c, row, column, rows, columns, static_cast<T*>(out));
 }
 
@@ -283,7 +274,8 @@ void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int6
 
 void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
   const int64_t n = call.n;
-  const int rows = int(n - row < kTile ? n - row : kTile), columns = int(n - column < kTile ? n - column : kTile);
+  const int rows = int(n - row < kProductTile ? n - row : kProductTile),
+            columns = int(n - column < kProductTile ? n - column : kProductTile);
   const double per_neuron = 1.0 / call.width, square_sum = *call.sums.square_sum * per_neuron;
   Quadratic q;
   for (int i = 0; i < rows; ++i) {
@@ -307,7 +299,7 @@ void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
   write_quadratic(call, q, row, column, rows, columns, call.w);
 }
 
-// --- Hermite expansions (hrta_ext/infinite.py) -----------------------------------------------------------------------
+// --- Hermite expansions (hrta_ext/ntk/infinite.py) -------------------------------------------------------------------
 
 void power_sum(int64_t n2, int64_t terms, const double* left, const double* right, const double* base, double* result) {
   constexpr int kColumns = 8 * kLanes<double>;
@@ -336,10 +328,9 @@ void power_sum(int64_t n2, int64_t terms, const double* left, const double* righ
 
 }  // namespace
 
+extern const GramLoops kGramLoops;
+const GramLoops kGramLoops = {random_neurons, responses, product, evaluate, power_sum};
+
 }  // namespace HRTA_SIMD_LEVEL
-
-extern const GramLoops HRTA_GRAM_LOOPS;
-const GramLoops HRTA_GRAM_LOOPS = {random_neurons, responses, product, evaluate, power_sum};
-
 }  // namespace cpu
 }  // namespace hrta

@@ -1,4 +1,5 @@
-// The loops of the Gram builder: one table per SIMD level, and one of matrix tiles (AMX) where the processor has them.
+// The loops of the Gram builder: one table per SIMD level (simd/levels.h), and one of matrix tiles (AMX) where the
+// processor has them.
 #pragma once
 
 #include "ntk/gram.h"
@@ -6,9 +7,9 @@
 namespace hrta {
 namespace cpu {
 
-constexpr int kGroup = 16;         // samples side by side: the lanes of every buffer below
-constexpr int kNeuronBlock = 512;  // neurons between two additions to the float64 sums
-constexpr int kTile = 2 * kGroup;  // rows and columns of one product tile
+constexpr int kGroup = 16;                // samples side by side: the lanes of every buffer below
+constexpr int kNeuronBlock = 512;         // neurons between two additions to the float64 sums
+constexpr int kProductTile = 2 * kGroup;  // rows and columns of one product tile
 
 // A block of neurons. Weights are kept twice in the float32 class: z is formed in double, so that its sign is the one
 // that the float64 formula has.
@@ -31,7 +32,7 @@ struct GroupSums {
 struct Entries {
   double* at;  // upper left entry; the rows are `stride` apart
   int64_t stride;
-  int rows, columns;  // at most kTile
+  int rows, columns;  // at most kProductTile
   bool triangle;
 };
 
@@ -47,7 +48,7 @@ struct GramLoops {
   // entries += sum over k < count of left (count, kGroup) times right (count, kGroup), in T.
   void (*product)(bool high, const void* left, const void* right, int count, Entries entries);
 
-  // The results' tile (row, column) of kTile rows and columns, row <= column, and its mirror image.
+  // The results' tile (row, column) of kProductTile rows and columns, row <= column, and its mirror image.
   void (*evaluate)(const GramEvaluation& call, int64_t row, int64_t column);
 
   // One row of power_sum: left (terms), base and result (n2).
@@ -76,16 +77,13 @@ struct AmxLoops {
   void (*pack_binary)(int S, const void* slopes, const int8_t* digits, int count, int8_t* left, int8_t* right);
 
   // entries += sum over k of left_i right_j for two groups by two groups; each pointer array holds the packed operands
-  // of two groups, the scales those of their samples (kTile). `binary`: left has one digit.
+  // of two groups, the scales those of their samples (kProductTile). `binary`: left has one digit.
   void (*product)(int S, bool binary, const int8_t* const* left, const int8_t* const* right, int count,
                   const double* left_scale, const double* right_scale, Entries entries);
 
   void (*begin)();  // before and after a thread's work with tiles
   void (*end)();
 };
-
-// Null where the processor or the operating system has no such tiles.
-const AmxLoops* amx_loops();
 
 }  // namespace cpu
 }  // namespace hrta

@@ -1,7 +1,5 @@
-// The optimizers' updates (update.h) over arrays, compiled once per SIMD level.
+// The optimizers' updates (math/update.h) over arrays, compiled once per SIMD level.
 #include "training/cpu/loops.h"
-
-#include "simd/levels.h"
 
 namespace hrta {
 namespace cpu {
@@ -38,12 +36,15 @@ void update_typed(const Update& update) {
   descent<T>(update);
 }
 
-}  // namespace
-
 void update(const Update& update) {
   if (update.dtype == ScalarKind::kFloat32) return update_typed<float>(update);
   update_typed<double>(update);
 }
+
+}  // namespace
+
+extern const UpdateLoops kUpdateLoops;
+const UpdateLoops kUpdateLoops = {update};
 
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace cpu

@@ -1,7 +1,8 @@
-// One optimizer update of a run of parameters; the loop is compiled per SIMD level (simd.h).
+// One optimizer update of a run of parameters, and the table of its loop, one per SIMD level (simd/levels.h).
 #pragma once
 
-#include "training/update.h"
+#include "math/update.h"
+#include "types.h"
 
 namespace hrta {
 namespace cpu {
@@ -14,6 +15,10 @@ struct Update {
   void* parameter;   // (count)
   void* first;       // (count) or null, as in TwoLayerTraining
   void* second;      // (count)
+};
+
+struct UpdateLoops {
+  void (*update)(const Update& update);
 };
 
 }  // namespace cpu

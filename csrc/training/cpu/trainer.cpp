@@ -1,6 +1,6 @@
 // Training of the two-layer network on the CPU: one sweep over the weights per step. A block of neurons is taken
 // through backward, update, and the forward of the next step while it is in cache. For ReLU and two features the passes
-// go by arcs (two_layer_arcs.h) where that is faster.
+// go by arcs (network/cpu/arcs.h) where that is faster.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -8,35 +8,28 @@
 
 #include "network/cpu/arcs.h"
 #include "network/cpu/loops.h"
+#include "network/cpu/plan.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
 #include "training/cpu/loops.h"
 #include "training/training.h"
+#include "training/update.h"
 
 namespace hrta {
 namespace cpu {
 
-namespace {
+HRTA_PICK_TABLE(UpdateLoops, kUpdateLoops, update_loops)
 
-constexpr int64_t kChunks = 64;            // at most; the neurons that share one array of partial sums
-constexpr int64_t kPartialSums = 1 << 22;  // doubles
-// Work that repays waking a thread, in operations on (sample, neuron) pairs: about 50 us. The hand-over comes twice per
-// step and takes a few microseconds in a quiet machine, many in a busy one.
-constexpr int64_t kGrainWork = 1 << 21;
-constexpr int64_t kLargeWork = 64 * kGrainWork;  // a network that keeps many threads busy by itself
-constexpr int64_t kReduceGrain = 1 << 15;
+namespace {
 
 void* at(void* array, int64_t bytes) {
   return array == nullptr ? nullptr : static_cast<char*>(array) + bytes;
 }
 
-constexpr int64_t kArcNeurons = 2048;  // in a chunk, and at least one for each sample
-constexpr int64_t kArcWork = 800;      // 20 ns
-
 // Vector operations of `neurons` in one step, roughly. A base that is not ReLU takes some twenty a pair, ReLU about as
 // many as there are features; df_dx and the gradients through it go over the features three times more.
 int64_t work(const TwoLayerTraining& t, int64_t neurons) {
-  if (trains_by_arcs(t)) return kArcWork * neurons;
+  if (trains_by_arcs(t)) return kTrainingArcWork * neurons;
   const int64_t over_features = t.gradient_target == nullptr ? 1 : 4;
   return t.n * neurons * (over_features * t.features + (t.base == kRelu ? 2 : 20));
 }
@@ -54,16 +47,16 @@ class Trainer {
     }
     if (arcs) {
       sums = std::max(sums, arc_sums(*arcs));
-      least = std::max(t.n, kArcNeurons);
+      least = std::max(t.n, kTrainingArcNeurons);
       pull.resize(static_cast<size_t>(2 * arcs->count()));
     }
-    const int64_t most = std::clamp<int64_t>(kPartialSums / std::max<int64_t>(sums, 1), 1, kChunks);
+    const int64_t most = std::clamp<int64_t>(kTrainingSums / std::max<int64_t>(sums, 1), 1, kMostChunks);
     chunk_blocks = std::max(ceil_div(ceil_div(t.width, block), most), ceil_div(least, block));
     chunks = ceil_div(t.width, chunk_blocks * block);
     grain = std::max<int64_t>(kGrainWork / std::max<int64_t>(work(t, chunk_blocks * block), 1), 1);
     partial.resize(static_cast<size_t>(chunks * sums));
-    grad_f = aligned_memory(t.n * item);
-    if (t.gradient_target != nullptr) grad_df_dx = aligned_memory(t.n * t.features * item);
+    grad_f = Buffer<char>(t.n * item);
+    if (t.gradient_target != nullptr) grad_df_dx = Buffer<char>(t.n * t.features * item);
   }
 
   // Updates the weights from the gradient in the outputs, if `step` is not null, and then sets f, if it is wanted.
@@ -82,7 +75,7 @@ class Trainer {
   double loss() { return t.dtype == ScalarKind::kFloat32 ? typed_loss<float>() : typed_loss<double>(); }
 
   // The update of step number `taken` (from 0) at rate lr.
-  Update step(int64_t taken, double lr) const { return {t.dtype, UpdateNumbers::at(t, taken, lr), 0, {}, {}, {}, {}}; }
+  Update step(int64_t taken, double lr) const { return {t.dtype, update_numbers(t, taken, lr), 0, {}, {}, {}, {}}; }
 
  private:
   // What of a sweep goes by arcs; whatever is not finite takes the loops. Decided by the numbers of the step alone.
@@ -92,8 +85,8 @@ class Trainer {
 
   void run(const Update* step, bool want_f) {
     run_parallel(parallel_for, chunks, grain, [&](int64_t begin, int64_t end) {
-      const AlignedMemory scratch = aligned_memory(block_scratch(t.features) * item);
-      const AlignedMemory grad = aligned_memory(block * (t.features + 1) * item);
+      const Buffer<char> scratch(block_scratch(t.features) * item);
+      const Buffer<char> grad(block * (t.features + 1) * item);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         double* target = partial.data() + chunk * sums;
         if (want_f) std::fill(target, target + sums, 0.0);
@@ -110,16 +103,16 @@ class Trainer {
   void add_block(int64_t neuron, int64_t count, double* target, void* scratch) const {
     if (by_arcs.forward) return add_to_arcs(*arcs, call(neuron), range(count), target);
     double* df_dx = t.gradient_target == nullptr ? nullptr : target + t.n;
-    loops().two_layer->forward(call(neuron), Quantity::kValue, range(count), target, df_dx, scratch);
+    two_layer_loops().forward(call(neuron), Quantity::kValue, range(count), target, df_dx, scratch);
   }
 
   bool outputs_from_arcs() {
-    return arc_outputs(*arcs, call(0), Quantity::kValue, {partial.data(), chunks, sums}, output_scale(), t.f, nullptr,
-                       parallel_for);
+    return arc_outputs(*arcs, call(0), Quantity::kValue, {partial.data(), chunks, sums}, output_scale(t.width), t.f,
+                       nullptr, parallel_for);
   }
 
   void outputs_from_loops() {
-    const double factor = output_scale();
+    const double factor = output_scale(t.width);
     const int64_t outputs = t.n * t.outputs();
     run_parallel(parallel_for, outputs, std::max<int64_t>(kReduceGrain / chunks, 1), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -129,8 +122,6 @@ class Trainer {
       }
     });
   }
-
-  double output_scale() const { return 1.0 / std::sqrt(double(t.width)); }
 
   // The network as seen from `neuron` on: a range counts from there, the width stays the true one.
   TwoLayerCall call(int64_t neuron) const {
@@ -151,27 +142,27 @@ class Trainer {
     void* grad_output_weight = at(grad, block * t.features * item);
     const TwoLayerGradients gradients{grad_f.get(), grad_df_dx.get(), grad, grad_output_weight};
     if (!by_arcs.backward || !arc_gradients(*arcs, call(neuron), pull.data(), range(count), gradients)) {
-      loops().two_layer->backward(call(neuron), gradients, range(count), scratch);
+      two_layer_loops().backward(call(neuron), gradients, range(count), scratch);
     }
     step.grad = grad;
     step.count = count * t.features;
     step.parameter = at(t.weight, neuron * t.features * item);
     step.first = at(t.weight_first, neuron * t.features * item);
     step.second = at(t.weight_second, neuron * t.features * item);
-    loops().update(step);
+    update_loops().update(step);
     step.grad = grad_output_weight;
     step.count = count;
     step.parameter = at(t.output_weight, neuron * item);
     step.first = at(t.output_first, neuron * item);
     step.second = at(t.output_second, neuron * item);
-    loops().update(step);
+    update_loops().update(step);
   }
 
   template <typename T>
   double typed_loss() {
     const T* y = static_cast<const T*>(t.y);
     const T* weights = static_cast<const T*>(t.sample_weight);
-    T* grad = static_cast<T*>(grad_f.get());
+    T* grad = reinterpret_cast<T*>(grad_f.get());
     const double n = double(t.n);
     double sum = 0;
     for (int64_t i = 0; i < t.n; ++i) {
@@ -190,7 +181,7 @@ class Trainer {
   double gradient_squares(int64_t i, double factor) {
     const double* df_dx = t.f + t.n + i * t.features;
     const T* target = static_cast<const T*>(t.gradient_target) + i * t.gradient_features;
-    T* grad = static_cast<T*>(grad_df_dx.get()) + i * t.features;
+    T* grad = reinterpret_cast<T*>(grad_df_dx.get()) + i * t.features;
     double squares = 0;
     for (int64_t d = 0; d < t.features; ++d) {
       const double residual = d < t.gradient_features ? df_dx[d] - double(target[d]) : 0.0;
@@ -206,8 +197,8 @@ class Trainer {
   // Of each chunk: n outputs, and df_dx (n, D) where the loss has a gradient_target; or what arcs need.
   int64_t sums;
   std::vector<double> partial;  // (chunks, sums)
-  AlignedMemory grad_f;         // (n)
-  AlignedMemory grad_df_dx;     // (n, D), null without a gradient_target
+  Buffer<char> grad_f;          // (n)
+  Buffer<char> grad_df_dx;      // (n, D), null without a gradient_target
   std::unique_ptr<Arcs> arcs;   // null where the loops are faster
   std::vector<double> pull;     // as in arc_pull
   ByArcs by_arcs{};
@@ -220,7 +211,7 @@ class Trainer {
 //   n = 128, m = 1024: 24 us against 31;  n = 256, m = 512: 17 against 30;  n = 256, m = 1024: 27 against 59;
 //   n = 256, m = 16 384: 0.36 ms against 0.94;  n = 1024, m = 16 384: 0.46 against 3.8.
 // Calls of single steps sort the samples in each (65 ns per sample). A loss of gradients, which ReLU's curvature of 0
-// would train wrongly, never comes here from hrta_ext/training.py.
+// would train wrongly, never comes here from hrta_ext/training.
 bool trains_by_arcs(const TwoLayerTraining& t) {
   const bool shapes = t.n >= 256 && t.n < kMostArcSamples && t.width >= 1024;
   return shapes && t.base == kRelu && t.features == 2 && t.gradient_target == nullptr;

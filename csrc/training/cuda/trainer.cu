@@ -3,6 +3,8 @@
 // pass. Nothing waits for the host: a loss that is not finite sets a number on the device at which the rest stands
 // still.
 #include "network/cuda/plan.cuh"
+#include "training/training.h"
+#include "training/update.h"
 
 namespace hrta {
 namespace cuda {
@@ -13,7 +15,7 @@ struct LossWork {
   TwoLayerTraining training;
   void* grad_f;        // (n)
   void* grad_df_dx;    // (n, D), null without a gradient_target
-  double* everywhere;  // (D): R of two_layer.cuh
+  double* everywhere;  // (D): R of network/cuda/units.cuh
   double* loss;        // ()
   int64_t step;
   int64_t* done;
@@ -111,7 +113,7 @@ const char* two_layer_train(const TwoLayerTraining& training, int64_t steps, con
     } else {
       launch(loss_kernel<double>, 1, kThreads, stream, of_loss);
     }
-    backward.numbers = UpdateNumbers::at(training, i, lr[i]);
+    backward.numbers = update_numbers(training, i, lr[i]);
     launch_backward(backward, stream);
     if (i + 1 < steps || outputs_on_return) forward();
   }
