@@ -30,6 +30,9 @@ struct TwoLayerGradients {
 
 namespace cpu {
 
+// Whether the shapes make the sums over arcs (cpu/arcs.h) faster than the loops for one call.
+bool arcs_win(const TwoLayerCall& call);
+
 // Sums over neurons are in float64 and in an order that depends on the shapes alone.
 
 // f (B, n) and its gradient in x, df_dx (B, n, D); either may be null.
