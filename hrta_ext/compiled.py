@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _C: Any = None
 IMPORT_ERROR: ImportError | None = None
@@ -14,10 +15,20 @@ try:
 except ImportError as error:  # no compiler at install time, or a binary that does not fit this torch
     IMPORT_ERROR = error
 
-# Numbers of ScalarKind in csrc/.
+# Numbers of ScalarKind in csrc/ (_C.SCALAR_KINDS).
 KINDS: dict[torch.dtype, int] = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 
 
 def cuda_architectures() -> str:
     """The CUDA targets of the binary, "" without CUDA kernels or without a binary."""
     return "" if _C is None else _C.build_info()["cuda_architectures"]
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor as contiguous memory that holds its own values, not their negatives."""
+    return tensor.resolve_neg().contiguous()
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where the tensor's memory is; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()

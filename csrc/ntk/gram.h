@@ -39,9 +39,16 @@ struct Neurons {
 constexpr int kDigitsFloat = 3, kDigitsSmooth = 5, kDigitsDouble = 7;
 constexpr int64_t kFewNeurons = 4096;
 
+// The class of accuracy of m neurons; `high`: float64.
+inline int gram_digits(int base, bool high, int64_t m) {
+  if (high) return kDigitsDouble;
+  if (base != kRelu) return kDigitsSmooth;
+  return m < kFewNeurons ? kDigitsDouble : kDigitsFloat;
+}
+
 struct GramCall {
   int base;         // BaseIndex
-  int digits;       // of the products, kDigits*: the class of accuracy
+  int digits;       // of the products: gram_digits
   int64_t n, D;     // samples, features
   int64_t m;        // neurons
   const double* x;  // (n, D)

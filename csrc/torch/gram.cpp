@@ -1,8 +1,9 @@
-// hrta_ext._C: the Gram builder on raw addresses (hrta_ext/native_gram.py checks the tensors).
+// hrta_ext._C: the Gram builder on raw addresses (hrta_ext/ntk/native.py checks the tensors).
 #include "ntk/gram.h"
 
 #include <pybind11/pybind11.h>
 
+#include "torch/addresses.h"
 #include "torch/runtime.h"
 
 namespace py = pybind11;
@@ -11,84 +12,81 @@ namespace hrta {
 
 namespace {
 
-using Address = uintptr_t;
-
-int digits_for(int base, bool high, int64_t m) {
-  if (high) return kDigitsDouble;
-  if (base != kRelu) return kDigitsSmooth;
-  return m < kFewNeurons ? kDigitsDouble : kDigitsFloat;
-}
-
-double* doubles(Address address) {
-  return reinterpret_cast<double*>(address);
-}
-
-// sums: addresses of the six members of GramSums, in order.
-bool gram_sums(int base, bool high, int64_t n, int64_t D, int64_t m, Address x, int dtype, Address weight,
-               Address output_weight, uint64_t seed, uint64_t first, int64_t scratch_bytes, const py::tuple& sums) {
-  const auto at = [&](size_t i) { return doubles(sums[i].cast<Address>()); };
-  const GramCall call{base,
-                      digits_for(base, high, m),
-                      n,
-                      D,
-                      m,
-                      doubles(x),
-                      {static_cast<ScalarKind>(dtype), reinterpret_cast<const void*>(weight),
-                       reinterpret_cast<const void*>(output_weight), seed, first},
-                      scratch_bytes,
-                      {at(0), at(1), at(2), at(3), at(4), at(5)}};
+bool gram_sums(const GramCall& call) {
+  const GramSums& sums = call.sums;
+  require_memory(call.n * call.D, {address_of(call.x), address_of(sums.linear), address_of(sums.cross)});
+  require_memory(call.n, {address_of(sums.slope_sum), address_of(sums.value_product), address_of(sums.slope_product)});
+  require_memory(1, {address_of(sums.square_sum)});
   py::gil_scoped_release release;
   return cpu::gram_sums(call, torch_pool_parallel_for);
 }
 
-// sums: addresses of the last four members of GramSums; inner_products: of the three matrices; results: of a and w.
-void gram_evaluate(int64_t n, int64_t S, bool high, bool derivative, double width, Address s,
-                   const py::tuple& inner_products, const py::tuple& sums, const py::tuple& results) {
-  const auto at = [](const py::tuple& addresses, size_t i) { return doubles(addresses[i].cast<Address>()); };
-  const GramEvaluation call{n,
-                            S,
-                            high,
-                            derivative,
-                            width,
-                            doubles(s),
-                            at(inner_products, 0),
-                            at(inner_products, 1),
-                            at(inner_products, 2),
-                            {nullptr, nullptr, at(sums, 0), at(sums, 1), at(sums, 2), at(sums, 3)},
-                            at(results, 0),
-                            at(results, 1)};
+void gram_evaluate(const GramEvaluation& call) {
+  require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
+  require_memory(call.n * call.S, {address_of(call.s), address_of(call.a), address_of(call.w)});
   py::gil_scoped_release release;
   cpu::gram_evaluate(call, torch_pool_parallel_for);
 }
 
 void power_sum(int64_t n, int64_t n2, int64_t terms, Address left, Address right, Address base, Address result) {
   py::gil_scoped_release release;
-  cpu::power_sum(n, n2, terms, doubles(left), doubles(right), doubles(base), doubles(result), torch_pool_parallel_for);
-}
-
-int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D, int64_t m) {
-  GramCall call{};
-  call.base = base;
-  call.digits = digits_for(base, high, m);
-  call.n = n;
-  call.D = D;
-  return cpu::gram_least_scratch(call);
+  cpu::power_sum(n, n2, terms, pointer<double>(left), pointer<double>(right), pointer<double>(base),
+                 pointer<double>(result), torch_pool_parallel_for);
 }
 
 void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, Address weight, Address output_weight) {
   py::gil_scoped_release release;
-  cpu::random_weights(seed, first, count, D, reinterpret_cast<float*>(weight), reinterpret_cast<float*>(output_weight),
+  cpu::random_weights(seed, first, count, D, pointer<float>(weight), pointer<float>(output_weight),
                       torch_pool_parallel_for);
 }
 
 }  // namespace
 
 void bind_gram(py::module_& m) {
-  m.def("gram_least_scratch", &gram_least_scratch);
+  Named<GramSums>(m, "GramSums")
+      .memory("linear", &GramSums::linear)
+      .memory("cross", &GramSums::cross)
+      .memory("square_sum", &GramSums::square_sum)
+      .memory("slope_sum", &GramSums::slope_sum)
+      .memory("value_product", &GramSums::value_product)
+      .memory("slope_product", &GramSums::slope_product);
+  Named<Neurons>(m, "Neurons")
+      .number("dtype", &Neurons::dtype)
+      .memory("weight", &Neurons::weight)
+      .memory("output_weight", &Neurons::output_weight)
+      .member("seed", &Neurons::seed)
+      .member("first", &Neurons::first);
+  Named<GramCall>(m, "GramCall")
+      .member("base", &GramCall::base)
+      .member("digits", &GramCall::digits)
+      .member("n", &GramCall::n)
+      .member("D", &GramCall::D)
+      .member("m", &GramCall::m)
+      .memory("x", &GramCall::x)
+      .member("neurons", &GramCall::neurons)
+      .member("scratch_bytes", &GramCall::scratch_bytes)
+      .member("sums", &GramCall::sums);
+  Named<GramEvaluation>(m, "GramEvaluation")
+      .member("n", &GramEvaluation::n)
+      .member("S", &GramEvaluation::S)
+      .member("high", &GramEvaluation::high)
+      .member("derivative", &GramEvaluation::derivative)
+      .member("width", &GramEvaluation::width)
+      .memory("s", &GramEvaluation::s)
+      .memory("inner", &GramEvaluation::inner)
+      .memory("linear", &GramEvaluation::linear)
+      .memory("cross", &GramEvaluation::cross)
+      .member("sums", &GramEvaluation::sums)
+      .memory("a", &GramEvaluation::a)
+      .memory("w", &GramEvaluation::w);
+  m.def("gram_digits", &gram_digits, py::arg("base"), py::arg("high"), py::arg("m"));
+  m.def("gram_least_scratch", &cpu::gram_least_scratch);
   m.def("gram_sums", &gram_sums);
   m.def("gram_evaluate", &gram_evaluate);
-  m.def("power_sum", &power_sum);
-  m.def("random_weights", &random_weights);
+  m.def("power_sum", &power_sum, py::arg("n"), py::arg("n2"), py::arg("terms"), py::arg("left"), py::arg("right"),
+        py::arg("base"), py::arg("result"));
+  m.def("random_weights", &random_weights, py::arg("seed"), py::arg("first"), py::arg("count"), py::arg("D"),
+        py::arg("weight"), py::arg("output_weight"));
 }
 
 }  // namespace hrta

@@ -41,49 +41,4 @@ const char* cuda_architectures() {
   return HRTA_CUDA_ARCHITECTURES;
 }
 
-#if defined(HRTA_WITH_CUDA)
-#define HRTA_RUN(function, call, device)                                              \
-  if ((device) == kCpuDevice) {                                                       \
-    cpu::function(call, torch_pool_parallel_for);                                     \
-  } else {                                                                            \
-    check_cuda(#function, cuda::function(call, device, current_cuda_stream(device))); \
-  }
-#else
-#define HRTA_RUN(function, call, device)                      \
-  if ((device) == kCpuDevice) {                               \
-    cpu::function(call, torch_pool_parallel_for);             \
-  } else {                                                    \
-    check_cuda(#function, "hrta_ext was built without CUDA"); \
-  }
-#endif
-
-void run_transform(const ActivationCall& call, int device) {
-  HRTA_RUN(transform, call, device)
-}
-void run_relu_mask_forward(const ReluMaskCall& call, int device) {
-  HRTA_RUN(relu_mask_forward, call, device)
-}
-void run_relu_mask_backward(const ReluMaskCall& call, int device) {
-  HRTA_RUN(relu_mask_backward, call, device)
-}
-
-void run_parameter_gradient(const ActivationCall& call, double* partial, double* grad_s, int device) {
-  if (device == kCpuDevice) return cpu::parameter_gradient(call, grad_s, torch_pool_parallel_for);
-#if defined(HRTA_WITH_CUDA)
-  check_cuda("parameter_gradient",
-             cuda::parameter_gradient(call, partial, grad_s, device, current_cuda_stream(device)));
-#else
-  (void)partial;
-  check_cuda("parameter_gradient", "hrta_ext was built without CUDA");
-#endif
-}
-
-int64_t parameter_gradient_scratch(int64_t n, int64_t n_features, int device) {
-#if defined(HRTA_WITH_CUDA)
-  if (device != kCpuDevice) return cuda::parameter_gradient_scratch(n, n_features);
-#endif
-  (void)n, (void)n_features, (void)device;
-  return 0;
-}
-
 }  // namespace hrta

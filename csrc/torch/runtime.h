@@ -1,4 +1,5 @@
-// What the adapters need of the running torch: its thread pool and its current CUDA stream, through the stable ABI.
+// What the bindings need of the running torch: its thread pool and its current CUDA stream, through the stable ABI; and
+// the choice between the two devices.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +20,33 @@ void check_cuda(const char* kernel, const char* error);
 // Comma-separated names of the CUDA targets in this binary; empty in a build without CUDA.
 const char* cuda_architectures();
 
-// The four kernels on `device`: a CUDA device index, or kCpuDevice.
-constexpr int kCpuDevice = -1;
-void run_transform(const ActivationCall& call, int device);
-void run_relu_mask_forward(const ReluMaskCall& call, int device);
-void run_relu_mask_backward(const ReluMaskCall& call, int device);
-// `partial`: scratch on the device, unused on the CPU. grad_s lies on the device.
-void run_parameter_gradient(const ActivationCall& call, double* partial, double* grad_s, int device);
-int64_t parameter_gradient_scratch(int64_t n, int64_t n_features, int device);
+constexpr int kCpuDevice = -1;  // every binding takes the device last: this, or a CUDA device index
+#if defined(HRTA_WITH_CUDA)
+constexpr bool kWithCuda = true;
+#else
+constexpr bool kWithCuda = false;
+#endif
+
+// One pass on `device`: on_cpu(), or on_cuda(stream), which returns null or an error message. Both must be generic in
+// what they call cuda:: functions with (`auto stream`), which a build without CUDA does not have.
+template <typename OnCpu, typename OnCuda>
+void run_on(int device, const char* kernel, const OnCpu& on_cpu, [[maybe_unused]] const OnCuda& on_cuda) {
+  if (device == kCpuDevice) {
+    on_cpu();
+  } else if constexpr (kWithCuda) {
+    check_cuda(kernel, on_cuda(current_cuda_stream(device)));
+  } else {
+    check_cuda(kernel, "hrta_ext was built without CUDA");
+  }
+}
+
+// Bytes or doubles of scratch that a pass wants: none on the CPU, where it takes its own.
+template <typename OnCuda>
+int64_t scratch_on(int device, [[maybe_unused]] const OnCuda& on_cuda) {
+  if constexpr (kWithCuda) {
+    if (device != kCpuDevice) return on_cuda(device);
+  }
+  return 0;
+}
 
 }  // namespace hrta

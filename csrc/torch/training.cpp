@@ -1,6 +1,7 @@
-// hrta_ext._C.two_layer_train on raw addresses; hrta_ext/fused_engine.py checks the tensors.
+// hrta_ext._C.two_layer_train on raw addresses; hrta_ext/training/native.py gives it the tensors' memory.
 #include "training/training.h"
 
+#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <vector>
@@ -12,64 +13,96 @@ namespace py = pybind11;
 
 namespace hrta {
 
-void bind_two_layer_training(py::module_& m) {
-  py::class_<TwoLayerTraining>(m, "TwoLayerTraining")
-      // Addresses: x, y, weight, output_weight, weight's and output_weight's first moments, their second ones, f.
-      .def(py::init([](int dtype, int base, int64_t n, int64_t features, int64_t width,
-                       const std::vector<Address>& addresses, bool adam, double beta1, double beta2, double epsilon) {
-        if (addresses.size() != 9) throw py::value_error("TwoLayerTraining takes 9 addresses");
-        TwoLayerTraining training{};
-        training.dtype = static_cast<ScalarKind>(dtype);
-        training.base = base;
-        training.n = n, training.features = features, training.width = width;
-        training.x = pointer(addresses[0]), training.y = pointer(addresses[1]);
-        training.weight = pointer(addresses[2]), training.output_weight = pointer(addresses[3]);
-        training.weight_first = pointer(addresses[4]), training.output_first = pointer(addresses[5]);
-        training.weight_second = pointer(addresses[6]), training.output_second = pointer(addresses[7]);
-        training.f = static_cast<double*>(pointer(addresses[8]));
-        training.rule = adam ? UpdateRule::kAdam : UpdateRule::kDescent;
-        training.beta1 = beta1, training.beta2 = beta2, training.epsilon = epsilon;
-        return training;
-      }))
-      // Addresses of c (n) and of G (n, d), 0 for none; f then holds n (1 + D) doubles.
-      .def("set_loss",
-           [](TwoLayerTraining& training, Address sample_weight, Address gradient_target, int64_t gradient_features) {
-             if (gradient_features < 0 || gradient_features > training.features) {
-               throw py::value_error("TwoLayerTraining.set_loss takes targets in at most as many features as x has");
-             }
-             training.sample_weight = pointer(sample_weight);
-             training.gradient_target = pointer(gradient_target);
-             training.gradient_features = gradient_features;
-           })
-      .def_property_readonly("by_arcs", &cpu::trains_by_arcs)
-      .def_readwrite("s", &TwoLayerTraining::s)
-      .def_readwrite("updates", &TwoLayerTraining::updates);
+namespace {
 
-  // Trains every network for `steps` steps: one training each, lr and loss as addresses of `steps` doubles, and whether
-  // f holds the outputs on entry and shall on return. Returns the number of losses written of each.
-  m.def("two_layer_train",
-        [](const std::vector<const TwoLayerTraining*>& trainings, int64_t steps, const std::vector<Address>& lr,
-           const std::vector<Address>& loss, const std::vector<bool>& outputs_on_entry, bool outputs_on_return) {
-          if (lr.size() != trainings.size() || loss.size() != lr.size() || outputs_on_entry.size() != lr.size()) {
-            throw py::value_error("two_layer_train takes as many rates, losses and flags as networks");
-          }
-          std::vector<cpu::TwoLayerMember> members;
-          for (size_t i = 0; i < trainings.size(); ++i) {
-            members.push_back({trainings[i],
-                               static_cast<const double*>(pointer(lr[i])),
-                               static_cast<double*>(pointer(loss[i])),
-                               {outputs_on_entry[i], outputs_on_return},
-                               0});
-          }
-          {
-            py::gil_scoped_release release;
-            cpu::two_layer_train_ensemble(members.data(), static_cast<int64_t>(members.size()), steps,
-                                          torch_pool_parallel_for);
-          }
-          std::vector<int64_t> done;
-          for (const cpu::TwoLayerMember& member : members) done.push_back(member.done);
-          return done;
-        });
+void require_memory_of(const TwoLayerTraining& training) {
+  if (training.gradient_features < 0 || training.gradient_features > training.features) {
+    throw py::value_error("TwoLayerTraining: gradient_features must be in [0, features]");
+  }
+  require_memory(training.n, {address_of(training.x), address_of(training.y), address_of(training.f)});
+  require_memory(training.width, {address_of(training.weight), address_of(training.output_weight)});
+  if (training.rule == UpdateRule::kAdam) {
+    require_memory(training.width, {address_of(training.weight_first), address_of(training.output_first),
+                                    address_of(training.weight_second), address_of(training.output_second)});
+  }
+}
+
+int64_t scratch(const TwoLayerTraining& training, int device) {
+  return scratch_on(device, [&](auto) { return cuda::two_layer_training_scratch(training); });
+}
+
+// Trains every network for `steps` steps, one entry of each list per network: the rates lr, on the host, and losses,
+// addresses of `steps` doubles; done, of the number of losses written (on a device 0 for all of them); whether f holds
+// the outputs on entry; scratch. On a device it queues the steps and returns.
+void train(const std::vector<const TwoLayerTraining*>& trainings, int64_t steps, const std::vector<Address>& lr,
+           const std::vector<Address>& loss, const std::vector<Address>& done,
+           const std::vector<bool>& outputs_on_entry, bool outputs_on_return, const std::vector<Address>& scratch,
+           int device) {
+  const size_t count = trainings.size();
+  for (size_t size : {lr.size(), loss.size(), done.size(), outputs_on_entry.size(), scratch.size()}) {
+    if (size != count) throw py::value_error("two_layer_train takes as many of everything as networks");
+  }
+  std::vector<cpu::TwoLayerMember> members;
+  for (size_t i = 0; i < count; ++i) {
+    require_memory_of(*trainings[i]);
+    require_memory(steps, {lr[i], loss[i], done[i]});
+    members.push_back(
+        {trainings[i], pointer<double>(lr[i]), pointer<double>(loss[i]), {outputs_on_entry[i], outputs_on_return}, 0});
+  }
+  run_on(
+      device, "two_layer_train",
+      [&] {
+        py::gil_scoped_release release;
+        cpu::two_layer_train_ensemble(members.data(), static_cast<int64_t>(count), steps, torch_pool_parallel_for);
+        for (size_t i = 0; i < count; ++i) *pointer<int64_t>(done[i]) = members[i].done;
+      },
+      [&](auto stream) {
+        py::gil_scoped_release release;
+        const char* error = nullptr;
+        for (size_t i = 0; i < count && error == nullptr; ++i) {
+          const cpu::TwoLayerMember& member = members[i];
+          error = cuda::two_layer_train(*member.training, steps, member.lr, member.loss, pointer<int64_t>(done[i]),
+                                        member.outputs.on_entry, member.outputs.on_return, pointer(scratch[i]), device,
+                                        stream);
+        }
+        return error;
+      });
+}
+
+}  // namespace
+
+void bind_training(py::module_& m) {
+  py::enum_<UpdateRule>(m, "UpdateRule").value("descent", UpdateRule::kDescent).value("adam", UpdateRule::kAdam);
+  Named<TwoLayerTraining>(m, "TwoLayerTraining")
+      .number("dtype", &TwoLayerTraining::dtype)
+      .member("base", &TwoLayerTraining::base)
+      .member("n", &TwoLayerTraining::n)
+      .member("features", &TwoLayerTraining::features)
+      .member("width", &TwoLayerTraining::width)
+      .memory("x", &TwoLayerTraining::x)
+      .memory("y", &TwoLayerTraining::y)
+      .memory("sample_weight", &TwoLayerTraining::sample_weight)
+      .memory("gradient_target", &TwoLayerTraining::gradient_target)
+      .member("gradient_features", &TwoLayerTraining::gradient_features)
+      .memory("weight", &TwoLayerTraining::weight)
+      .memory("output_weight", &TwoLayerTraining::output_weight)
+      .member("rule", &TwoLayerTraining::rule)
+      .memory("weight_first", &TwoLayerTraining::weight_first)
+      .memory("weight_second", &TwoLayerTraining::weight_second)
+      .memory("output_first", &TwoLayerTraining::output_first)
+      .memory("output_second", &TwoLayerTraining::output_second)
+      .member("beta1", &TwoLayerTraining::beta1)
+      .member("beta2", &TwoLayerTraining::beta2)
+      .member("epsilon", &TwoLayerTraining::epsilon)
+      .member("updates", &TwoLayerTraining::updates)
+      .member("s", &TwoLayerTraining::s)
+      .memory("f", &TwoLayerTraining::f)
+      .bound()
+      .def_property_readonly("by_arcs", &cpu::trains_by_arcs);
+  m.def("two_layer_training_scratch", &scratch, py::arg("training"), py::arg("device"));
+  m.def("two_layer_train", &train, py::arg("trainings"), py::arg("steps"), py::arg("lr"), py::arg("loss"),
+        py::arg("done"), py::arg("outputs_on_entry"), py::arg("outputs_on_return"), py::arg("scratch"),
+        py::arg("device"));
 }
 
 }  // namespace hrta

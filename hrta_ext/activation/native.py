@@ -13,8 +13,8 @@ from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS
 from hrta_ext.inputs import Parameter
 
-# Numbers of Quantity in csrc/.
-_VALUE, _PARAMETER_GRADIENT = 0, 3
+# Numbers of Quantity in csrc/ (_C.QUANTITIES); the derivatives of sigma_s by their order.
+VALUE, PARAMETER_GRADIENT = 0, 3
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _restored(y: Tensor, x: Tensor) -> Tensor:
     return y if y.stride() == result.stride() else result.copy_(y)
 
 
-def _address(s: Parameter) -> tuple[float, int, int]:
+def _number(s: Parameter) -> tuple[float, int, int]:
     """s as a number, its address and its count of features, as the kernels take it."""
     if isinstance(s, Tensor):
         return 0.0, s.data_ptr(), s.numel()
@@ -62,7 +62,7 @@ def _address(s: Parameter) -> tuple[float, int, int]:
 
 
 def _transform(x: Tensor, s: Parameter, base: str, quantity: int, y: Tensor, grad: int = 0, slope: int = 0) -> None:
-    number, address, features = _address(s)
+    number, address, features = _number(s)
     index = BASES[base].number
     _C.transform(
         x.data_ptr(), y.data_ptr(), x.numel(), KINDS[x.dtype], index, quantity, number, address, features, grad, slope,
@@ -81,7 +81,7 @@ def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
 def evaluate_in_place(x: Tensor, s: Parameter, base: str) -> None:
     """Overwrite x with sigma_s(x)."""
     dense = _arranged(x, s)
-    _transform(dense, s, base, _VALUE, dense)
+    _transform(dense, s, base, VALUE, dense)
     if dense is not x:
         x.copy_(dense)
 
@@ -90,7 +90,7 @@ def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]
     """sigma_s(x) and sigma_s'(x) in one pass over x."""
     dense = _arranged(x, s)
     y, slope = _output(dense, x), torch.empty_like(dense)
-    _transform(dense, s, base, _VALUE, y, slope=slope.data_ptr())
+    _transform(dense, s, base, VALUE, y, slope=slope.data_ptr())
     return _restored(y, x), _restored(slope, x)
 
 
@@ -115,7 +115,7 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
     partial = torch.empty(scratch, dtype=torch.float64, device=x.device)
     _C.parameter_gradient(
         grad.data_ptr(), dense.data_ptr(), grad_s.data_ptr(), partial.data_ptr(), x.numel(), KINDS[x.dtype],
-        BASES[base].number, _PARAMETER_GRADIENT + order, features, device,
+        BASES[base].number, PARAMETER_GRADIENT + order, features, device,
     )  # fmt: skip
     return grad_s
 
@@ -125,7 +125,7 @@ def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[
     dense = _dense(x)
     y = dense if in_place else _output(dense, x)
     mask = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
-    number, address, _ = _address(s)
+    number, address, _ = _number(s)
     _C.relu_mask_forward(
         dense.data_ptr(), y.data_ptr(), mask.data_ptr(), x.numel(), KINDS[x.dtype], number, address, x.get_device()
     )
@@ -137,7 +137,7 @@ def relu_mask_backward(grad: Tensor, mask: Tensor, s: Parameter, stride: tuple[i
     if grad.is_neg() or grad.stride() != stride:
         grad = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device).copy_(grad)
     grad_x = torch.empty_like(grad)
-    number, address, _ = _address(s)
+    number, address, _ = _number(s)
     _C.relu_mask_backward(
         grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), KINDS[grad.dtype], number, address,
         grad.get_device(),

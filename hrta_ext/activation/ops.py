@@ -1,7 +1,8 @@
-"""``torch.ops.hrta_ext.homotopy``: the compiled kernel as a dispatcher op, with its fake kernel and autograd.
+"""``torch.ops.hrta_ext.homotopy``: the activation as a dispatcher op, with its checks, fake kernel and autograd.
 
-For code that wants an opaque op in its graph or calls it from C++. ``hx.homotopy`` does not need it: eager calls take
-the fast lane, and compilers get the formula that they can fuse.
+For code that wants an opaque op in its graph. ``hx.homotopy`` does not need it: eager calls take the fast lane, and
+compilers get the formula that they can fuse. The kernel is registered from Python, so that what it raises never crosses
+libtorch, which a C++ exception survives only if both share one C++ runtime.
 """
 
 from __future__ import annotations
@@ -11,7 +12,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext import compiled
+from hrta_ext import schemas as schemas  # defines the op
+from hrta_ext.backends import kernels_for
+from hrta_ext.bases import BASES
+from hrta_ext.compiled import KINDS
+
+_LIBRARY = torch.library.Library("hrta_ext", "FRAGMENT")
+_NAMES = [name for name, base in BASES.items() if base.number is not None]  # by number
+
+
+def _check(x: Tensor, s: Tensor, base: int, order: int) -> None:
+    if x.dtype not in KINDS:
+        raise TypeError(f"homotopy: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    if s.dtype != torch.float64:
+        raise TypeError(f"homotopy: s must be float64, got {s.dtype}")
+    if s.dim() > 1:
+        raise ValueError(f"homotopy: s must have at most one dimension, got shape {tuple(s.shape)}")
+    if s.device != x.device:
+        raise ValueError(f"homotopy: s must be on x's device, {x.device}, got {s.device}")
+    if s.numel() != 1 and (x.dim() == 0 or s.numel() != x.shape[-1]):
+        raise ValueError(
+            "homotopy: s must have one value, or one per feature of x's last dimension, "
+            f"got shape {tuple(s.shape)} for x of shape {tuple(x.shape)}"
+        )
+    if not 0 <= base < len(_NAMES):
+        raise ValueError(f"homotopy: base must be in [0, {len(_NAMES)}), got {base}")
+    if not 0 <= order <= 2:
+        raise ValueError(f"homotopy: order must be 0, 1 or 2, got {order}")
+
+
+def _evaluate(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
+    _check(x, s, base, order)
+    s = s.resolve_neg().contiguous()
+    return kernels_for(x, _NAMES[base]).evaluate(x, s.reshape(()) if s.numel() == 1 else s, _NAMES[base], order)
 
 
 def _fake(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
@@ -38,6 +71,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
     return grad_x, grad_s, None, None
 
 
-if compiled._C is not None:
-    torch.library.register_fake("hrta_ext::homotopy", _fake)
-    torch.library.register_autograd("hrta_ext::homotopy", _backward, setup_context=_setup_context)
+_LIBRARY.impl("homotopy", _evaluate, "CompositeExplicitAutograd")
+torch.library.register_fake("hrta_ext::homotopy", _fake, lib=_LIBRARY)
+torch.library.register_autograd("hrta_ext::homotopy", _backward, setup_context=_setup_context, lib=_LIBRARY)

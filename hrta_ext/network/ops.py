@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext import compiled
 from hrta_ext.bases import BASES
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import reference
@@ -48,7 +47,43 @@ def _filled(found: reference.Gradients, x: Tensor, s: Tensor) -> tuple[Tensor, T
     return first[0], first[1], first[2], s.new_empty(0) if found[3] is None else found[3].to(s)
 
 
+def _check(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> None:
+    """What protects memory: the ops may be called directly, with anything."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"two_layer: x must be float32 or float64, got {x.dtype}")
+    for name, tensor in (("weight", weight), ("output_weight", output_weight)):
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"two_layer: {name} must have x's dtype, {x.dtype}, got {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"two_layer: {name} must be on x's device, {x.device}, got {tensor.device}")
+    if s.dtype != torch.float64 or not s.is_cpu:
+        raise TypeError(f"two_layer: s must be a float64 tensor on the CPU, got {s.dtype} on {s.device}")
+    if s.numel() != 1:
+        raise ValueError(f"two_layer: s must be one number, got shape {tuple(s.shape)}")
+    if x.dim() != 2 or weight.dim() < 2 or not weight.shape[-1] == x.shape[1] > 0:
+        raise ValueError(
+            "two_layer: x must have shape (n, D) and weight (..., m, D) with the same D > 0, "
+            f"got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if output_weight.shape != weight.shape[:-1] or weight.shape[-2] < 1:
+        raise ValueError(
+            "two_layer: output_weight must have weight's shape without the last dimension, m > 0, "
+            f"got {tuple(output_weight.shape)} for weight of shape {tuple(weight.shape)}"
+        )
+    if base not in _NAMES:
+        raise ValueError(f"two_layer: base must be in [0, {len(_NAMES)}), got {base}")
+
+
+def _check_gradient(grad: Tensor | None, name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    if grad is not None and (grad.shape != shape or grad.dtype != x.dtype or grad.device != x.device):
+        raise ValueError(
+            f"two_layer_backward: {name} must have the shape, dtype and device of the result, "
+            f"{shape}, {x.dtype} on {x.device}, got {tuple(grad.shape)}, {grad.dtype} on {grad.device}"
+        )
+
+
 def _forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
+    _check(x, weight, output_weight, s, base)
     return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
 
 
@@ -59,6 +94,7 @@ def _backward(
 
 
 def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
+    _check(x, weight, output_weight, s, base)
     return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], True)
 
 
@@ -72,6 +108,10 @@ def _with_gradient_backward(
     base: int,
     *needs: bool,
 ) -> tuple[Tensor, ...]:
+    _check(x, weight, output_weight, s, base)
+    networks, n = output_weight.shape[:-1], x.shape[0]
+    _check_gradient(grad_f, "grad", x, (*networks, n))
+    _check_gradient(grad_df_dx, "grad_df_dx", x, (*networks, n, x.shape[1]))
     kernels = two_layer_kernels(x, _NAMES[base])
     return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
 
@@ -115,9 +155,8 @@ def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ..
 
 
 def _register() -> None:
-    if compiled._C is None:  # otherwise csrc/torch/network.cpp defines these two
-        _LIBRARY.define(f"two_layer({_INPUTS}) -> Tensor")
-        _LIBRARY.define(f"two_layer_backward(Tensor grad, {_INPUTS}, {_NEEDS}) -> {_FOUR}")
+    _LIBRARY.define(f"two_layer({_INPUTS}) -> Tensor")
+    _LIBRARY.define(f"two_layer_backward(Tensor grad, {_INPUTS}, {_NEEDS}) -> {_FOUR}")
     _LIBRARY.define(f"two_layer_with_gradient({_INPUTS}) -> (Tensor, Tensor)")
     _LIBRARY.define(
         f"two_layer_with_gradient_backward(Tensor grad_f, Tensor grad_df_dx, {_INPUTS}, {_NEEDS}) -> {_FOUR}"

@@ -1,42 +1,60 @@
-"""The compiled Gram builder on CPU tensors: addresses and sizes. Same functions as ``reference_gram``."""
+"""The compiled Gram builder on CPU tensors: addresses and sizes. Same functions as ``reference``."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hrta_ext import compiled
 from hrta_ext.bases import BASES
+from hrta_ext.compiled import _C, KINDS, address
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
 
 def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs."""
-    return compiled._C.gram_least_scratch(BASES[base].number, high, n_samples, n_features, width)
+    number = BASES[base].number
+    digits = _C.gram_digits(number, high, width)
+    return _C.gram_least_scratch(_C.GramCall(base=number, digits=digits, n=n_samples, D=n_features, m=width))
 
 
 def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Weights (count, D) and output weights (count,) of the drawn neurons, float32."""
     weight = torch.empty(count, n_features, dtype=torch.float32)
     output_weight = torch.empty(count, dtype=torch.float32)
-    compiled._C.random_weights(seed, first, count, n_features, weight.data_ptr(), output_weight.data_ptr())
+    _C.random_weights(seed, first, count, n_features, weight.data_ptr(), output_weight.data_ptr())
     return weight, output_weight
 
 
 def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
     """Add all neurons to the sums (upper triangles of the products). x (n, D) float64."""
-    kind, weight, output_weight = compiled.KINDS[torch.float32], None, None
-    addresses = (0, 0)
+    number, dtype, weight, output_weight = BASES[base].number, torch.float32, None, None
     if neurons.weight is not None and neurons.output_weight is not None:
         weight, output_weight = neurons.weight.contiguous(), neurons.output_weight.contiguous()
-        kind, addresses = compiled.KINDS[weight.dtype], (weight.data_ptr(), output_weight.data_ptr())
-    finite = compiled._C.gram_sums(
-        BASES[base].number, high, x.shape[0], x.shape[1], neurons.count, x.data_ptr(), kind, *addresses,
-        neurons.seed, neurons.first, scratch_bytes, tuple(tensor.data_ptr() for tensor in sums),
-    )  # fmt: skip
-    if not finite:
+        dtype = weight.dtype
+    call = _C.GramCall(
+        base=number,
+        digits=_C.gram_digits(number, high, neurons.count),
+        n=x.shape[0],
+        D=x.shape[1],
+        m=neurons.count,
+        x=x.data_ptr(),
+        neurons=_C.Neurons(
+            dtype=KINDS[dtype],
+            weight=address(weight),
+            output_weight=address(output_weight),
+            seed=neurons.seed,
+            first=neurons.first,
+        ),
+        scratch_bytes=scratch_bytes,
+        sums=_C.GramSums(**_addresses(sums)),
+    )
+    if not _C.gram_sums(call):
         for tensor in sums:
             tensor.fill_(torch.nan)
+
+
+def _addresses(sums: GramSums) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in sums._asdict().items()}
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
@@ -48,12 +66,21 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
         linear, cross = one.linear @ x.mT, one.cross @ x.mT
-        compiled._C.gram_evaluate(
-            n, s.numel(), dtype == torch.float64, derivative, width, s.data_ptr(),
-            (inner.data_ptr(), linear.data_ptr(), cross.data_ptr()),
-            tuple(part.data_ptr() for part in one[2:]),
-            (a[network].data_ptr(), w[network].data_ptr()),
-        )  # fmt: skip
+        call = _C.GramEvaluation(
+            n=n,
+            S=s.numel(),
+            high=dtype == torch.float64,
+            derivative=derivative,
+            width=width,
+            s=s.data_ptr(),
+            inner=inner.data_ptr(),
+            linear=linear.data_ptr(),
+            cross=cross.data_ptr(),
+            sums=_C.GramSums(**_addresses(one)),
+            a=a[network].data_ptr(),
+            w=w[network].data_ptr(),
+        )
+        _C.gram_evaluate(call)
     if not networks:
         return Gram(a[0], w[0])
     shape = (*s.shape, *networks, n, n)
@@ -64,7 +91,13 @@ def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:
     """sum_k left[i, k] right[k, j] base[i, j]^k: left (n, terms), right (terms, n2), base (n, n2), float64."""
     left, right, base = left.contiguous(), right.contiguous(), base.contiguous()
     result = torch.empty_like(base)
-    compiled._C.power_sum(
-        *base.shape, left.shape[1], left.data_ptr(), right.data_ptr(), base.data_ptr(), result.data_ptr()
+    _C.power_sum(
+        n=base.shape[0],
+        n2=base.shape[1],
+        terms=left.shape[1],
+        left=left.data_ptr(),
+        right=right.data_ptr(),
+        base=base.data_ptr(),
+        result=result.data_ptr(),
     )
     return result

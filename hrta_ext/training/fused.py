@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from hrta_ext import compiled
-from hrta_ext.activation import native
+from hrta_ext.activation import native as native_activation
 from hrta_ext.backends import kernels_for
 from hrta_ext.bases import BASES
+from hrta_ext.compiled import plain
 from hrta_ext.inputs import with_bias
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.network.native import most_features
+from hrta_ext.training import native
 from hrta_ext.training.data import Samples
 from hrta_ext.training.losses import HOOKS
 from hrta_ext.training.schedules import LearningRate
@@ -74,7 +74,7 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
         return f"sample_weight and target_gradient must have shapes {tuple(x.shape[:1])} and {tuple(x.shape)}"
     if BASES[net.base].number is None:
         return f"it does not know {net.base!r}, a base of your own"
-    if kernels_for(net.weight, net.base) is not native:
+    if kernels_for(net.weight, net.base) is not native_activation:
         return f"the compiled kernels do not serve a net on {net.weight.device} (hx.backends() says which are usable)"
     most = most_features(net.weight.device)
     if net.weight.shape[1] > most:
@@ -97,14 +97,6 @@ def _why_not_optimizer(net: nn.Module, optimizer: Optimizer) -> str | None:
     if any(isinstance(groups[0].get(value, value), Tensor) for value in numbers):
         return "the optimizer's lr and betas must be plain numbers"
     return None
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.resolve_neg().contiguous()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 class FusedEngine:
@@ -133,10 +125,10 @@ class FusedEngine:
     def _take_samples(self) -> None:
         given = self.given
         self.versions = self._versions()
-        self.x = with_bias(given.x).contiguous() if self.net.bias else _plain(given.x)
-        self.y = _plain(given.y.reshape(-1))
-        self.sample_weight = None if given.sample_weight is None else _plain(given.sample_weight)
-        self.target_gradient = None if given.target_gradient is None else _plain(given.target_gradient)
+        self.x = with_bias(given.x).contiguous() if self.net.bias else plain(given.x)
+        self.y = plain(given.y.reshape(-1))
+        self.sample_weight = None if given.sample_weight is None else plain(given.sample_weight)
+        self.target_gradient = None if given.target_gradient is None else plain(given.target_gradient)
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.given.given().values()]
@@ -170,8 +162,8 @@ class FusedEngine:
             rates.append(self.optimizer.param_groups[0]["lr"])
         return torch.tensor(rates, dtype=torch.float64)
 
-    def training(self) -> Any:
-        """The native call's description; anew for every call, since tensors may have been replaced or changed."""
+    def training(self) -> native.Training:
+        """What the native call is told; anew for every call, since tensors may have been replaced or changed."""
         reason = why_not_fused(self.net, self.optimizer, self.given, None)
         if reason is not None:
             raise RuntimeError(f'fit: the training was changed so that engine "fused" cannot go on: {reason}')
@@ -180,24 +172,25 @@ class FusedEngine:
         group = self.optimizer.param_groups[0]
         adam = type(self.optimizer) is Adam
         names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
-        numbers = (*group["betas"], group["eps"]) if adam else (group["momentum"], 0.0, 0.0)
         if not adam:
             names = ("momentum_buffer",) if group["momentum"] else ()
-        moments = [self._moment(weight, name) for name in names for weight in self._weights()]
-        addresses = [tensor.data_ptr() for tensor in (self.x, self.y, *self._weights(), *moments)]
-        addresses += [0] * (8 - len(addresses))
-        net = self.net
-        training = compiled._C.TwoLayerTraining(
-            compiled.KINDS[net.weight.dtype], BASES[net.base].number, *self.x.shape, net.width,
-            [*addresses, self.f.data_ptr()], adam, *map(float, numbers),
-        )  # fmt: skip
-        if self.sample_weight is not None or self.target_gradient is not None:
-            addresses = [_address(self.sample_weight), _address(self.target_gradient)]
-            training.set_loss(*addresses, self.net.in_features)
-        training.s = float(net.s)
-        if adam:
-            training.updates = self._updates()
-        return training
+        moments = [(self._moment(self.net.weight, name), self._moment(self.net.output_weight, name)) for name in names]
+        return native.Training(
+            base=self.net.base,
+            s=float(self.net.s),
+            x=self.x,
+            y=self.y,
+            weight=self.net.weight,
+            output_weight=self.net.output_weight,
+            f=self.f,
+            sample_weight=self.sample_weight,
+            target_gradient=self.target_gradient,
+            first=moments[0] if moments else None,
+            second=moments[1] if adam else None,
+            betas=(float(group["betas"][0]), float(group["betas"][1])) if adam else (float(group["momentum"]), 0.0),
+            epsilon=float(group["eps"]) if adam else 0.0,
+            updates=self._updates() if adam else 0,
+        )
 
     def _weights(self) -> tuple[nn.Parameter, nn.Parameter]:
         return self.net.weight, self.net.output_weight
@@ -241,14 +234,7 @@ def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> lis
     present = [engine.s_of_f == training.s for engine, training in zip(engines, trainings, strict=True)]
     keep = not any(engine.watched for engine in engines)
     start = time.perf_counter()
-    if all(engine.x.is_cpu for engine in engines):
-        steps_done: list[int] = compiled._C.two_layer_train(
-            trainings, count, [t.data_ptr() for t in rates], [t.data_ptr() for t in losses], present, keep
-        )
-    else:
-        steps_done = [
-            _train_on_gpu(*member, keep) for member in zip(engines, trainings, rates, losses, present, strict=True)
-        ]
+    steps_done = native.train(trainings, rates, losses, present, keep)
     seconds_per_step = max((time.perf_counter() - start) / max(steps_done), 1e-9)
     for i, (engine, done) in enumerate(zip(engines, steps_done, strict=True)):
         updates = done if losses[i, done - 1].isfinite() else done - 1
@@ -256,17 +242,3 @@ def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> lis
         engine.s_of_f = trainings[i].s if keep and updates == count else None
         engine.count(updates)
     return [loss[:done] for loss, done in zip(losses, steps_done, strict=True)]
-
-
-def _train_on_gpu(engine: FusedEngine, training: Any, rates: Tensor, losses: Tensor, present: bool, keep: bool) -> int:
-    """The steps of one network; fills ``losses`` and returns how many there are."""
-    device = engine.x.device
-    scratch = torch.empty(compiled._C.two_layer_cuda_training_scratch(training), dtype=torch.uint8, device=device)
-    loss = torch.empty(losses.shape, dtype=torch.float64, device=device)
-    done = torch.empty((), dtype=torch.int64, device=device)
-    addresses = (loss.data_ptr(), done.data_ptr())
-    compiled._C.two_layer_cuda_train(
-        training, rates.tolist(), *addresses, present, keep, scratch.data_ptr(), engine.x.get_device()
-    )
-    losses.copy_(loss)  # waits for the steps
-    return int(done) or losses.numel()

@@ -20,9 +20,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 def takes_arcs(x: Tensor, weight: Tensor, output_weight: Tensor, base: str = "relu") -> bool:
-    from hrta_ext.compiled import _C
-
-    return _C.two_layer_takes_arcs(native_two_layer.Problem(x, weight, output_weight, 1.0, base).described)
+    found: bool = native_two_layer.Problem(x, weight, output_weight, 1.0, base).call.takes_arcs
+    return found
 
 
 def check(x: Tensor, weight: Tensor, output_weight: Tensor, s: float) -> None:

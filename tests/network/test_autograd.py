@@ -205,8 +205,6 @@ def test_opcheck(networks: tuple[int, ...]) -> None:
 
 def test_the_ops_check_what_protects_memory() -> None:
     """Called directly, with shapes that do not fit."""
-    if not hx.backends()["cpp"]:
-        pytest.skip("needs the compiled kernels")
     x, weight, output_weight, s = (t.detach() for t in leaves(4, 5, 2))
     run = torch.ops.hrta_ext.two_layer
     bad = [
@@ -219,7 +217,7 @@ def test_the_ops_check_what_protects_memory() -> None:
         (x, weight, output_weight, s, 8),
     ]
     for arguments in bad:
-        with pytest.raises(RuntimeError, match="hrta_ext: "):
+        with pytest.raises((TypeError, ValueError), match="two_layer: "):
             run(*arguments)
-    with pytest.raises(RuntimeError, match="two_layer_backward: grad must have the shape"):
+    with pytest.raises(ValueError, match="two_layer_backward: grad must have the shape"):
         torch.ops.hrta_ext.two_layer_backward(torch.ones(3), x, weight, output_weight, s, 0, True, True, True, True)

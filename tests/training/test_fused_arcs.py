@@ -33,9 +33,11 @@ TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def by_arcs(n: int, features: int, width: int, base: str = "relu") -> bool:
-    from hrta_ext.compiled import _C
+    from hrta_ext.compiled import _C, KINDS
 
-    found: bool = _C.TwoLayerTraining(2, BASES[base].number, n, features, width, [0] * 9, False, 0.0, 0.0, 0.0).by_arcs
+    found: bool = _C.TwoLayerTraining(
+        dtype=KINDS[torch.float32], base=BASES[base].number, n=n, features=features, width=width
+    ).by_arcs
     return found
 
 
