@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from processes import python, wait_for
 from torch import nn
 
-import hrta_ext
 from hrta_ext.activation.modules import HomotopyActivation
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import FitResult, StepInfo, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult, StepInfo
 
 X = torch.linspace(0.0, 1.0, 13)[:, None]
 Y = torch.sin(2 * torch.pi * X[:, 0])
@@ -127,6 +127,7 @@ def test_resume_without_a_file_starts_afresh_and_makes_the_folder(tmp_path: Path
     assert [entry.name for entry in path.parent.iterdir()] == ["run.pt"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
 
@@ -202,14 +203,12 @@ fit(net, x, y, s=(0.5, 1.0), steps=(40, 100_000), batch_size=4, checkpoint=path,
 
 def run_until_killed(path: Path, mode: str) -> int:
     """Train in a process of its own until SIGKILL; the steps that its checkpoint holds."""
-    root = Path(hrta_ext.__file__).parents[1]
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), mode], cwd=root, env={**os.environ})
-    if mode == "at any time":
-        while not path.exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        process.kill()
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    with python(SCRIPT, str(path), mode) as process:
+        if mode == "at any time":
+            wait_for(path, process)
+            time.sleep(0.05)
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
     return torch.load(path, weights_only=True)["step"]
 
 
