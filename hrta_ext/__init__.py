@@ -14,7 +14,8 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.training.ensemble import fit_ensemble
-from hrta_ext.training.fit import FitResult, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 
 __version__ = "0.1.0"

@@ -14,6 +14,10 @@ Parameter = float | Tensor  # s of an activation: a number, or a tensor of shape
 Parameters = float | Sequence[float] | Tensor  # one s, or a 1-D sequence of S values
 
 
+class DtypeError(TypeError, ValueError):
+    """A wrong dtype; also a ValueError, as it was in 0.1.0."""
+
+
 def check_integer(value: object, name: str) -> int:
     """``value`` (an int, of NumPy or a 0-dim tensor too) as an int of at least 1; an error naming it otherwise."""
     try:

@@ -7,6 +7,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from hrta_ext.tables.reading import is_number
+
 # Only options of numbers: where an option of names ended and the name of a file began, nobody could tell.
 _LIST_OPTIONS = ("--s", "--steps")
 
@@ -30,7 +32,7 @@ def repeat_list_options(arguments: Sequence[str]) -> list[str]:
         name, equals, _ = argument.partition("=")
         if name in _LIST_OPTIONS:
             option, n_values = name, int(bool(equals))
-        elif option is not None and n_values >= 1 and _is_number(argument):
+        elif option is not None and n_values >= 1 and is_number(argument):
             repeated.append(option)
         elif option is not None and n_values >= 1:
             option = None
@@ -38,11 +40,3 @@ def repeat_list_options(arguments: Sequence[str]) -> list[str]:
             n_values += 1
         repeated.append(argument)
     return repeated
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

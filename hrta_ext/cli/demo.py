@@ -35,7 +35,7 @@ from hrta_ext.cli.output import (
     progress_bar,
 )
 from hrta_ext.files import write_json
-from hrta_ext.training.fit import StepInfo
+from hrta_ext.training.results import StepInfo
 
 _ONE_THREAD_WIDTH = 2000
 _FILES = ("results.json", "loss.png", "fitted.png")

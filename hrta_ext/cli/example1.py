@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import StepInfo, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import StepInfo
 
 PAPER_STEPS = (3000, 13000)
 N_POINTS = 100

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hrta_ext.cli.example1 import METHODS, N_POINTS, Run, Settings, fine_grid, runs_of, target
 from hrta_ext.plots import COLORS, GREY, draw_loss, line_style, mark_stages, new_figure, save_figure
-from hrta_ext.tables.model import FloatArray
+from hrta_ext.tables.scaling import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,8 +30,8 @@ from hrta_ext.inputs import with_bias
 from hrta_ext.ntk.figures import plot_kernels, plot_spectra, spread
 from hrta_ext.ntk.gram import GramPath, random_gram_path
 from hrta_ext.ntk.report import SpectraReport, Spectrum, count_repeated_rows, spectra_report
-from hrta_ext.tables.model import Scaling
 from hrta_ext.tables.reading import Table, list_names, open_table
+from hrta_ext.tables.scaling import Scaling
 
 _FILES = ("results.json", "spectrum.csv", "spectrum.png", "kernels.png")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -198,7 +198,7 @@ def _read(
         features = features[chosen.sort().values]
         notes.append(f"{max_rows} of the {total} rows, chosen at random by --seed {seed}; --max-rows takes more.")
     if standardize:
-        features = Scaling.of(features, features.new_zeros(len(features))).scale_x(features)
+        features = Scaling.of_samples(features).scale_x(features)
     if float(features.abs().max()) > _LARGEST:
         raise CommandError(f"{table.path}: numbers beyond {_LARGEST:g} overflow in the kernels; use --standardize")
     repeated, pair = count_repeated_rows(features)

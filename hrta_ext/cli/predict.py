@@ -10,8 +10,10 @@ import typer
 
 from hrta_ext.cli.output import CommandError, print_line, print_note, print_table
 from hrta_ext.files import replaced
-from hrta_ext.tables.model import FloatArray, Regression, Score
+from hrta_ext.tables.model import Regression
 from hrta_ext.tables.reading import Table, TableError, list_names, open_table
+from hrta_ext.tables.scaling import FloatArray
+from hrta_ext.tables.scores import Score
 
 
 def predict(

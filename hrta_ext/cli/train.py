@@ -24,18 +24,12 @@ from hrta_ext.cli.output import (
 )
 from hrta_ext.files import write_json
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.tables.model import (
-    MODEL_FILES,
-    FloatArray,
-    Regression,
-    Scaling,
-    Score,
-    check_columns,
-    linear_least_squares,
-    split_rows,
-)
+from hrta_ext.tables.model import MODEL_FILES, Regression, check_columns
 from hrta_ext.tables.reading import Table, list_names, open_table
-from hrta_ext.training.fit import FitResult, StepInfo, fit
+from hrta_ext.tables.scaling import FloatArray, Scaling
+from hrta_ext.tables.scores import Score, linear_least_squares, split_rows
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult, StepInfo
 
 _CHECKPOINT = "checkpoint.pt"
 _FILES = ("report.json", *MODEL_FILES, "training.png", _CHECKPOINT)

@@ -7,20 +7,17 @@ A model is a directory with two files that any machine can read: ``model.json`` 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrta_ext.files import replaced, write_json
 from hrta_ext.network.module import TwoLayerNet
-
-FloatArray = NDArray[np.float64]
+from hrta_ext.tables.scaling import FloatArray, ModelError, Scaling
 
 MODEL_FILES = ("model.json", "model.pt")
 _FORMAT = "hrta_ext regression model"
@@ -28,51 +25,6 @@ _VERSION = 1
 _TENSORS = ("weight", "output_weight", "x_mean", "x_scale", "y_mean", "y_scale")
 # Entries of the (rows, width) activation of one block of predictions: 64 MiB in float32, whatever the table's length.
 _BLOCK_ENTRIES = 1 << 24
-
-
-class ModelError(ValueError):
-    """What is wrong with a saved model or with the columns it is to learn from, in one line."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Affine maps between a table's units and the network's.
-
-    Features become (x - x_mean) / x_scale with x_scale = standard deviation * sqrt(d): every feature counts alike and a
-    sample has mean square norm 1 for every number d of features, so that the network's random start is of the size of
-    the standardised target (y - y_mean) / y_scale and does not drown it.
-
-    Attributes:
-        x_mean, x_scale: Shape (d,), float64.
-        y_mean, y_scale: 0-dim, float64.
-    """
-
-    x_mean: Tensor
-    x_scale: Tensor
-    y_mean: Tensor
-    y_scale: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> Scaling:
-        """The scaling that the rows x (n, d), y (n,) define; a column that is constant in them is only centred."""
-        x_std, y_std = x.std(0, correction=0), y.std(correction=0)
-        one = torch.ones((), dtype=x.dtype)
-        x_std = torch.where(x.amax(0) > x.amin(0), x_std, one)
-        y_std = torch.where(y.amax() > y.amin(), y_std, one)
-        scaling = cls(x.mean(0), x_std * math.sqrt(x.shape[1]), y.mean(), y_std)
-        if not all(
-            bool(t.isfinite().all()) for t in (scaling.x_mean, scaling.x_scale, scaling.y_mean, scaling.y_scale)
-        ):
-            raise ModelError("the numbers of the table are too large: their variance overflows float64; rescale them")
-        return scaling
-
-    def scale_x(self, x: Tensor) -> Tensor:
-        """Features (n, d) in the network's units."""
-        return (x - self.x_mean) / self.x_scale
-
-    def scale_y(self, y: Tensor) -> Tensor:
-        """Targets (n,) in the network's units."""
-        return (y - self.y_mean) / self.y_scale
 
 
 @dataclass(frozen=True)
@@ -210,36 +162,3 @@ def check_columns(x: FloatArray, y: FloatArray, features: tuple[str, ...], targe
         what = "column {} is" if len(constant) == 1 else "columns {} are"
         names = ", ".join(map(repr, constant[:8])) + (f" and {len(constant) - 8} more" if len(constant) > 8 else "")
         raise ModelError(f"{what.format(names)} constant and cannot be standardised; leave out with {drop}")
-
-
-def split_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers for training and for validation, both sorted; ``fraction`` of the rows, at least 1, validate."""
-    order = np.random.default_rng(seed).permutation(n_rows)
-    n_validation = max(1, round(n_rows * fraction))
-    return np.sort(order[n_validation:]), np.sort(order[:n_validation])
-
-
-@dataclass(frozen=True)
-class Score:
-    """Root mean square error in the target's units, and R^2 = 1 - MSE / variance of these rows (NaN if that is 0)."""
-
-    rmse: float
-    r2: float
-
-    @classmethod
-    def of(cls, y: FloatArray, prediction: FloatArray) -> Score:
-        """Score of ``prediction`` for ``y``, both of shape (n,)."""
-        mse = float(np.mean((y - prediction) ** 2))
-        variance = float(np.var(y))
-        return cls(math.sqrt(mse), 1.0 - mse / variance if variance > 0.0 else math.nan)
-
-
-def linear_least_squares(x: FloatArray, y: FloatArray, scaling: Scaling, rows: FloatArray) -> FloatArray:
-    """Predictions at ``rows`` (k, d) of the linear model, intercept included, fitted to x (n, d), y (n,)."""
-
-    def design(values: FloatArray) -> FloatArray:
-        scaled = scaling.scale_x(torch.from_numpy(np.ascontiguousarray(values))).numpy()
-        return np.concatenate([scaled, np.ones((len(values), 1))], axis=1)
-
-    coefficients = np.linalg.lstsq(design(x), y, rcond=None)[0]
-    return np.asarray(design(rows) @ coefficients, dtype=np.float64)

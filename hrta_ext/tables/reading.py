@@ -19,7 +19,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from hrta_ext.tables.scaling import FloatArray
+
 Row = tuple[int, list[str]]
 
 # Rows parsed at a time: the strings of one block take a few MB, whatever the length of the file.
@@ -172,7 +173,8 @@ def _parsed(path: Path, stream: TextIO, delimiter: str) -> Iterator[Row]:
         raise TableError(f"{path}: line {reader.line_num}: not a row of a table: {error}") from error
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether ``cell`` is a number to Python."""
     try:
         float(cell)
     except ValueError:
@@ -182,9 +184,9 @@ def _is_number(cell: str) -> bool:
 
 def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
     """No number in the first row, or text above a number; cells that are empty say nothing."""
-    if not any(_is_number(cell) for cell in first):
+    if not any(is_number(cell) for cell in first):
         return True
-    return any(cell and not _is_number(cell) and _is_number(below) for cell, below in zip(first, second, strict=False))
+    return any(cell and not is_number(cell) and is_number(below) for cell, below in zip(first, second, strict=False))
 
 
 def _read_text(
@@ -224,7 +226,7 @@ def _bad_cell(
     for k, (line, cells) in enumerate(block, start=rows_before + 1):
         for p in positions:
             cell = cells[p].strip()
-            if not (_is_number(cell) and np.isfinite(float(cell))):
+            if not (is_number(cell) and np.isfinite(float(cell))):
                 return TableError(f"{path}: row {k} (line {line}), column {columns[p]!r}: {_complaint(cell)}")
     return TableError(f"{path}: rows {rows_before + 1} to {rows_before + len(block)} hold something that is no number")
 
@@ -235,9 +237,9 @@ def _complaint(cell: str) -> str:
     shown = repr(cell if len(cell) <= 40 else cell[:37] + "...")
     if cell.casefold() in _MISSING:
         return f"{shown} is a missing value; fill it in or remove the row"
-    if _is_number(cell):
+    if is_number(cell):
         return f"{shown} is not finite"
-    if cell.count(",") == 1 and _is_number(cell.replace(",", ".")):
+    if cell.count(",") == 1 and is_number(cell.replace(",", ".")):
         return f"{shown} has a decimal comma; write a decimal point"
     return f"{shown} is not a number"
 

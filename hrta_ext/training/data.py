@@ -1,4 +1,4 @@
-"""What a network is trained on: samples, targets, and what the loss makes of them besides; and whether it is usable."""
+"""What a network is trained on: samples, targets, what the loss makes of them besides; the checks, and the batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+
+from hrta_ext.inputs import DtypeError
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,51 @@ class Samples:
         return Samples(**{name: value[chosen] for name, value in self.given().items()})
 
 
+class Batches:
+    """The samples of every step. Each epoch is a new permutation from a generator that starts at torch's seed.
+
+    The permutations are drawn on the CPU, so they are the same whatever device the samples are on, and do not touch
+    torch's global random state.
+
+    Args:
+        samples: Of all steps.
+        batch_size: Samples per step; None for all of them in their own order.
+    """
+
+    def __init__(self, samples: Samples, batch_size: int | None) -> None:
+        self.samples, self.batch_size = samples, batch_size
+        self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.epoch_state = self.generator.get_state()
+        self.order = torch.empty(0, dtype=torch.int64)
+
+    def get(self, step: int) -> Samples:
+        """Samples of step number ``step``; steps are to be asked for in order."""
+        if self.batch_size is None:
+            return self.samples
+        n = self.samples.x.shape[0]
+        position = step % -(-n // self.batch_size)
+        if position == 0:
+            self.epoch_state = self.generator.get_state()
+            self._shuffle()
+        chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
+        return self.samples.take(chosen)
+
+    def _shuffle(self) -> None:
+        x = self.samples.x
+        self.order = torch.randperm(x.shape[0], generator=self.generator).to(x.device)
+
+    def state(self) -> Tensor:
+        """The generator's state at the start of the current epoch."""
+        return self.epoch_state
+
+    def restore(self, state: Tensor, step: int) -> None:
+        """Stand where a run stood that had done ``step`` steps and then gave ``state``."""
+        self.generator.set_state(state)
+        if self.batch_size is not None and step > 0:
+            self.epoch_state = state
+            self._shuffle()
+
+
 def check_samples(parameters: Sequence[nn.Parameter], samples: Samples) -> None:
     """Raise TypeError or ValueError for data that a network with such parameters cannot be trained on."""
     _check_data(parameters, samples.x, samples.y)
@@ -62,7 +109,7 @@ def _check_data(parameters: Sequence[nn.Parameter], x: Tensor, y: Tensor) -> Non
                 f"fit: {name} must be on the device of the network, {_listed(devices)}, got {value.device}"
             )
         if value.dtype not in dtypes:
-            raise ValueError(f"fit: {name} must have the dtype of the network, {_listed(dtypes)}, got {value.dtype}")
+            raise DtypeError(f"fit: {name} must have the dtype of the network, {_listed(dtypes)}, got {value.dtype}")
     if y.shape[0] != x.shape[0]:
         expected = (x.shape[0], *y.shape[1:])
         raise ValueError(f"fit: y must have shape {expected} to match x, got {tuple(y.shape)}")
@@ -95,7 +142,7 @@ def _check_beside(name: str, value: Tensor, x: Tensor, shape: tuple[int, ...]) -
     """An argument that stands beside x: its dtype and device, this shape, finite."""
     _check_tensor(name, value)
     if value.dtype != x.dtype:
-        raise ValueError(f"fit: {name} must have x's dtype, {x.dtype}, got {value.dtype}")
+        raise DtypeError(f"fit: {name} must have x's dtype, {x.dtype}, got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"fit: {name} must be on x's device, {x.device}, got {value.device}")
     if value.shape != shape:

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hrta_ext.training.data import Batches
 from hrta_ext.training.losses import training_loss
-from hrta_ext.training.schedules import Batches, LearningRate
+from hrta_ext.training.optimizers import LearningRate
 
 
 class Engine(Protocol):

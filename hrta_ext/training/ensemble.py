@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from hrta_ext.training.checkpoints import Interrupt, Run
 from hrta_ext.training.data import Samples
-from hrta_ext.training.fit import FitResult, Plan, fit, prepare
+from hrta_ext.training.fit import train_run
 from hrta_ext.training.fused import FusedEngine, train_together
 from hrta_ext.training.optimizers import OptimizerFactory
+from hrta_ext.training.plan import Plan, Recipe, prepare
+from hrta_ext.training.results import FitResult
+from hrta_ext.training.run import Interrupt, Run
 
 
 def fit_ensemble(
@@ -57,27 +59,17 @@ def fit_ensemble(
     if isinstance(nets, nn.Module) or not isinstance(nets, Sequence) or len(nets) == 0:
         raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
     samples = Samples(x, y, sample_weight, target_gradient)
-    plans = [prepare(net, samples, s, steps, optimizer, lr, lr_schedule, None, engine, watched=False) for net in nets]
+    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size=None, engine=engine)
+    plans = [prepare(net, samples, recipe, watched=False) for net in nets]
     parameters = [id(parameter) for plan in plans for parameter in plan.parameters]
     if len(set(parameters)) != len(parameters):
         raise ValueError("fit_ensemble: nets must be different networks, two of them share a parameter")
     if all(isinstance(plan.engine, FusedEngine) for plan in plans):
         return _train_together(plans)
     results: list[FitResult] = []
-    for net in nets:
-        result = fit(
-            net,
-            x,
-            y,
-            s=s,
-            steps=steps,
-            optimizer=optimizer,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            sample_weight=sample_weight,
-            target_gradient=target_gradient,
-            engine=engine,
-        )
+    for plan in plans:
+        run = plan.start()
+        result = plan.result(run, train_run(run))
         results.append(result)
         if result.stop_reason == "interrupted":
             break

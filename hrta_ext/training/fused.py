@@ -24,7 +24,7 @@ from hrta_ext.network.native import most_features
 from hrta_ext.training import native
 from hrta_ext.training.data import Samples
 from hrta_ext.training.losses import HOOKS
-from hrta_ext.training.schedules import LearningRate
+from hrta_ext.training.optimizers import LearningRate
 
 # Between two calls Ctrl-C, progress and checkpoints get their turn.
 _SECONDS_PER_CALL = 0.1

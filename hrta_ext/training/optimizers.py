@@ -1,4 +1,4 @@
-"""The optimizer of a training, from a name or from a class of torch's."""
+"""The optimizer of a training, from a name or from a class of torch's, and its learning rate at every step."""
 
 from __future__ import annotations
 
@@ -44,3 +44,56 @@ def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Param
     if not isinstance(built, Optimizer):
         raise TypeError(f"fit: optimizer must build a torch.optim.Optimizer, got {type(built).__name__}")
     return built
+
+
+class LearningRate:
+    """The learning rate of every step: that of the optimizer's groups times a factor that depends on the step alone.
+
+    Args:
+        schedule: None, "cosine" (from 1 to 0 over ``total_steps``), or a callable step -> factor, steps counted from 0.
+        optimizer: Freshly built; its present rates are the ones multiplied.
+        total_steps: Steps of the whole run.
+    """
+
+    def __init__(self, schedule: str | Callable[[int], float] | None, optimizer: Optimizer, total_steps: int) -> None:
+        self.optimizer, self.total_steps = optimizer, total_steps
+        self.base = [group["lr"] for group in optimizer.param_groups]
+        self.factor: Callable[[int], float] | None
+        if schedule is None:
+            self.name, self.factor = "constant", None
+        elif schedule == "cosine":
+            self.name, self.factor = "cosine", lambda step: 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
+        elif isinstance(schedule, str):
+            raise ValueError(f'fit: lr_schedule must be None, "cosine" or a function of the step, got {schedule!r}')
+        elif not callable(schedule) or isinstance(schedule, type):
+            shown = schedule.__name__ if isinstance(schedule, type) else type(schedule).__name__
+            raise TypeError(f'fit: lr_schedule must be None, "cosine" or a function step -> factor, got {shown}')
+        else:
+            self.name, self.factor = getattr(schedule, "__name__", type(schedule).__name__), schedule
+            self._checked(0)
+
+    def _checked(self, step: int) -> float:
+        assert self.factor is not None
+        factor = self.factor(step)
+        try:
+            value = float(factor)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"fit: lr_schedule must give a number at every step, got {factor!r} at step {step}"
+            ) from None
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"fit: lr_schedule must give a finite factor of at least 0, got {value} at step {step}")
+        return value
+
+    def samples(self) -> list[float]:
+        """The factor at five steps of the run, by which two schedules can be told apart."""
+        if self.factor is None:
+            return []
+        return [self._checked((self.total_steps - 1) * i // 4) for i in range(5)]
+
+    def apply(self, step: int) -> None:
+        """Set the rates that step number ``step`` is to use."""
+        if self.factor is not None:
+            factor = self._checked(step)
+            for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+                group["lr"] = base * factor

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from hrta_ext.training.checkpoints import Run
+from hrta_ext.training.run import Run
 
 
 class Progress:

@@ -1,20 +1,17 @@
-"""What changes from step to step of a training: s above all, and the learning rate and the batch."""
+"""Which s a step trains with: stages of given length, or until the loss stops decaying."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers, set_homotopy
 from hrta_ext.inputs import check_homotopy_parameter, check_integer
-from hrta_ext.training.data import Samples
 
 
 def _check_values(values: Sequence[float], name: str) -> tuple[float, ...]:
@@ -198,101 +195,3 @@ class PlateauHomotopyScheduler(_Schedule):
         if self.num_bad_steps >= self.patience and self.stage + 1 < len(self.values):
             self.best, self.num_bad_steps = math.inf, 0
             self._enter(self.stage + 1)
-
-
-class LearningRate:
-    """The learning rate of every step: that of the optimizer's groups times a factor that depends on the step alone.
-
-    Args:
-        schedule: None, "cosine" (from 1 to 0 over ``total_steps``), or a callable step -> factor, steps counted from 0.
-        optimizer: Freshly built; its present rates are the ones multiplied.
-        total_steps: Steps of the whole run.
-    """
-
-    def __init__(self, schedule: str | Callable[[int], float] | None, optimizer: Optimizer, total_steps: int) -> None:
-        self.optimizer, self.total_steps = optimizer, total_steps
-        self.base = [group["lr"] for group in optimizer.param_groups]
-        self.factor: Callable[[int], float] | None
-        if schedule is None:
-            self.name, self.factor = "constant", None
-        elif schedule == "cosine":
-            self.name, self.factor = "cosine", lambda step: 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
-        elif isinstance(schedule, str):
-            raise ValueError(f'fit: lr_schedule must be None, "cosine" or a function of the step, got {schedule!r}')
-        elif not callable(schedule) or isinstance(schedule, type):
-            shown = schedule.__name__ if isinstance(schedule, type) else type(schedule).__name__
-            raise TypeError(f'fit: lr_schedule must be None, "cosine" or a function step -> factor, got {shown}')
-        else:
-            self.name, self.factor = getattr(schedule, "__name__", type(schedule).__name__), schedule
-            self._checked(0)
-
-    def _checked(self, step: int) -> float:
-        assert self.factor is not None
-        factor = self.factor(step)
-        try:
-            value = float(factor)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(
-                f"fit: lr_schedule must give a number at every step, got {factor!r} at step {step}"
-            ) from None
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"fit: lr_schedule must give a finite factor of at least 0, got {value} at step {step}")
-        return value
-
-    def samples(self) -> list[float]:
-        """The factor at five steps of the run, by which two schedules can be told apart."""
-        if self.factor is None:
-            return []
-        return [self._checked((self.total_steps - 1) * i // 4) for i in range(5)]
-
-    def apply(self, step: int) -> None:
-        """Set the rates that step number ``step`` is to use."""
-        if self.factor is not None:
-            factor = self._checked(step)
-            for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
-                group["lr"] = base * factor
-
-
-class Batches:
-    """The samples of every step. Each epoch is a new permutation from a generator that starts at torch's seed.
-
-    The permutations are drawn on the CPU, so they are the same whatever device the samples are on, and do not touch
-    torch's global random state.
-
-    Args:
-        samples: Of all steps.
-        batch_size: Samples per step; None for all of them in their own order.
-    """
-
-    def __init__(self, samples: Samples, batch_size: int | None) -> None:
-        self.samples, self.batch_size = samples, batch_size
-        self.generator = torch.Generator().manual_seed(torch.initial_seed())
-        self.epoch_state = self.generator.get_state()
-        self.order = torch.empty(0, dtype=torch.int64)
-
-    def get(self, step: int) -> Samples:
-        """Samples of step number ``step``; steps are to be asked for in order."""
-        if self.batch_size is None:
-            return self.samples
-        n = self.samples.x.shape[0]
-        position = step % -(-n // self.batch_size)
-        if position == 0:
-            self.epoch_state = self.generator.get_state()
-            self._shuffle()
-        chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
-        return self.samples.take(chosen)
-
-    def _shuffle(self) -> None:
-        x = self.samples.x
-        self.order = torch.randperm(x.shape[0], generator=self.generator).to(x.device)
-
-    def state(self) -> Tensor:
-        """The generator's state at the start of the current epoch."""
-        return self.epoch_state
-
-    def restore(self, state: Tensor, step: int) -> None:
-        """Stand where a run stood that had done ``step`` steps and then gave ``state``."""
-        self.generator.set_state(state)
-        if self.batch_size is not None and step > 0:
-            self.epoch_state = state
-            self._shuffle()

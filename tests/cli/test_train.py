@@ -14,7 +14,9 @@ pytest.importorskip("rich")
 pytest.importorskip("tqdm")
 
 from hrta_ext.cli import main
-from hrta_ext.tables.model import ModelError, Regression, Scaling, Score, linear_least_squares, split_rows
+from hrta_ext.tables.model import Regression
+from hrta_ext.tables.scaling import ModelError, Scaling
+from hrta_ext.tables.scores import Score, linear_least_squares, split_rows
 
 FAST = ["--steps", "5", "10", "--width", "12"]
 

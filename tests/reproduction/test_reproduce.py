@@ -6,12 +6,11 @@ import csv
 import json
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from processes import same_package
+from processes import line_of, running
 from typer.testing import CliRunner
 
 from hrta_ext.cli import app
@@ -106,14 +105,11 @@ def test_a_killed_report_goes_on_to_the_same_page_of_numbers(made, tmp_path, wor
     script.write_text(SCRIPT)
     names = ("sin1d", "baselines")  # in baselines some runs are known only after others
     command = [sys.executable, str(script), ",".join(names), str(out), str(workers)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=same_package()
-    )
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "10":
-        assert process.poll() is None
-    process.kill()
-    assert process.wait(30) == -signal.SIGKILL
+    with running(command) as process:
+        while (line := line_of(process)) != "10":
+            assert line
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
     assert not (out / "index.html").exists()
     kept = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("[!.]*.json")}
     assert len(kept) >= 10

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
-from processes import same_package
+from processes import line_of, running
 
 from hrta_ext.reproduction.runs.tasks import Progress, Results, Task, run_tasks
 from hrta_ext.reproduction.runs.trainings import Training
@@ -35,35 +36,37 @@ def test_worker_processes_give_the_same_numbers(tmp_path):
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from hrta_ext.reproduction.runs.tasks import Results, run_tasks
 from hrta_ext.reproduction.runs.trainings import Training
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
     tasks = [Training("sin1d", width=200, steps=(4000,), seed=seed).task for seed in range(40)]
     print("started", flush=True)
     run_tasks(tasks, Results(Path(sys.argv[1])), int(sys.argv[2]), lambda state: print(state.n_done, flush=True))
 """
 
 
-def start(tmp_path, workers):
-    """The script in a process group of its own, once it has done three tasks."""
+@contextmanager
+def started(tmp_path, workers):
+    """The script, once it has done three tasks."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(tmp_path / "runs"), str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=same_package())
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "3":
-        assert process.poll() is None
-    return process
+    with running(command) as process:
+        while (line := line_of(process)) != "3":
+            assert line
+        yield process
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_leaves_whole_results_and_goes_on(tmp_path, workers, number):
-    process = start(tmp_path, workers)
-    os.kill(process.pid, number)
-    assert process.wait(30) != 0
+    with started(tmp_path, workers) as process:
+        os.kill(process.pid, number)
+        assert process.wait(30) != 0
     kept = {path: path.read_bytes() for path in (tmp_path / "runs").glob("[!.]*.json")}
     assert 3 <= len(kept) < 40
     assert all("result" in json.loads(content) for content in kept.values())
@@ -80,12 +83,12 @@ def test_a_stopped_run_leaves_whole_results_and_goes_on(tmp_path, workers, numbe
 
 @pytest.mark.skipif(not hasattr(os, "getpgid"), reason="needs POSIX")
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    process = start(tmp_path, 2)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    pids = [int(pid) for pid in children.stdout.split()]
-    assert pids
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
+    with started(tmp_path, 2) as process:
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        pids = [int(pid) for pid in children.stdout.split()]
+        assert pids
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
     end = time.monotonic() + 30
     while time.monotonic() < end and any(_alive(pid) for pid in pids):
         time.sleep(0.1)

@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from processes import python, wait_for
 from torch import nn
 
-import hrta_ext
 from hrta_ext.activation.modules import HomotopyActivation
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import FitResult, StepInfo, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult, StepInfo
 
 X = torch.linspace(0.0, 1.0, 13)[:, None]
 Y = torch.sin(2 * torch.pi * X[:, 0])
@@ -127,6 +127,7 @@ def test_resume_without_a_file_starts_afresh_and_makes_the_folder(tmp_path: Path
     assert [entry.name for entry in path.parent.iterdir()] == ["run.pt"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
 
@@ -175,6 +176,36 @@ def test_checkpoint_is_plain_data_that_any_torch_load_reads(tmp_path: Path) -> N
     assert saved["fingerprint"]["steps"] == [7, 9, 11]
 
 
+def test_a_checkpoint_says_what_the_first_version_said(tmp_path: Path) -> None:
+    """Keys, hashes and spellings: runs that were begun with 0.1.0 go on."""
+    x = torch.arange(4.0)[:, None]
+    options: dict[str, Any] = {"s": (0.5, 1.0), "steps": (1, 2), "lr": 0.01, "optimizer": "gd"}
+    fit(TwoLayerNet(1, 3, seed=0), x, x[:, 0], **options, sample_weight=x[:, 0], checkpoint=tmp_path / "run.pt")
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    kept = "fingerprint format homotopy loss model optimizer rng seconds shuffle step"
+    assert (sorted(saved), saved["format"]) == (kept.split(), 1)
+    assert saved["homotopy"] == {"values": (0.5, 1.0), "stage": 1, "milestones": (1,), "last_step": 2}
+    found = saved["fingerprint"]
+    assert "lr=0.01" in found.pop("optimizer hyperparameters")[0]  # the others are torch's
+    of_line = "cbef12741f1428b489b3c4df88bb6e5ee7dfa3450362b2163375d7f6eba52b74"
+    assert found == {
+        "s": [0.5, 1.0],
+        "steps": [1, 2],
+        "optimizer": "gd",
+        "lr": 0.01,
+        "lr_schedule": "constant",
+        "batch_size": None,
+        "lr_schedule factors": [],
+        "modules": ["TwoLayerNet"],
+        "bases": ["relu"],
+        "parameters": ["weight (3, 2) torch.float32", "output_weight (3,) torch.float32", "s () torch.float64"],
+        "optimizer class": "SGD",
+        "x": "ad04ddaa4283a919bd17ca50c184267b24c0106c466138a87009a909649d511b",
+        "y": of_line,
+        "sample_weight": of_line,
+    }
+
+
 SCRIPT = """
 import os, sys, signal, torch
 import hrta_ext.files
@@ -202,14 +233,12 @@ fit(net, x, y, s=(0.5, 1.0), steps=(40, 100_000), batch_size=4, checkpoint=path,
 
 def run_until_killed(path: Path, mode: str) -> int:
     """Train in a process of its own until SIGKILL; the steps that its checkpoint holds."""
-    root = Path(hrta_ext.__file__).parents[1]
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), mode], cwd=root, env={**os.environ})
-    if mode == "at any time":
-        while not path.exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        process.kill()
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    with python(SCRIPT, str(path), mode) as process:
+        if mode == "at any time":
+            wait_for(path, process)
+            time.sleep(0.05)
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
     return torch.load(path, weights_only=True)["step"]
 
 

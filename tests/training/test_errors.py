@@ -33,8 +33,8 @@ HOLE = torch.tensor([0.0, 0.0, math.nan, 0.0, math.inf, 0.0], dtype=torch.float6
         ({"x": torch.tensor(1.0)}, ValueError, r"x must have shape \(n, ...\) with n at least 1, got \(\)"),
         ({"x": X[:0], "y": Y[:0]}, ValueError, r"x must have shape \(n, ...\) with n at least 1, got \(0, 1\)"),
         ({"x": X.to("meta")}, ValueError, "x must be on the device of the network, cpu, got meta"),
-        ({"x": X.float()}, ValueError, r"x must have the dtype of the network, torch.float64, got torch.float32"),
-        ({"y": Y.half()}, ValueError, r"y must have the dtype of the network, torch.float64, got torch.float16"),
+        ({"x": X.float()}, TypeError, r"x must have the dtype of the network, torch.float64, got torch.float32"),
+        ({"y": Y.half()}, TypeError, r"y must have the dtype of the network, torch.float64, got torch.float16"),
         ({"y": Y[:5]}, ValueError, r"y must have shape \(6,\) to match x, got \(5,\)"),
         ({"y": torch.zeros(5, 2).double()}, ValueError, r"y must have shape \(6, 2\) to match x, got \(5, 2\)"),
         ({"x": HOLE[:, None]}, ValueError, r"x must be finite, row 2 \(counted from 0\) holds NaN or Inf"),
@@ -45,7 +45,7 @@ HOLE = torch.tensor([0.0, 0.0, math.nan, 0.0, math.inf, 0.0], dtype=torch.float6
         ({"sample_weight": X}, ValueError, r"sample_weight must have shape \(6,\), got \(6, 1\)"),
         (
             {"sample_weight": Y.float()},
-            ValueError,
+            TypeError,
             "sample_weight must have x's dtype, torch.float64, got torch.float32",
         ),
         ({"sample_weight": Y.to("meta")}, ValueError, "sample_weight must be on x's device, cpu, got meta"),
@@ -62,7 +62,7 @@ HOLE = torch.tensor([0.0, 0.0, math.nan, 0.0, math.inf, 0.0], dtype=torch.float6
         ),
         ({"target_gradient": 2.0}, TypeError, "target_gradient must be a tensor, got float; torch.as_tensor makes one"),
         ({"target_gradient": Y}, ValueError, r"target_gradient must have shape \(6, 1\), got \(6,\)"),
-        ({"target_gradient": X.float()}, ValueError, "target_gradient must have x's dtype, torch.float64, got .*32"),
+        ({"target_gradient": X.float()}, TypeError, "target_gradient must have x's dtype, torch.float64, got .*32"),
         ({"target_gradient": X.to("meta")}, ValueError, "target_gradient must be on x's device, cpu, got meta"),
         ({"target_gradient": HOLE[:, None]}, ValueError, r"target_gradient must be finite, row 2 \(counted from 0\)"),
         (
@@ -131,6 +131,11 @@ def test_fit_refuses(change, error, message: str) -> None:
     with pytest.raises(error, match=f"^fit: {message}"):
         fit(**arguments)
     assert torch.equal(net.weight, start)
+
+
+def test_a_wrong_dtype_is_caught_as_in_the_first_version_too() -> None:
+    with pytest.raises(ValueError, match="x must have the dtype of the network"):
+        fit(net64(), X.float(), Y, s=1.0, steps=2)
 
 
 def test_inference_mode_is_named_before_autograd_stumbles_over_it() -> None:

@@ -1,23 +1,23 @@
-"""The native training of two-layer networks against autograd with torch's optimizers, and what it refuses."""
+"""The native training of two-layer networks against autograd with torch's optimizers, at any cut into calls."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
+from training.cases import problem
 
-from hrta_ext import backends, register_base, use_backend
+from hrta_ext import backends
 from hrta_ext.inputs import with_bias
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import FitResult, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult
 
 FUSED = backends()["cpp"] and os.environ.get("HRTA_EXT_BACKEND") != "torch"
 pytestmark = pytest.mark.skipif(not FUSED, reason="needs the compiled kernels")
@@ -25,11 +25,6 @@ pytestmark = pytest.mark.skipif(not FUSED, reason="needs the compiled kernels")
 STAGES = {"s": (0.5, 1.0, 1.5), "steps": (70, 80, 50)}
 MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
 RULES = {"adam": ("adam", 1e-2), "sgd with momentum": (MOMENTUM, 1e-2), "gd": ("gd", 5e-2), "sgd": ("sgd", 5e-2)}
-
-
-def problem(n: int, features: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    x = torch.rand(n, features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return x.to(dtype), torch.sin(3.0 * x.sum(1)).to(dtype)
 
 
 def assert_same(net: TwoLayerNet, result: FitResult, other_net: TwoLayerNet, other: FitResult) -> None:
@@ -156,77 +151,6 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(name: str, at: int, tmp
     assert_same(nets[0], whole, nets[2], resumed)
 
 
-KILLED = """
-import sys
-import torch
-from hrta_ext import TwoLayerNet, fit
-x = torch.linspace(0, 1, 33)[:, None]
-net = TwoLayerNet(1, 300, seed=0)
-print("ready", flush=True)
-fit(net, x, torch.sin(6 * x[:, 0]), s=(0.5, 1.0), steps=(1000, 10**7), engine="fused",
-    checkpoint=sys.argv[1], checkpoint_every=50)
-"""
-
-
-def test_kill_9_leaves_a_checkpoint_that_resumes_exactly(tmp_path: Path) -> None:
-    path = tmp_path / "run.pt"
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            deadline = time.monotonic() + 60
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(0.2)  # into the middle of steps and further checkpoints
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-    saved = torch.load(path, weights_only=True)
-    done = saved["step"]
-    assert done > 0
-    assert done % 50 == 0
-    assert saved["loss"].shape == (done,)
-    x = torch.linspace(0, 1, 33)[:, None]
-    net = TwoLayerNet(1, 300, seed=0)
-    first = min(done, 1000)
-    stages = {"s": (0.5, 1.0)[: 1 + (done > 1000)], "steps": (first, done - first)[: 1 + (done > 1000)]}
-    whole = fit(net, x, torch.sin(6 * x[:, 0]), **stages, engine="fused")
-    assert torch.equal(whole.loss, saved["loss"])
-    assert torch.equal(net.weight, saved["model"]["weight"])
-
-
-def test_divergence_stops_at_the_first_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
-    x, y = problem(20, 2, torch.float32)
-    path = tmp_path / "run.pt"
-    net = TwoLayerNet(2, 50, seed=0)
-    factors = [1.0] * 25 + [1e30] * 1000
-    result = fit(
-        net, x, y, s=1.0, steps=1000, optimizer="gd", lr=1e-2, lr_schedule=factors.__getitem__, engine="fused",
-        checkpoint=path, checkpoint_every=10,
-    )  # fmt: skip
-    assert result.stop_reason == "diverged"
-    assert result.loss[:-1].isfinite().all()
-    assert not result.loss[-1].isfinite()
-    saved = torch.load(path, weights_only=True)
-    assert saved["step"] == 20
-    assert saved["model"]["weight"].isfinite().all()
-
-
-def test_ctrl_c_ends_between_two_calls_and_leaves_a_checkpoint(tmp_path: Path) -> None:
-    command = KILLED.replace("fit(net", "result = fit(net") + "\nprint(result.stop_reason, len(result.loss))"
-    path = tmp_path / "run.pt"
-    with subprocess.Popen([sys.executable, "-c", command, str(path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        deadline = time.monotonic() + 60
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        reason, steps = process.stdout.readline().split()
-    assert process.returncode == 0
-    assert reason == b"interrupted"
-    assert torch.load(path, weights_only=True)["step"] == int(steps)
-
-
 def test_a_trained_net_turns_into_its_relu_net() -> None:
     x, y = problem(50, 2, torch.float64)
     net = TwoLayerNet(2, 60, seed=0).double()
@@ -310,76 +234,6 @@ def test_targets_may_have_a_trailing_one() -> None:
     assert_same(nets[0], flat, nets[1], column)
 
 
-class Subclass(TwoLayerNet):
-    pass
-
-
-def learnable() -> TwoLayerNet:
-    net = TwoLayerNet(2, 9)
-    del net._buffers["s"]
-    net.s = nn.Parameter(torch.tensor(1.0))
-    return net
-
-
-def frozen() -> TwoLayerNet:
-    net = TwoLayerNet(2, 9)
-    net.weight.requires_grad_(False)
-    return net
-
-
-def hooked() -> TwoLayerNet:
-    net = TwoLayerNet(2, 9)
-    net.register_forward_hook(lambda *_: None)
-    return net
-
-
-def base_of_your_own() -> TwoLayerNet:
-    register_base("cube of the fused engine", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
-    return TwoLayerNet(2, 9, base="cube of the fused engine")
-
-
-REFUSALS = [
-    ({"net": base_of_your_own}, "it does not know 'cube of the fused engine', a base of your own"),
-    ({"net": lambda: Subclass(2, 9)}, "it trains a TwoLayerNet, net is a Subclass"),
-    ({"net": learnable}, "it cannot learn s"),
-    ({"net": frozen}, "weight and output_weight must both be parameters that require grad"),
-    ({"net": hooked}, "net has hooks, which it would not call"),
-    ({"batch_size": 5}, r"it takes all samples at once \(batch_size=None\)"),
-    ({"optimizer": torch.optim.AdamW}, 'it knows the optimizers "adam", "sgd" and "gd", not AdamW'),
-    ({"optimizer": partial(torch.optim.Adam, amsgrad=True)}, "the optimizer has amsgrad=True, which it does not know"),
-    ({"optimizer": partial(torch.optim.SGD, weight_decay=0.1)}, "the optimizer has weight_decay=0.1"),
-    ({"optimizer": partial(torch.optim.SGD, momentum=0.9, nesterov=True)}, "the optimizer has nesterov=True"),
-]
-
-
-@pytest.mark.parametrize(("change", "reason"), REFUSALS)
-def test_fused_says_why_it_does_not_serve_and_auto_goes_on_with_torch(change, reason: str) -> None:
-    x, y = problem(20, 2, torch.float32)
-    change = dict(change)
-    make = change.pop("net", lambda: TwoLayerNet(2, 9))
-    net = make()
-    before = [p.detach().clone() for p in net.parameters()]
-    with pytest.raises(ValueError, match=f'fit: engine "fused" does not serve this call: {reason}'):
-        fit(net, x, y, s=1.0, steps=2, engine="fused", **change)
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
-    assert fit(make(), x, y, s=1.0, steps=2, **change).engine == "torch"
-
-
-def test_auto_takes_the_native_code_and_the_torch_backend_is_respected() -> None:
-    x, y = problem(20, 2, torch.float32)
-    assert fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2).engine == "fused"
-    with use_backend("torch"):
-        assert fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2).engine == "torch"
-        with pytest.raises(ValueError, match="the compiled kernels do not serve a net on cpu"):
-            fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2, engine="fused")
-
-
-def test_wrong_shapes_are_named() -> None:
-    x, y = problem(20, 3, torch.float32)
-    with pytest.raises(ValueError, match=r"x and y must have shapes \(20, 2\) and \(20,\), they have \(20, 3\)"):
-        fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=2, engine="fused")
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_moments_of_silent_neurons_become_zero(dtype):
     """Subnormal moments would stay subnormal by rounding, and every step would take twice as long."""
@@ -423,12 +277,3 @@ def test_losses_on_a_gpu_are_those_of_autograd_on_the_cpu(dtype, base, name) -> 
     ]  # fmt: skip
     torch.testing.assert_close(results[0].loss, expected.loss, rtol=TOLERANCES[dtype], atol=0)
     assert_same(nets[1], results[0], nets[2], results[1])
-
-
-@pytest.mark.skipif(not backends()["cuda"], reason="needs a GPU")
-def test_many_features_on_a_gpu_go_to_autograd() -> None:
-    x, y = problem(20, 16, torch.float32)
-    net = TwoLayerNet(16, 10, seed=0).cuda()
-    with pytest.raises(ValueError, match="on a GPU it takes at most 16 features, the bias included, net has 17"):
-        fit(net, x.cuda(), y.cuda(), s=1.0, steps=1, engine="fused")
-    assert fit(net, x.cuda(), y.cuda(), s=1.0, steps=1).engine == "torch"

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from training.cases import assert_divergence_keeps_the_good_checkpoint
 
 from hrta_ext import backends, fit_ensemble
 from hrta_ext.bases import BASES
 from hrta_ext.inputs import with_bias
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import FitResult, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult
 
 FUSED = backends()["cpp"] and os.environ.get("HRTA_EXT_BACKEND") != "torch"
 pytestmark = pytest.mark.skipif(not FUSED, reason="needs the compiled kernels")
@@ -209,18 +211,7 @@ def test_an_ensemble_gets_the_bits_of_single_trainings() -> None:
 
 def test_divergence_stops_at_the_first_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
     x, y = plane(torch.float32)
-    path = tmp_path / "run.pt"
-    factors = [1.0] * 25 + [1e30] * 1000
-    result = fit(
-        make_net(torch.float32), x, y, s=1.0, steps=1000, optimizer="gd", lr=1e-2, lr_schedule=factors.__getitem__,
-        engine="fused", checkpoint=path, checkpoint_every=10,
-    )  # fmt: skip
-    assert result.stop_reason == "diverged"
-    assert result.loss[:-1].isfinite().all()
-    assert not result.loss[-1].isfinite()
-    saved = torch.load(path, weights_only=True)
-    assert saved["step"] == 20
-    assert saved["model"]["weight"].isfinite().all()
+    assert_divergence_keeps_the_good_checkpoint(make_net(torch.float32), x, y, tmp_path / "run.pt")
 
 
 @pytest.mark.parametrize("where", ["weight", "silent weight", "output_weight", "huge y"])

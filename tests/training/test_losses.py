@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training.cases import mlp
+from training.cases import checkpoint_after_kill, mlp
 
 from hrta_ext import HomotopyActivation, backends, fit_ensemble, register_base
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import FitResult, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult
 
 FUSED = backends()["cpp"] and os.environ.get("HRTA_EXT_BACKEND") != "torch"
 needs_fused = pytest.mark.skipif(not FUSED, reason="needs the compiled kernels")
@@ -311,18 +308,7 @@ fit(net, x, torch.sin(6 * x[:, 0]), s=1.0, steps=10**7, engine="fused", checkpoi
 
 @needs_fused
 def test_kill_9_leaves_a_checkpoint_of_the_sobolev_loss_that_is_exact(tmp_path: Path) -> None:
-    path = tmp_path / "run.pt"
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            deadline = time.monotonic() + 60
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(0.1)  # into the middle of steps and further checkpoints
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-    saved = torch.load(path, weights_only=True)
+    saved = checkpoint_after_kill(KILLED, tmp_path / "run.pt")
     x = torch.linspace(0, 1, 33)[:, None]
     net = TwoLayerNet(1, 300, base="relu2", seed=0)
     more = {"sample_weight": 1 + x[:, 0], "target_gradient": 6 * torch.cos(6 * x)}

@@ -1,6 +1,7 @@
 """fit: what it tells: JSON, progress, the result's repr."""
 
 import json
+import pickle
 import sys
 
 import pytest
@@ -36,6 +37,14 @@ def test_json_of_a_diverged_run_has_null_for_what_is_not_finite(data, tmp_path) 
 
 def test_result_prints_as_one_short_line(data) -> None:
     assert len(repr(fit(net64(), *data, **QUICK))) < 100
+
+
+def test_pickles_of_the_first_version_find_their_classes(data) -> None:
+    for name in ("FitResult", "StepInfo"):
+        assert pickle.loads(f"chrta_ext.training\n{name}\n.".encode()).__name__ == name
+    result = fit(net64(), *data, **QUICK)
+    assert b"chrta_ext\nFitResult\n" in pickle.dumps(result, protocol=0)
+    assert torch.equal(pickle.loads(pickle.dumps(result)).loss, result.loss)
 
 
 def test_progress_off_a_terminal_is_a_few_plain_lines(data, capsys) -> None:

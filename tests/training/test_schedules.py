@@ -9,8 +9,9 @@ from torch import nn
 
 from hrta_ext.activation.modules import HomotopyActivation
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.data import Samples
-from hrta_ext.training.schedules import Batches, HomotopyScheduler, LearningRate, PlateauHomotopyScheduler
+from hrta_ext.training.data import Batches, Samples
+from hrta_ext.training.optimizers import LearningRate
+from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 
 
 def two_layers() -> nn.Sequential:

@@ -8,7 +8,8 @@ import torch
 from training.cases import QUICK, net64
 
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.fit import CHECK_EVERY, StepInfo, fit
+from hrta_ext.training.fit import CHECK_EVERY, fit
+from hrta_ext.training.results import StepInfo
 
 
 def test_callback_sees_every_step_after_its_update(data) -> None:
@@ -90,6 +91,7 @@ def test_a_last_update_that_breaks_the_weights_is_called_divergence(data) -> Non
     assert result.stop_reason == "diverged"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_after_a_whole_step(data) -> None:
     before = signal.getsignal(signal.SIGINT)
     short, long = net64(), net64()
@@ -106,6 +108,7 @@ def test_ctrl_c_ends_after_a_whole_step(data) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_raises_at_once(data) -> None:
     before = signal.getsignal(signal.SIGINT)
 

@@ -20,7 +20,7 @@ from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, S
 from hrta_ext.reproduction.page.verdicts import Verdict, number, verdict_of_checks
 from hrta_ext.reproduction.runs.problems import make_problem
 from hrta_ext.reproduction.runs.tasks import Results, Task
-from hrta_ext.tables.model import FloatArray
+from hrta_ext.tables.scaling import FloatArray
 
 S_VALUES = tuple(round(0.1 * k, 1) for k in range(1, 21))
 KERNELS = ("a", "w", "ntk")

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from hrta_ext.tables.model import FloatArray
+from hrta_ext.tables.scaling import FloatArray
 
 # Both must hold for "lower" or "higher": a paired test at this level, and medians further apart than both spreads.
 LEVEL = 0.001

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrta_ext.tables.model import Scaling
+from hrta_ext.tables.scaling import Scaling
 
 _NOISE_SEED = 1 << 20
 

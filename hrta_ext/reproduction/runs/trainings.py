@@ -16,7 +16,8 @@ from hrta_ext.network.module import TwoLayerNet, two_layer_with_gradient
 from hrta_ext.reproduction.runs.networks import make_network
 from hrta_ext.reproduction.runs.problems import Problem, make_problem
 from hrta_ext.reproduction.runs.tasks import Task
-from hrta_ext.training.fit import FitResult, fit
+from hrta_ext.training.fit import fit
+from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import PlateauHomotopyScheduler
 
 # "When the loss function does not decay rapidly" (section 4.1), as we read it: less than 10% in 1/32 of all steps.

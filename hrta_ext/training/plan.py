@@ -1,0 +1,176 @@
+"""From the arguments of ``fit`` to a training that can start: the checks, and which engine does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from hrta_ext.activation.modules import homotopy_layers
+from hrta_ext.bases import BASES
+from hrta_ext.inputs import check_integer
+from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.training.checkpoints import fingerprint
+from hrta_ext.training.data import Batches, Samples, check_samples
+from hrta_ext.training.engines import Engine, TorchEngine
+from hrta_ext.training.fused import FusedEngine, why_not_fused
+from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_optimizer
+from hrta_ext.training.results import Callback, FitResult
+from hrta_ext.training.run import Run
+from hrta_ext.training.schedules import HomotopyScheduler, check_stages
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, whatever the network and the data: arguments of :func:`fit`, as they were given."""
+
+    s: float | Sequence[float]
+    steps: int | Sequence[int]
+    optimizer: str | OptimizerFactory
+    lr: float
+    lr_schedule: str | Callable[[int], float] | None
+    batch_size: int | None
+    engine: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training whose arguments have been checked. Nothing has been done to the network yet."""
+
+    net: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    rates: LearningRate
+    batches: Batches
+    engine: Engine
+    settings: dict[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint of this training carries."""
+        settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
+        return fingerprint(self.net, self.optimizer, self.batches.samples, settings)
+
+    def start(self) -> Run:
+        """The run before its first step; sets the first s."""
+        stage_steps = self.settings["steps"]
+        milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
+        scheduler = HomotopyScheduler(self.net, self.settings["s"], milestones)
+        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine)
+
+    def result(self, run: Run, stop_reason: str) -> FitResult:
+        """What ``run`` did."""
+        samples = self.batches.samples
+        x = samples.x
+        s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
+        ends = torch.tensor([0, *self.settings["steps"]]).cumsum(0).clamp(max=run.step)
+        return FitResult(
+            net=self.net,
+            loss=torch.tensor(run.loss, dtype=torch.float64),
+            s=torch.repeat_interleave(s_values, ends.diff()),
+            stop_reason=stop_reason,
+            seconds=run.seconds,
+            settings={
+                **self.settings,
+                "engine": self.engine.name,
+                "sample_weight": samples.sample_weight is not None,
+                "target_gradient": samples.target_gradient is not None,
+                "n_samples": x.shape[0],
+                "n_parameters": sum(p.numel() for p in self.parameters),
+                "network": type(self.net).__name__,
+                "device": str(x.device),
+                "dtype": str(x.dtype).removeprefix("torch."),
+            },
+        )
+
+
+def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) -> Plan:
+    """Check what :func:`fit` was given; ``watched`` says that there are callbacks after every single step."""
+    parameters = _check_net(net)
+    check_samples(parameters, samples)
+    if samples.target_gradient is not None:
+        _check_curvature(net)
+    samples = samples.detach()
+    s_values, stage_steps = check_stages(recipe.s, recipe.steps)
+    batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
+    if recipe.engine not in ("auto", "fused", "torch"):
+        raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
+    built = build_optimizer(recipe.optimizer, parameters, recipe.lr)
+    rates = LearningRate(recipe.lr_schedule, built, sum(stage_steps))
+    batches = Batches(samples, batch_size)
+    chosen = _choose_engine(recipe.engine, net, built, rates, batches, watched)
+    settings = {
+        "s": s_values,
+        "steps": stage_steps,
+        "optimizer": recipe.optimizer if isinstance(recipe.optimizer, str) else type(built).__name__,
+        "lr": float(recipe.lr),
+        "lr_schedule": rates.name,
+        "batch_size": batch_size,
+    }
+    return Plan(net, parameters, built, rates, batches, chosen, settings)
+
+
+def _choose_engine(
+    engine: str, net: nn.Module, optimizer: Optimizer, rates: LearningRate, batches: Batches, watched: bool
+) -> Engine:
+    if engine != "torch":
+        reason = why_not_fused(net, optimizer, batches.samples, batches.batch_size)
+        if reason is None:
+            assert isinstance(net, TwoLayerNet)
+            return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
+        if engine == "fused":
+            raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
+    tensors = (*net.parameters(), *batches.samples.given().values())
+    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
+        raise ValueError("fit: autograd needs net and data made, and fit called, outside of torch.inference_mode")
+    return TorchEngine(net, optimizer, rates, batches)
+
+
+def _check_net(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters to train."""
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"fit: net must be a torch.nn.Module, got {type(net).__name__}")
+    if not homotopy_layers(net):
+        raise ValueError(f"fit: {type(net).__name__} has no homotopy layer; put an hx.HomotopyActivation into it")
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
+    if any(p.device.type == "meta" for p in parameters):
+        raise ValueError(f"fit: net must hold numbers, {type(net).__name__} has parameters on the device meta")
+    return parameters
+
+
+def _check_curvature(net: nn.Module) -> None:
+    """A loss of gradients in x is trained by second derivatives."""
+    probe = torch.linspace(-1.0, 1.0, 5)
+    for base in {layer.base: None for layer in homotopy_layers(net)}:
+        if not BASES[base].curvature(probe).any():
+            raise ValueError(
+                f"fit: target_gradient needs a base with a second derivative, such as relu2 or tanh, net has {base!r}"
+            )
+
+
+def _check_batch_size(batch_size: int | None, n: int, optimizer: object) -> int | None:
+    if batch_size is None:
+        return None
+    if optimizer == "gd":
+        raise ValueError('fit: optimizer "gd" takes all samples at once; use optimizer="sgd" with batch_size')
+    size = check_integer(batch_size, "fit: batch_size")
+    if size > n:
+        raise ValueError(f"fit: batch_size must be at most the number of samples, {n}, got {size}")
+    return size
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> list[tuple[Callback, int]]:
+    """Each callback and after how many steps it is called."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"fit: callbacks must be a sequence of functions, got {type(callbacks).__name__}")
+    given = []
+    for i, callback in enumerate(callbacks):
+        if not callable(callback):
+            raise TypeError(f"fit: callbacks[{i}] must be a function, got {type(callback).__name__}")
+        given.append((callback, check_integer(getattr(callback, "every", 1), f"fit: callbacks[{i}].every")))
+    return given

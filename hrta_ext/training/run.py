@@ -1,0 +1,139 @@
+"""A training in progress: all that changes from step to step, and how Ctrl-C ends it between two of them."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hrta_ext.training.data import Batches
+from hrta_ext.training.engines import Engine
+from hrta_ext.training.optimizers import LearningRate
+from hrta_ext.training.schedules import HomotopyScheduler
+
+# Elements whose temporaries stay small beside a network of a hundred million neurons.
+_CHECKED_AT_ONCE = 1 << 20
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's global generators that a step on ``device`` may draw from (dropout)."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Undo everything drawn since :func:`random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+class Run:
+    """Everything that changes while training: what a checkpoint holds."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Optimizer,
+        scheduler: HomotopyScheduler,
+        rates: LearningRate,
+        batches: Batches,
+        engine: Engine,
+    ) -> None:
+        self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
+        self.rates, self.batches, self.engine = rates, batches, engine
+        self.device = batches.samples.x.device
+        self.step = 0
+        self.seconds = 0.0
+        self.loss: list[float] = []
+        self.pending: list[Tensor] = []
+
+    def advance(self, most: int) -> Tensor:
+        """Up to ``most`` steps of training within a stage; their losses stay on the device until :meth:`collect`."""
+        losses = self.engine.train(self.step, self.enter(most))
+        self.count(losses)
+        return losses
+
+    def enter(self, most: int) -> int:
+        """Set the s of the next step; how many steps, up to ``most``, are best done at once with it."""
+        if self.step > 0:  # before the step, so that callbacks and the final net see the s that was trained
+            self.scheduler.step()
+        stage_end = next((m for m in self.scheduler.milestones if m > self.step), self.rates.total_steps)
+        return min(most, stage_end - self.step, self.engine.steps_at_once())
+
+    def count(self, losses: Tensor) -> None:
+        """Note that the steps with these losses have been done."""
+        self.scheduler.last_step += losses.numel() - 1
+        self.pending.append(losses)
+        self.step += losses.numel()
+
+    def collect(self) -> bool:
+        """Read the losses off the device; False when one of them is not finite."""
+        if not self.pending:
+            return True
+        values = torch.cat([losses.reshape(-1) for losses in self.pending]).tolist()
+        self.pending.clear()
+        self.loss += values
+        return all(map(math.isfinite, values))
+
+    def is_finite(self) -> bool:
+        """Whether every parameter is finite: an update can break them after a loss that was still a number."""
+        parts = (part for p in self.net.parameters() for part in p.detach().reshape(-1).split(_CHECKED_AT_ONCE))
+        return all(bool(part.isfinite().all()) for part in parts)
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`restore` needs. Tensors are those in use, not copies."""
+        return {
+            "step": self.step,
+            "loss": torch.tensor(self.loss, dtype=torch.float64),
+            "seconds": self.seconds,
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "homotopy": self.scheduler.state_dict(),
+            "rng": random_state(self.device),
+            "shuffle": self.batches.state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Stand where the run stood that gave ``saved``."""
+        self.net.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["homotopy"])
+        self.batches.restore(saved["shuffle"], saved["step"])
+        set_random_state(saved["rng"], self.device)
+        self.step, self.loss, self.seconds = saved["step"], saved["loss"].tolist(), saved["seconds"]
+
+
+class Interrupt:
+    """Turns the first Ctrl-C into a request to stop between two steps, so that no update is ever half done.
+
+    Only the main thread receives Ctrl-C, and a handler of the user's own is left in charge.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.installed = False
+
+    def _request(self, signal_number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __enter__(self) -> Interrupt:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._request)
+            self.installed = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
