@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hrta_ext import __version__, build_info
+from hrta_ext import build_info
 from hrta_ext.reproduction.claims.baselines import Baselines
 from hrta_ext.reproduction.claims.decay import Decay
 from hrta_ext.reproduction.claims.lazy import Lazy
@@ -83,9 +83,10 @@ def reproduce(
 
 def environment(workers: int) -> dict[str, str]:
     """The machine and the versions, without the machine's name."""
-    kernels = build_info().get("simd") or "no compiled kernels"
+    build = build_info()
+    kernels = build.get("simd") or "no compiled kernels"
     return {
-        "hrta_ext": __version__,
+        "hrta_ext": build["version"],
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "machine": f"{platform.machine()} ({kernels}), {os.cpu_count()} cores, {workers} used",

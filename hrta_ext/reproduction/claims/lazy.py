@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrta_ext.network.module import TwoLayerNet
+from hrta_ext import TwoLayerNet, fit
 from hrta_ext.plots import new_figure, save_figure
 from hrta_ext.reproduction.page.drawing import draw_against
 from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Spread, number, verdict_of_checks
 from hrta_ext.reproduction.runs.problems import make_problem
 from hrta_ext.reproduction.runs.tasks import Results, Task
-from hrta_ext.training.fit import fit
 
 SCHEDULES: dict[str, tuple[float, ...]] = {"s = 0.5": (0.5,), "s = 1": (1.0,), "s = 1.5": (1.5,), "1 → 1.5": (1.0, 1.5)}
 OPTIMIZERS = {"gd": "gradient descent, lr 0.5", "adam": "Adam, lr 0.001"}

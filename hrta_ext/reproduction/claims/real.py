@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hrta_ext.inputs import with_bias
+from hrta_ext import with_bias
 from hrta_ext.plots import new_figure, save_figure
 from hrta_ext.reproduction.page.drawing import Runs, draw_dots
 from hrta_ext.reproduction.page.sections import CRITICS, PAPER, PROJECT, Claim, Figure, Scale, Section, Table

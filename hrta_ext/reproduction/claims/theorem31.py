@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrta_ext.inputs import with_bias
-from hrta_ext.ntk.gram import random_gram_path
-from hrta_ext.ntk.infinite import infinite_gram
-from hrta_ext.ntk.spectra import square_law
+from hrta_ext import infinite_gram, random_gram_path, square_law, with_bias
 from hrta_ext.plots import COLORS, line_style, new_figure, save_figure
 from hrta_ext.reproduction.page.drawing import draw_against
 from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, Scale, Section, Table
-from hrta_ext.reproduction.page.verdicts import Verdict, number, verdict_of_checks
+from hrta_ext.reproduction.page.verdicts import FloatArray, Verdict, number, verdict_of_checks
 from hrta_ext.reproduction.runs.problems import make_problem
 from hrta_ext.reproduction.runs.tasks import Results, Task
-from hrta_ext.tables.scaling import FloatArray
 
 S_VALUES = tuple(round(0.1 * k, 1) for k in range(1, 21))
 KERNELS = ("a", "w", "ntk")

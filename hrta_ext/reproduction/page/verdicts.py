@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hrta_ext.tables.scaling import FloatArray
+FloatArray = NDArray[np.float64]
 
 # Both must hold for "lower" or "higher": a paired test at this level, and medians further apart than both spreads.
 LEVEL = 0.001

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext.network.module import TwoLayerNet
+from hrta_ext import TwoLayerNet, fit
 from hrta_ext.reproduction.runs.problems import make_problem
-from hrta_ext.training.fit import fit
 
 POINTS = 60  # of a curve
 

@@ -7,20 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hrta_ext.activation.functions import homotopy
-from hrta_ext.activation.modules import HomotopyLayer
-from hrta_ext.inputs import with_bias
-from hrta_ext.network.module import TwoLayerNet, two_layer
+from hrta_ext import HomotopyActivation, TwoLayerNet, two_layer, with_bias
 
 
-class ThreeLayerNet(HomotopyLayer):
+class ThreeLayerNet(nn.Module):
     """Two hidden layers of equal width in the NTK parametrisation, the paper's "multi layer" as this project reads it.
 
     f(x) = m^(-1/2) a . sigma_s(m^(-1/2) V sigma_s(W x)), all weights N(0, 1), a 1 appended to x.
     """
 
     def __init__(self, in_features: int, width: int, *, s: float = 1.0, base: str = "relu", seed: int = 0) -> None:
-        super().__init__(s, base)
+        super().__init__()
+        self.activation = HomotopyActivation(s, base)
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.randn(width, in_features + 1, generator=generator))
         self.hidden_weight = nn.Parameter(torch.randn(width, width, generator=generator))
@@ -29,8 +27,8 @@ class ThreeLayerNet(HomotopyLayer):
     def forward(self, x: Tensor) -> Tensor:
         """x (n, d) -> (n,)."""
         scale = 1.0 / math.sqrt(len(self.output_weight))
-        first = homotopy(with_bias(x) @ self.weight.T, self.s, self.base)
-        second = homotopy(scale * (first @ self.hidden_weight.T), self.s, self.base)
+        first = self.activation(with_bias(x) @ self.weight.T)
+        second: Tensor = self.activation(scale * (first @ self.hidden_weight.T))
         return second @ (scale * self.output_weight)
 
 
@@ -75,7 +73,7 @@ class JagtapNet(TwoLayerNet):
         return two_layer(with_bias(x), self.FACTOR * self.scale * self.weight, self.output_weight)
 
 
-def make_network(kind: str, in_features: int, width: int, s: float, base: str, seed: int) -> HomotopyLayer:
+def make_network(kind: str, in_features: int, width: int, s: float, base: str, seed: int) -> nn.Module:
     """The network of one training: ``kind`` is "two_layer", "three_layer", "learned_s", "prelu" or "jagtap"."""
     if kind == "two_layer":
         return TwoLayerNet(in_features, width, s=s, base=base, seed=seed)
@@ -84,5 +82,5 @@ def make_network(kind: str, in_features: int, width: int, s: float, base: str, s
     learned = {"learned_s": LearnedSNet, "prelu": PReLUNet, "jagtap": JagtapNet}[kind]
     if base != "relu" or s != 1.0:
         raise ValueError(f"make_network: {kind} starts from ReLU, got s = {s:g} and base {base!r}")
-    net: HomotopyLayer = learned(in_features, width, seed=seed)
+    net: nn.Module = learned(in_features, width, seed=seed)
     return net

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrta_ext.tables.scaling import Scaling
-
 _NOISE_SEED = 1 << 20
 
 
@@ -111,7 +109,17 @@ def _table(name: str, seed: int) -> Problem:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     n, n_validation = len(x) * 6 // 10, len(x) * 2 // 10
     x, y = x[order], y[order]
-    scaling = Scaling.of(x[:n], y[:n])
-    x, y = scaling.scale_x(x).float(), scaling.scale_y(y).float()
+    x, y = _scaled(x, x[:n], math.sqrt(x.shape[1])).float(), _scaled(y, y[:n]).float()
     end = n + n_validation
     return Problem(x[:n], y[:n], x[end:], y[end:], x[n:end], y[n:end])
+
+
+def _scaled(values: Tensor, training: Tensor, factor: float = 1.0) -> Tensor:
+    """As ``hrta train`` scales a table: centred, over ``factor`` standard deviations of the training rows.
+
+    A column that is constant in these is divided by ``factor`` alone. With factor sqrt(d) a sample of d features has
+    mean square norm 1.
+    """
+    deviation = training.std(0, correction=0)
+    deviation = torch.where(training.amax(0) > training.amin(0), deviation, torch.ones_like(deviation))
+    return (values - training.mean(0)) / (deviation * factor)

@@ -27,7 +27,7 @@ from hrta_ext.files import write_json
 # task's function computes something else from the same parameters.
 _FORMAT = "0.1.0 1"
 # Where the functions live. Their names are part of every key, so they outlast moves.
-_MODULES = {
+MODULES = {
     "descents": "hrta_ext.reproduction.runs.descents",
     "lazy": "hrta_ext.reproduction.claims.lazy",
     "poisson": "hrta_ext.reproduction.claims.poisson",
@@ -42,7 +42,7 @@ class Task:
     """``function(parameters)``, which returns plain values and depends on nothing else.
 
     Attributes:
-        function: "module.name", the module a key of ``_MODULES``, so that another process finds it.
+        function: "module.name", the module a key of ``MODULES``, so that another process finds it.
         parameters: Canonical JSON of a dict; :meth:`of` makes it.
         seconds: About how long it takes on one core; only the estimate of the time left hangs on it.
     """
@@ -65,7 +65,7 @@ class Task:
     def run(self) -> dict[str, Any]:
         """Do the work."""
         module, name = self.function.rsplit(".", 1)
-        function = getattr(importlib.import_module(_MODULES[module]), name)
+        function = getattr(importlib.import_module(MODULES[module]), name)
         result: dict[str, Any] = function(json.loads(self.parameters))
         return result
 

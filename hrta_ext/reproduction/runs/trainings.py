@@ -8,17 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hrta_ext.activation.modules import HomotopyLayer
-from hrta_ext.inputs import with_bias
-from hrta_ext.network.module import TwoLayerNet, two_layer_with_gradient
+from hrta_ext import FitResult, PlateauHomotopyScheduler, TwoLayerNet, fit, two_layer_with_gradient, with_bias
 from hrta_ext.reproduction.runs.networks import make_network
 from hrta_ext.reproduction.runs.problems import Problem, make_problem
 from hrta_ext.reproduction.runs.tasks import Task
-from hrta_ext.training.fit import fit
-from hrta_ext.training.results import FitResult
-from hrta_ext.training.schedules import PlateauHomotopyScheduler
 
 # "When the loss function does not decay rapidly" (section 4.1), as we read it: less than 10% in 1/32 of all steps.
 PLATEAU_SHARE = 32
@@ -111,7 +106,7 @@ def read(parameters: Mapping[str, Any]) -> Training:
 
 def train_network(
     training: Training, problem: Problem, steps: tuple[int, ...] | None = None
-) -> tuple[HomotopyLayer, FitResult]:
+) -> tuple[nn.Module, FitResult]:
     """Train; ``steps`` of as many of the first stages, None for what the training says."""
     steps = steps or training.steps
     s = training.s[: len(steps)]
@@ -171,7 +166,7 @@ def _plateau_steps(training: Training, problem: Problem) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def measure(net: HomotopyLayer, problem: Problem, device: str = "cpu") -> dict[str, float]:
+def measure(net: nn.Module, problem: Problem, device: str = "cpu") -> dict[str, float]:
     """Loss and errors of a network as it is, in float64; NaN where they are not finite."""
 
     def relative(x: Tensor, y: Tensor) -> float:
@@ -191,7 +186,7 @@ def measure(net: HomotopyLayer, problem: Problem, device: str = "cpu") -> dict[s
     return numbers
 
 
-def _gradient(net: HomotopyLayer, x: Tensor) -> Tensor:
+def _gradient(net: nn.Module, x: Tensor) -> Tensor:
     """Gradient of the outputs in x, float64, shape (n, d)."""
     assert isinstance(net, TwoLayerNet)
     samples = with_bias(x.to(net.weight.device))
