@@ -1,13 +1,16 @@
 """Homotopy relaxation training for wide two-layer networks: the activation, the networks, the training."""
 
 from hrta_ext.activation import ops as ops  # registers torch.ops.hrta_ext
-from hrta_ext.activation.functions import HomotopyFunction, homotopy, homotopy_, homotopy_value_and_slope
+from hrta_ext.activation.autograd import HomotopyFunction
+from hrta_ext.activation.functions import homotopy, homotopy_, homotopy_value_and_slope
 from hrta_ext.activation.modules import HomotopyActivation, set_homotopy
 from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
 from hrta_ext.inputs import with_bias
-from hrta_ext.network.module import TwoLayerNet, two_layer, two_layer_with_gradient
-from hrta_ext.ntk.gram import gram, gram_path, random_gram_path, random_weights
+from hrta_ext.network.functions import two_layer, two_layer_with_gradient
+from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.ntk.draws import random_weights
+from hrta_ext.ntk.gram import gram, gram_path, random_gram_path
 from hrta_ext.ntk.infinite import infinite_gram, infinite_gram_error
 from hrta_ext.ntk.path import GramPath
 from hrta_ext.ntk.regression import KernelRegression

@@ -8,17 +8,14 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext import compiled
-from hrta_ext.activation import native, reference
 from hrta_ext.bases import BASES
-from hrta_ext.ntk import native as native_gram
-from hrta_ext.ntk import reference as reference_gram
 
 _FORCED_NAMES = ("torch", "native", "cpp", "cuda")
 _REBUILD = "run 'pip install --no-build-isolation .' in the source checkout"
@@ -86,11 +83,19 @@ def build_info() -> dict[str, Any]:
     }
 
 
-class _Choice:
-    """The backend that the user forces, if any: "torch", or one of "native", "cpp", "cuda"."""
+class _Block:
+    """One open ``use_backend`` block, or the setting of the environment."""
 
-    forced: str | None = os.environ.get("HRTA_EXT_BACKEND") or None
-    unchecked = forced is not None  # looked at on the first call, so that importing, and hrta doctor, always work
+    def __init__(self, name: str, source: str) -> None:
+        self.name, self.source = name, source
+
+
+_SETTING = os.environ.get("HRTA_EXT_BACKEND")
+_FROM_ENVIRONMENT: tuple[_Block, ...] = (_Block(_SETTING, "HRTA_EXT_BACKEND"),) if _SETTING else ()
+# The blocks open in this thread or task, the last one in charge. The setting of the process stands first, and is looked
+# at on the first call, so that importing, and hrta doctor, always work.
+_open: ContextVar[tuple[_Block, ...]] = ContextVar("hrta_ext_backend", default=_FROM_ENVIRONMENT)
+open_blocks = _open.get
 
 
 def _check_forced(name: object, source: str) -> str:
@@ -105,7 +110,10 @@ def _check_forced(name: object, source: str) -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve every call inside the block, in every thread of the process, by one backend.
+    """Serve every call of the block by one backend; other threads and tasks see nothing of it.
+
+    What is recorded inside goes on with that backend: backward, and backward of backward, wherever they run. Blocks may
+    end in any order. The environment variable HRTA_EXT_BACKEND sets the backend of a whole process.
 
     Args:
         name: "torch" for plain PyTorch; "native" for the compiled kernels of the tensor's device; "cpp" or "cuda" for
@@ -120,43 +128,55 @@ def use_backend(name: str) -> Iterator[None]:
         ...     hx.homotopy(torch.tensor([-1.0, 1.0]), s=0.5)
         tensor([-0.5000,  1.0000])
     """
-    checked = _check_forced(name, "use_backend")
-    previous = _Choice.forced, _Choice.unchecked
-    _Choice.forced, _Choice.unchecked = checked, False
+    block = _Block(_check_forced(name, "use_backend"), "use_backend")
+    _open.set((*_open.get(), block))
     try:
         yield
     finally:
-        _Choice.forced, _Choice.unchecked = previous
+        # Not a reset: a generator may have opened another block in between, or be closed in another thread.
+        _open.set(tuple(other for other in _open.get() if other is not block))
 
 
-def kernels_for(x: Tensor, base: str) -> ModuleType:
-    """The module of kernels, ``native`` or ``reference``, that serves tensor x and this base."""
-    device = x.device.type
-    usable = (
-        compiled._C is not None
-        and (device == "cpu" or (device == "cuda" and compiled.cuda_architectures() != ""))
-        and x.dtype in compiled.KINDS
-        and BASES[base].number is not None
-    )
-    forced = _Choice.forced
-    if _Choice.unchecked:
-        _check_forced(forced, "HRTA_EXT_BACKEND")
-        _Choice.unchecked = False
-    if forced == "torch":
-        return reference
-    if forced is not None and (not usable or (forced != "native" and forced != {"cpu": "cpp"}.get(device, device))):
-        what = "base that you registered" if BASES[base].number is None else f"{device} tensor"
-        raise ValueError(f"use_backend({forced!r}) cannot serve a {what}; leave the block or use the torch backend")
-    return native if usable else reference
+class as_chosen:  # noqa: N801: used like a function; a class costs backward half of what a generator does
+    """Within: what ``open_blocks()`` gave elsewhere is in charge."""
+
+    __slots__ = ("blocks", "token")
+
+    def __init__(self, blocks: tuple[_Block, ...]) -> None:
+        self.blocks = blocks
+
+    def __enter__(self) -> None:
+        self.token = _open.set(self.blocks)
+
+    def __exit__(self, *exception: object) -> None:
+        _open.reset(self.token)
 
 
-def gram_kernels_for(x: Tensor, base: str) -> ModuleType:
-    """The module of the Gram builder, ``native_gram`` or ``reference_gram``, that serves samples x and this base.
+def serve(native: Any, reference: Any, x: Tensor, base: str | None = None) -> Any:
+    """Which of two modules with the same functions serves tensor x and this base: the one place that chooses.
 
-    CUDA tensors go through torch's own matmuls.
+    Args:
+        native: The compiled kernels of an op; ``native.serves(x)`` says whether they take such a tensor.
+        reference: The same functions in plain torch.
+        x: What the call is about; its device and dtype count.
+        base: Base activation, where the call has one.
+    Raises:
+        ValueError: The backend that was asked for cannot serve x.
     """
-    return native_gram if kernels_for(x, base) is native and x.device.type == "cpu" else reference_gram
+    blocks = _open.get()
+    name = None
+    if blocks:
+        name = _check_forced(blocks[-1].name, blocks[-1].source) if blocks is _FROM_ENVIRONMENT else blocks[-1].name
+        if name == "torch":
+            return reference
+    registered = base is not None and BASES[base].number is None
+    usable = not registered and compiled.serves(x)
+    device = x.device.type
+    if name is not None and (not usable or (name != "native" and name != {"cpu": "cpp"}.get(device, device))):
+        what = "base that you registered" if registered else f"{device} tensor"
+        raise ValueError(f"use_backend({name!r}) cannot serve a {what}; leave the block or use the torch backend")
+    return native if usable and native.serves(x) else reference
 
 
-if compiled.IMPORT_ERROR is not None and _Choice.forced != "torch":
+if compiled.IMPORT_ERROR is not None and _SETTING != "torch":
     warnings.warn(f"hrta_ext runs on its torch backend: {why_not('cpp')}", RuntimeWarning, stacklevel=2)

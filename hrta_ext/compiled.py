@@ -24,6 +24,17 @@ def cuda_architectures() -> str:
     return "" if _C is None else _C.build_info()["cuda_architectures"]
 
 
+def serves(x: Tensor) -> bool:
+    """Whether the binary has kernels for x's device and dtype."""
+    on_device = x.is_cpu or (x.is_cuda and cuda_architectures() != "")
+    return _C is not None and on_device and x.dtype in KINDS
+
+
+def most_features(device: torch.device) -> float:
+    """D up to which the two-layer network has kernels on the device."""
+    return _C.TWO_LAYER_CUDA_FEATURES if device.type == "cuda" else float("inf")
+
+
 def plain(tensor: Tensor) -> Tensor:
     """The tensor as contiguous memory that holds its own values, not their negatives."""
     return tensor.resolve_neg().contiguous()

@@ -10,8 +10,15 @@ from operator import index
 import torch
 from torch import Tensor
 
+from hrta_ext.bases import get_base
+from hrta_ext.compiled import KINDS
+
 Parameter = float | Tensor  # s of an activation: a number, or a tensor of shape () or (F,) with F = x.shape[-1]
 Parameters = float | Sequence[float] | Tensor  # one s, or a 1-D sequence of S values
+
+
+DEFAULT_BUDGET = 256 << 20  # bytes
+WIDEST = 2**48  # neurons of the generator
 
 
 class DtypeError(TypeError, ValueError):
@@ -40,6 +47,66 @@ def check_homotopy_parameter(s: object, name: str = "s") -> float:
     if not math.isfinite(s):
         raise ValueError(f"{name} must be finite, got {s}")
     return float(s)
+
+
+def check_activation(function: str, x: Tensor, s: object, base: str, order: int = 0) -> None:
+    """The activation's arguments: what no backend can serve is refused."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
+    if x.dtype not in KINDS:
+        raise TypeError(f"{function}: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{function}: x must be a dense (strided) tensor, got layout {x.layout}")
+    get_base(base)
+    if isinstance(s, Tensor):
+        if not s.is_floating_point():
+            raise TypeError(f"{function}: s must be a float or a floating-point tensor, got a tensor of {s.dtype}")
+        features = x.shape[-1] if x.dim() > 0 else None
+        if s.dim() > 1 or (s.dim() == 1 and s.shape[0] != features):
+            expected = "()" if features is None else f"() or ({features},)"
+            raise ValueError(
+                f"{function}: s must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(s.shape)}"
+            )
+        if s.device != x.device and not (s.dim() == 0 and s.device.type == "cpu"):
+            raise ValueError(f"{function}: s must be on x's device {x.device}, got {s.device}")
+    elif isinstance(s, bool) or not isinstance(s, (Real, torch.SymFloat)):
+        raise TypeError(f"{function}: s must be a float or a tensor, got {type(s).__name__}")
+    elif not isinstance(s, torch.SymFloat) and not math.isfinite(s):
+        raise ValueError(f"{function}: s must be finite, got {s}")
+    if order not in (0, 1, 2):
+        raise ValueError(f"{function}: order must be 0, 1 or 2, got {order!r}")
+
+
+def check_network(function: str, x: Tensor, weight: Tensor, output_weight: Tensor, s: object, base: str) -> None:
+    """The arguments of the two-layer network: what no backend can serve is refused."""
+    for name, tensor in (("x", x), ("weight", weight), ("output_weight", output_weight)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{function}: {name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{function}: {name} must be a dense (strided) tensor, got layout {tensor.layout}")
+    if x.dtype not in KINDS:
+        raise TypeError(f"{function}: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    for name, tensor in (("weight", weight), ("output_weight", output_weight)):
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"{function}: {name} must have x's dtype {x.dtype}, got {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"{function}: {name} must be on x's device {x.device}, got {tensor.device}")
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"{function}: x must have shape (n, D) with D at least 1, got {tuple(x.shape)}")
+    if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
+        raise ValueError(
+            f"{function}: weight must have shape (..., width, {x.shape[1]}) to match x, got {tuple(weight.shape)}"
+        )
+    if weight.shape[-2] == 0:
+        raise ValueError(f"{function}: weight must hold at least one neuron, got shape {tuple(weight.shape)}")
+    if output_weight.shape != weight.shape[:-1]:
+        raise ValueError(
+            f"{function}: output_weight must have shape {tuple(weight.shape[:-1])} to match weight, "
+            f"got {tuple(output_weight.shape)}"
+        )
+    if isinstance(s, Tensor) and s.dim() != 0:
+        raise ValueError(f"{function}: s must be a float or a 0-dim tensor, got shape {tuple(s.shape)}")
+    check_activation(function, x, s, base)
 
 
 def check_samples(x: object, function: str, name: str = "x") -> Tensor:
@@ -92,3 +159,63 @@ def with_bias(x: Tensor) -> Tensor:
     if x.dim() < 1:
         raise ValueError("with_bias: x must have shape (..., d), got a 0-dim tensor")
     return torch.cat([x, x.new_ones((*x.shape[:-1], 1))], dim=-1)
+
+
+def check_weights(x: Tensor, weight: object, output_weight: object, function: str) -> tuple[Tensor, Tensor]:
+    """Weights (..., m, D) and output weights (..., m) that fit samples x, detached; a clear error otherwise."""
+    for name, value in (("weight", weight), ("output_weight", output_weight)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
+        if value.dtype != x.dtype:
+            raise TypeError(f"{function}: {name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+        if value.device != x.device:
+            raise ValueError(f"{function}: {name} must be on the device of x, {x.device}, got {value.device}")
+    assert isinstance(weight, Tensor)
+    assert isinstance(output_weight, Tensor)
+    if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
+        expected = f"(..., width, {x.shape[1]})"
+        raise ValueError(f"{function}: weight must have shape {expected} to match x, got {tuple(weight.shape)}")
+    if output_weight.shape != weight.shape[:-1]:
+        raise ValueError(
+            f"{function}: output_weight must have shape {tuple(weight.shape[:-1])} to match weight, "
+            f"got {tuple(output_weight.shape)}"
+        )
+    if weight.shape[-2] < 1:
+        raise ValueError(f"{function}: width must be at least 1, got {weight.shape[-2]}")
+    return weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
+
+
+def check_budget(memory_budget: object, least: int, function: str) -> int:
+    """Bytes of scratch memory: the budget, or the default, and at least what works."""
+    if memory_budget is None:
+        return max(DEFAULT_BUDGET, least)
+    if isinstance(memory_budget, bool) or not isinstance(memory_budget, int):
+        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {memory_budget!r}")
+    if memory_budget < least:
+        raise ValueError(f"{function}: memory_budget must be at least {least} bytes here, got {memory_budget}")
+    return memory_budget
+
+
+def check_result_dtype(dtype: torch.dtype | None, x: Tensor, function: str) -> torch.dtype:
+    """The type of the results and class of accuracy: x's unless given."""
+    if dtype is None:
+        return x.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{function}: dtype must be torch.float32 or torch.float64, got {dtype}")
+    return dtype
+
+
+def check_draw(seed: object, first_neuron: object, count: object, name: str, function: str) -> None:
+    """The seed and the numbers of drawn neurons."""
+    for label, value in (("seed", seed), ("first_neuron", first_neuron), (name, count)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{function}: {label} must be an int, got {value!r}")
+    assert isinstance(seed, int)
+    assert isinstance(first_neuron, int)
+    assert isinstance(count, int)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{function}: seed must be in [0, 2^64), got {seed}")
+    if first_neuron < 0 or count < 0 or first_neuron + count > WIDEST:
+        raise ValueError(
+            f"{function}: neurons are numbered 0 to 2^48 - 1, got first_neuron={first_neuron}, {name}={count}"
+        )

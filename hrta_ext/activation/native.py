@@ -17,6 +17,11 @@ from hrta_ext.inputs import Parameter
 VALUE, PARAMETER_GRADIENT = 0, 3
 
 
+def serves(x: Tensor) -> bool:
+    """Whether these kernels take x, of a device and dtype that the binary serves."""
+    return True
+
+
 def _dense(x: Tensor) -> Tensor:
     """x itself if its memory is dense, else a dense copy; either way laid out as ``empty_like(x)``."""
     if x.is_neg():

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext import schemas as schemas  # defines the op
-from hrta_ext.backends import kernels_for
+from hrta_ext.activation import native, reference
+from hrta_ext.backends import as_chosen, open_blocks, serve
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import KINDS
+from hrta_ext.schemas import LIBRARY
 
-_LIBRARY = torch.library.Library("hrta_ext", "FRAGMENT")
 _NAMES = [name for name, base in BASES.items() if base.number is not None]  # by number
 
 
@@ -44,7 +44,9 @@ def _check(x: Tensor, s: Tensor, base: int, order: int) -> None:
 def _evaluate(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
     _check(x, s, base, order)
     s = s.resolve_neg().contiguous()
-    return kernels_for(x, _NAMES[base]).evaluate(x, s.reshape(()) if s.numel() == 1 else s, _NAMES[base], order)
+    return serve(native, reference, x, _NAMES[base]).evaluate(
+        x, s.reshape(()) if s.numel() == 1 else s, _NAMES[base], order
+    )
 
 
 def _fake(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
@@ -53,12 +55,18 @@ def _fake(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, s, ctx.base, ctx.order = inputs
+    ctx.blocks = open_blocks()
     ctx.save_for_backward(x, s)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     if ctx.order == 2:
         raise RuntimeError("torch.ops.hrta_ext.homotopy ends at order 2; hx.homotopy(x, s, base, order=2) goes on")
+    with as_chosen(ctx.blocks):
+        return _gradients(ctx, grad)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     x, s = ctx.saved_tensors
     op = torch.ops.hrta_ext.homotopy
     grad_x = grad * op(x, s, ctx.base, ctx.order + 1) if ctx.needs_input_grad[0] else None
@@ -71,6 +79,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
     return grad_x, grad_s, None, None
 
 
-_LIBRARY.impl("homotopy", _evaluate, "CompositeExplicitAutograd")
-torch.library.register_fake("hrta_ext::homotopy", _fake, lib=_LIBRARY)
-torch.library.register_autograd("hrta_ext::homotopy", _backward, setup_context=_setup_context, lib=_LIBRARY)
+LIBRARY.impl("homotopy", _evaluate, "CompositeExplicitAutograd")
+torch.library.register_fake("hrta_ext::homotopy", _fake, lib=LIBRARY)
+torch.library.register_autograd("hrta_ext::homotopy", _backward, setup_context=_setup_context, lib=LIBRARY)

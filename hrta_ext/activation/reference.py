@@ -1,43 +1,17 @@
-"""sigma_s and its derivatives in plain PyTorch: the torch backend's kernels, and the formula that compilers fuse.
+"""sigma_s and its derivatives in plain PyTorch, in place of the compiled kernels where those are absent.
 
-``compose`` is differentiable and made of few operations: it is what ``torch.compile``, ``torch.export``, tensor
-subclasses and dispatch modes see. The other functions stand in for the compiled kernels where those are absent; they
-work in float64 where the device has it, so they keep the kernels' accuracy, and give the limits at infinite x.
+In float64 where the device has it, so that the kernels' accuracy is kept, and with the limits at infinite x. Same
+functions as ``native``.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hrta_ext.activation.formula import compose, sum_dtype
 from hrta_ext.bases import BASES, get_base
 from hrta_ext.inputs import Parameter
-
-_HALF_TYPES = (torch.float16, torch.bfloat16)
-
-
-def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
-    """The ``order``-th derivative in x of (1 - s) x + s sigma(x), by differentiable operations in x's precision.
-
-    Half types are computed in float32. ``s`` may be any tensor that broadcasts against x.
-    """
-    functions = get_base(base)
-    z = x.float() if x.dtype in _HALF_TYPES else x
-    if isinstance(s, Tensor):
-        s = s.to(z.dtype) if s.dim() > 0 else s
-    if base == "relu" and order == 0:
-        if isinstance(s, Tensor):
-            y = torch.where(z > 0, z, (1.0 - s) * z)
-        else:
-            y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, 1.0 - s)
-    elif order == 0:
-        y = (1.0 - s) * z + s * functions.value(z)
-    elif order == 1:
-        y = (1.0 - s) + s * functions.slope(z)
-    else:
-        y = s * functions.curvature(z)
-    return y.to(x.dtype)
 
 
 def _wide(x: Tensor, base: str) -> Tensor:
@@ -92,13 +66,9 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
         functions = get_base(base)
         quantity = functions.value(z) - z if order == 0 else functions.slope(z) - 1.0
         product = grad.to(quantity.dtype) * quantity
-        product = product.to(_sum_dtype(x))
+        product = product.to(sum_dtype(x))
         leading = tuple(range(product.dim() - s.dim()))
         return product.sum(leading) if leading else product
-
-
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[Tensor, Tensor, tuple[int, ...]]:

@@ -11,28 +11,20 @@ with_gradient. Outputs: f (..., n) and, with_gradient, df/dx (..., n, D).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hrta_ext.activation import native
-from hrta_ext.activation.functions import _needs_operations
-from hrta_ext.backends import kernels_for
+from hrta_ext.backends import as_chosen, open_blocks, serve
+from hrta_ext.callers import is_legacy_batched, needs_operations
 from hrta_ext.inputs import Parameter
-from hrta_ext.network import native as native_two_layer
-from hrta_ext.network import reference
-
-
-def two_layer_kernels(x: Tensor, base: str) -> ModuleType:
-    """The module that serves x (n, D) and this base; on a GPU many features are left to torch's matrix products."""
-    few = kernels_for(x, base) is native and x.shape[1] <= native_two_layer.most_features(x.device)
-    return native_two_layer if few else reference
+from hrta_ext.network import native, reference
 
 
 def _save(ctx: Any, s: Parameter, *tensors: Tensor | None) -> None:
+    ctx.blocks = open_blocks()  # the backend that was asked for: backward goes by it, wherever it runs
     ctx.s = None if isinstance(s, Tensor) else s
     ctx.save_for_backward(*tensors, *((s,) if isinstance(s, Tensor) else ()))
 
@@ -61,7 +53,7 @@ class TwoLayer(Function):
         ctx.base = base
         ctx.set_materialize_grads(False)
         _save(ctx, s, x, weight, output_weight)
-        return two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient)
 
     @staticmethod
     def backward(ctx: Any, grad_f: Tensor | None, grad_df_dx: Tensor | None = None) -> tuple[Tensor | None, ...]:
@@ -71,12 +63,13 @@ class TwoLayer(Function):
             return None, None, None, None, None, None
         (x, weight, output_weight), s = _saved(ctx)
         arguments = (grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, ctx.needs_input_grad[:4])
-        if any(torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads):
-            found = reference.gradients(*arguments)
-        elif any(_needs_operations(grad) for grad in grads):
-            found = _Gradients.apply(*arguments)
-        else:
-            found = two_layer_kernels(x, ctx.base).gradients(*arguments)
+        with as_chosen(ctx.blocks):
+            if any(is_legacy_batched(grad) for grad in grads):
+                found = reference.gradients(*arguments)
+            elif any(needs_operations(grad) for grad in grads):
+                found = _Gradients.apply(*arguments)
+            else:
+                found = serve(native, reference, x, ctx.base).gradients(*arguments)
         return *found[:3], _like(found[3], s), None, None
 
 
@@ -98,7 +91,7 @@ class _Gradients(Function):
         ctx.base, ctx.needs = base, needs
         ctx.set_materialize_grads(False)
         _save(ctx, s, grad_f, grad_df_dx, x, weight, output_weight)
-        return two_layer_kernels(x, base).gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
+        return serve(native, reference, x, base).gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -185,7 +178,7 @@ class TransformableTwoLayer(_Transformable):
         x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
     ) -> tuple[Tensor, ...]:
         """The kernels."""
-        return two_layer_kernels(x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -193,7 +186,9 @@ class TransformableTwoLayer(_Transformable):
         (x, weight, output_weight), s = _saved(ctx)
         needs = ctx.needs_input_grad[:4]
         grad_f, grad_df_dx = grads if ctx.last else (grads[0], None)
-        found = iter(_TransformableGradients.apply(grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, needs))
+        with as_chosen(ctx.blocks):
+            results = _TransformableGradients.apply(grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, needs)
+        found = iter(results)
         *rest, grad_s = (next(found) if needed else None for needed in needs)
         return *rest, _like(grad_s, s), None, None
 
@@ -234,7 +229,7 @@ class _TransformableGradients(_Transformable):
         base: str,
         needs: reference.Needs,
     ) -> tuple[Tensor, ...]:
-        kernels = two_layer_kernels(x, base)
+        kernels = serve(native, reference, x, base)
         return _present(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs))
 
     @staticmethod

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address, plain
+from hrta_ext.compiled import _C, KINDS, address, most_features, plain
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import reference
 from hrta_ext.network.reference import Gradients, Needs
 
 
-def most_features(device: torch.device) -> float:
-    """D up to which kernels serve tensors on the device."""
-    return _C.TWO_LAYER_CUDA_FEATURES if device.type == "cuda" else float("inf")
+def serves(x: Tensor) -> bool:
+    """Whether these kernels take samples x (n, D), of a device and dtype that the binary serves."""
+    return x.shape[-1] <= most_features(x.device)
 
 
 class Problem:

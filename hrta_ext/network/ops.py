@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrta_ext.backends import as_chosen, open_blocks, serve
 from hrta_ext.bases import BASES
 from hrta_ext.inputs import Parameter
-from hrta_ext.network import reference
-from hrta_ext.network.autograd import two_layer_kernels
+from hrta_ext.network import native, reference
+from hrta_ext.schemas import LIBRARY
 
-_LIBRARY = torch.library.Library("hrta_ext", "FRAGMENT")
 _NAMES = {base.number: name for name, base in BASES.items()}
-_INPUTS = "Tensor x, Tensor weight, Tensor output_weight, Tensor s, int base"
-_NEEDS = "bool need_x, bool need_weight, bool need_output_weight, bool need_s"
-_FOUR = "(Tensor, Tensor, Tensor, Tensor)"
 
 
 def _parameter(s: Parameter) -> Tensor:
@@ -84,7 +81,7 @@ def _check_gradient(grad: Tensor | None, name: str, x: Tensor, shape: tuple[int,
 
 def _forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
     _check(x, weight, output_weight, s, base)
-    return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
+    return serve(native, reference, x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
 
 
 def _backward(
@@ -95,7 +92,7 @@ def _backward(
 
 def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
     _check(x, weight, output_weight, s, base)
-    return two_layer_kernels(x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], True)
+    return serve(native, reference, x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], True)
 
 
 def _with_gradient_backward(
@@ -112,7 +109,7 @@ def _with_gradient_backward(
     networks, n = output_weight.shape[:-1], x.shape[0]
     _check_gradient(grad_f, "grad", x, (*networks, n))
     _check_gradient(grad_df_dx, "grad_df_dx", x, (*networks, n, x.shape[1]))
-    kernels = two_layer_kernels(x, _NAMES[base])
+    kernels = serve(native, reference, x, _NAMES[base])
     return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
 
 
@@ -137,6 +134,7 @@ def _fake_gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.base = inputs
+    ctx.blocks = open_blocks()
     ctx.save_for_backward(*tensors)
 
 
@@ -146,21 +144,17 @@ def _needed(ctx: Any, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     op = torch.ops.hrta_ext.two_layer_backward
-    return _needed(ctx, op(grad, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
+    with as_chosen(ctx.blocks):
+        return _needed(ctx, op(grad, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
 
 
 def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     op = torch.ops.hrta_ext.two_layer_with_gradient_backward
-    return _needed(ctx, op(*grads, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
+    with as_chosen(ctx.blocks):
+        return _needed(ctx, op(*grads, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
 
 
 def _register() -> None:
-    _LIBRARY.define(f"two_layer({_INPUTS}) -> Tensor")
-    _LIBRARY.define(f"two_layer_backward(Tensor grad, {_INPUTS}, {_NEEDS}) -> {_FOUR}")
-    _LIBRARY.define(f"two_layer_with_gradient({_INPUTS}) -> (Tensor, Tensor)")
-    _LIBRARY.define(
-        f"two_layer_with_gradient_backward(Tensor grad_f, Tensor grad_df_dx, {_INPUTS}, {_NEEDS}) -> {_FOUR}"
-    )
     kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "two_layer": (_forward, _fake_forward),
         "two_layer_backward": (_backward, lambda _, *rest: _fake_gradients(*rest)),
@@ -168,11 +162,11 @@ def _register() -> None:
         "two_layer_with_gradient_backward": (_with_gradient_backward, lambda _, __, *rest: _fake_gradients(*rest)),
     }
     for name, (kernel, fake) in kernels.items():
-        _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hrta_ext::{name}", fake, lib=_LIBRARY)
-    torch.library.register_autograd("hrta_ext::two_layer", _autograd, setup_context=_setup_context, lib=_LIBRARY)
+        LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"hrta_ext::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd("hrta_ext::two_layer", _autograd, setup_context=_setup_context, lib=LIBRARY)
     torch.library.register_autograd(
-        "hrta_ext::two_layer_with_gradient", _with_gradient_autograd, setup_context=_setup_context, lib=_LIBRARY
+        "hrta_ext::two_layer_with_gradient", _with_gradient_autograd, setup_context=_setup_context, lib=LIBRARY
     )
 
 

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from hrta_ext.activation.reference import _sum_dtype, compose
+from hrta_ext.activation.formula import compose, sum_dtype
 from hrta_ext.inputs import Parameter
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
@@ -27,10 +27,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+# Asked once: Dynamo of torch 2.11 cannot trace the question.
+_AUTOCAST_DEVICES = frozenset(
+    device for device in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia") if torch.amp.is_autocast_available(device)
+)
+
+
 def autocasts(tensor: Tensor) -> bool:
     """Whether autocast is on for the device of ``tensor``; not every device has it."""
     device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
 
 
 def _in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -68,7 +74,7 @@ class _Sum:
 
     def add(self, part: Tensor | None) -> None:
         if part is not None:
-            part = part.to(_sum_dtype(part))
+            part = part.to(sum_dtype(part))
             self.total = part if self.total is None else self.total + part
 
     def result(self, factor: float, dtype: torch.dtype) -> Tensor | None:
@@ -104,7 +110,7 @@ def chunk_outputs(
     x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
 ) -> tuple[Tensor, ...]:
     """These neurons' share of f (..., n) and, if asked for, of df/dx (..., n, D), without the factor m^(-1/2)."""
-    wide = _sum_dtype(x)
+    wide = sum_dtype(x)
     z = x @ weight.mT
     f = (compose(z, s, base, 0).to(wide) @ output_weight.to(wide).unsqueeze(-1)).squeeze(-1)
     if not with_gradient:
@@ -142,7 +148,7 @@ def chunk_gradients(
         x_i: sum_k a_k (g_i sigma' + p_ik sigma'') w_k       w_k: a_k sum_i (g_i sigma' + p_ik sigma'') x_i + sigma' G_i
         a_k: sum_i g_i sigma + p_ik sigma'                   s:   sum_ik a_k (g_i (sigma - z_ik) + p_ik (sigma' - 1))
     """
-    wide = _sum_dtype(x)
+    wide = sum_dtype(x)
     z = x @ weight.mT
     g = None if grad_f is None else grad_f.unsqueeze(-1)
     p = None if grad_df_dx is None else grad_df_dx @ weight.mT
@@ -197,7 +203,7 @@ def gradients(
         values.add(at, parts[2])
         sums[1].add(parts[3])
     factor = output_scale(output_weight)
-    grad_s = sums[1].result(factor, _sum_dtype(x))
+    grad_s = sums[1].result(factor, sum_dtype(x))
     return sums[0].result(factor, x.dtype), rows.result(factor, x.dtype), values.result(factor, x.dtype), grad_s
 
 
@@ -213,7 +219,7 @@ def tangents(
 ) -> tuple[Tensor, ...]:
     """The derivatives of ``outputs`` along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
     x_dot, weight_dot, output_weight_dot, s_dot = dots
-    wide = _sum_dtype(x)
+    wide = sum_dtype(x)
     sums = [_Sum() for _ in range(1 + with_gradient)]
     for at in neuron_chunks(x.shape[0], output_weight):
         w, a = weight[..., at, :], output_weight[..., at]

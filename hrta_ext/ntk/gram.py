@@ -12,58 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext.backends import gram_kernels_for
+from hrta_ext.backends import serve
 from hrta_ext.bases import get_base
-from hrta_ext.inputs import Parameters, check_samples, parameter_values
+from hrta_ext.inputs import (
+    Parameters,
+    check_budget,
+    check_draw,
+    check_integer,
+    check_result_dtype,
+    check_samples,
+    check_weights,
+    parameter_values,
+)
+from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.path import GramPath, sum_shapes
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
-_DEFAULT_BUDGET = 256 << 20
-_WIDEST = 2**48
-
-
 # --- building ---------------------------------------------------------------------------------------------------------
-
-
-def _result_dtype(dtype: torch.dtype | None, x: Tensor, function: str) -> torch.dtype:
-    if dtype is None:
-        return x.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{function}: dtype must be torch.float32 or torch.float64, got {dtype}")
-    return dtype
-
-
-def _check_weights(x: Tensor, weight: object, output_weight: object, function: str) -> tuple[Tensor, Tensor]:
-    for name, value in (("weight", weight), ("output_weight", output_weight)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
-        if value.dtype != x.dtype:
-            raise TypeError(f"{function}: {name} must have the dtype of x, {x.dtype}, got {value.dtype}")
-        if value.device != x.device:
-            raise ValueError(f"{function}: {name} must be on the device of x, {x.device}, got {value.device}")
-    assert isinstance(weight, Tensor)
-    assert isinstance(output_weight, Tensor)
-    if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
-        expected = f"(..., width, {x.shape[1]})"
-        raise ValueError(f"{function}: weight must have shape {expected} to match x, got {tuple(weight.shape)}")
-    if output_weight.shape != weight.shape[:-1]:
-        raise ValueError(
-            f"{function}: output_weight must have shape {tuple(weight.shape[:-1])} to match weight, "
-            f"got {tuple(output_weight.shape)}"
-        )
-    if weight.shape[-2] < 1:
-        raise ValueError(f"{function}: width must be at least 1, got {weight.shape[-2]}")
-    return weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
-
-
-def _check_budget(memory_budget: object, least: int, function: str) -> int:
-    if memory_budget is None:
-        return max(_DEFAULT_BUDGET, least)
-    if isinstance(memory_budget, bool) or not isinstance(memory_budget, int):
-        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {memory_budget!r}")
-    if memory_budget < least:
-        raise ValueError(f"{function}: memory_budget must be at least {least} bytes here, got {memory_budget}")
-    return memory_budget
 
 
 def _zero_sums(x: Tensor, leading: tuple[int, ...]) -> GramSums:
@@ -120,12 +85,12 @@ def _gram_path(
 ) -> GramPath:
     get_base(base)
     x = check_samples(x, function).detach().resolve_neg()
-    weight, output_weight = _check_weights(x, weight, output_weight, function)
-    result = _result_dtype(dtype, x, function)
-    builder, high = gram_kernels_for(x, base), result == torch.float64
+    weight, output_weight = check_weights(x, weight, output_weight, function)
+    result = check_result_dtype(dtype, x, function)
+    builder, high = serve(native, reference, x, base), result == torch.float64
     n, features = x.shape
     networks, width = weight.shape[:-2], weight.shape[-2]
-    budget = _check_budget(memory_budget, builder.least_scratch(n, features, width, base, high) if n else 0, function)
+    budget = check_budget(memory_budget, builder.least_scratch(n, features, width, base, high) if n else 0, function)
     samples = x.double().contiguous()
     sums = _zero_sums(samples, (1, *networks))
     for network in range(networks.numel() if n else 0):
@@ -180,64 +145,6 @@ def gram(
 # --- drawn weights ----------------------------------------------------------------------------------------------------
 
 
-def _check_draw(seed: object, first_neuron: object, count: object, name: str, function: str) -> None:
-    for label, value in (("seed", seed), ("first_neuron", first_neuron), (name, count)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{function}: {label} must be an int, got {value!r}")
-    assert isinstance(seed, int)
-    assert isinstance(first_neuron, int)
-    assert isinstance(count, int)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"{function}: seed must be in [0, 2^64), got {seed}")
-    if first_neuron < 0 or count < 0 or first_neuron + count > _WIDEST:
-        raise ValueError(
-            f"{function}: neurons are numbered 0 to 2^48 - 1, got first_neuron={first_neuron}, {name}={count}"
-        )
-
-
-def random_weights(
-    first_neuron: int,
-    count: int,
-    n_features: int,
-    *,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The weights that :func:`random_gram_path` draws, N(0, 1): any stretch of them, the same numbers every time.
-
-    Neuron k's numbers depend on (seed, k) and the feature alone: Philox 4x32-10 on the counter k and Box-Muller, in
-    float64 without fused operations, rounded to float32. Every SIMD level, thread count and device gives the same bits
-    (0 ulp). Values lie in [-6.8, 6.8].
-
-    Args:
-        first_neuron: Number of the first neuron.
-        count: How many.
-        n_features: D.
-        seed: 64-bit seed.
-        device: Where the tensors go.
-        dtype: Their type; the values are float32 numbers whatever it is. Default: torch's default dtype.
-    Returns:
-        weight (count, D) and output_weight (count,).
-
-    Example:
-        >>> import torch, hrta_ext as hx
-        >>> weight, output_weight = hx.random_weights(0, 10, 3, seed=1)
-        >>> torch.equal(weight[4:], hx.random_weights(4, 6, 3, seed=1)[0])
-        True
-    """
-    _check_draw(seed, first_neuron, count, "count", "random_weights")
-    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
-        raise ValueError(f"random_weights: n_features must be an int of at least 1, got {n_features!r}")
-    where = torch.empty(0, device=device).device
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not dtype.is_floating_point:
-        raise ValueError(f"random_weights: dtype must be a floating-point type, got {dtype}")
-    builder = gram_kernels_for(torch.empty(0, device=where), "relu")
-    weight, output_weight = builder.random_weights(seed, first_neuron, count, n_features, where)
-    return weight.to(dtype), output_weight.to(dtype)
-
-
 def _stretches(width: int, n: int, cheap: bool) -> Iterator[tuple[int, int]]:
     """(begin, count) of the neurons between two calls of ``progress``: a function of the problem alone."""
     step = 2**22 if cheap else min(max(2**31 // (n * n + 1024) // 8192 * 8192, 8192), 2**22)
@@ -287,20 +194,16 @@ def random_gram_path(
     function = "random_gram_path"
     get_base(base)
     x = check_samples(x, function).detach().resolve_neg()
-    _check_draw(seed, first_neuron, width, "width", function)
+    check_draw(seed, first_neuron, width, "width", function)
     if width < 1:
         raise ValueError(f"{function}: width must be at least 1, got {width}")
     n, features = x.shape
     if batches is None:
         batches = 16 if n <= 512 else 8 if n <= 1024 else 1
-    if isinstance(batches, bool) or not isinstance(batches, int):
-        raise TypeError(f"{function}: batches must be an int, got {batches!r}")
-    if batches < 1:
-        raise ValueError(f"{function}: batches must be at least 1, got {batches}")
-    batches = min(batches, width)
-    result = _result_dtype(dtype, x, function)
-    builder, high = gram_kernels_for(x, base), result == torch.float64
-    budget = _check_budget(memory_budget, builder.least_scratch(n, features, 1, base, high) if n else 0, function)
+    batches = min(check_integer(batches, f"{function}: batches"), width)
+    result = check_result_dtype(dtype, x, function)
+    builder, high = serve(native, reference, x, base), result == torch.float64
+    budget = check_budget(memory_budget, builder.least_scratch(n, features, 1, base, high) if n else 0, function)
     samples = x.double().contiguous()
     sums = _zero_sums(samples, (batches,))
     edges = [width * batch // batches for batch in range(batches + 1)]

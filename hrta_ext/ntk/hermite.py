@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from hrta_ext.backends import gram_kernels_for
+from hrta_ext.backends import serve
 from hrta_ext.bases import Base
+from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.expectations import Expectations, Pairs
 
 _MOST_TERMS = 8192
@@ -87,7 +88,7 @@ def expanded(base: Base, pairs: Pairs) -> Expectations:
     for function in (base.value, base.slope):
         left, square, tail = _coefficients(function, norm, terms)
         right, square2, tail2 = (left, square, tail) if pairs.same else _coefficients(function, norm2, terms)
-        sums.append(gram_kernels_for(cosine, "relu").power_sum(left, right.mT, cosine))
+        sums.append(serve(native, reference, cosine).power_sum(left, right.mT, cosine))
         means = [left[:, :1].clone(), right[None, :, 0].clone()]
         if square.numel() and square2.numel():
             scale = float((square.max() * square2.max()).sqrt())

@@ -10,6 +10,11 @@ from hrta_ext.compiled import _C, KINDS, address
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
 
+def serves(x: Tensor) -> bool:
+    """Whether these kernels take x, of a device and dtype that the binary serves: on the CPU alone so far."""
+    return x.is_cpu
+
+
 def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs."""
     number = BASES[base].number

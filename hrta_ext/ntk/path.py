@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext.backends import gram_kernels_for
+from hrta_ext.backends import serve
 from hrta_ext.bases import get_base
 from hrta_ext.files import replaced
 from hrta_ext.inputs import Parameters, parameter_values
+from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.types import Gram, GramSums
 
 _KERNELS = ("ntk", "a", "w")
@@ -187,7 +188,7 @@ class GramPath:
             total = GramSums(*(value[0] for value in self.sums))
         else:
             total = GramSums(*(value[list(chosen)].sum(0) for value in self.sums))
-        return gram_kernels_for(self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
+        return serve(native, reference, self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
 
     def _spectrum(self, s: Tensor, kernel: str, batches: tuple[int, ...] | None = None) -> Tensor:
         if kernel not in _KERNELS:

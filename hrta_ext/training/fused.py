@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from hrta_ext.activation import native as native_activation
-from hrta_ext.backends import kernels_for
+from hrta_ext.backends import serve
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import plain
+from hrta_ext.compiled import most_features, plain
 from hrta_ext.inputs import with_bias
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.network.native import most_features
 from hrta_ext.training import native
 from hrta_ext.training.data import Samples
 from hrta_ext.training.losses import HOOKS
@@ -74,7 +72,7 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
         return f"sample_weight and target_gradient must have shapes {tuple(x.shape[:1])} and {tuple(x.shape)}"
     if BASES[net.base].number is None:
         return f"it does not know {net.base!r}, a base of your own"
-    if kernels_for(net.weight, net.base) is not native_activation:
+    if serve(native, None, net.weight, net.base) is None:
         return f"the compiled kernels do not serve a net on {net.weight.device} (hx.backends() says which are usable)"
     most = most_features(net.weight.device)
     if net.weight.shape[1] > most:

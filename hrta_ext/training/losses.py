@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrta_ext.inputs import with_bias
-from hrta_ext.network.module import TwoLayerNet, two_layer_with_gradient
+from hrta_ext.network.functions import two_layer_with_gradient
+from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.data import Samples
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

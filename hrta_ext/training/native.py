@@ -13,6 +13,11 @@ from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address
 
 
+def serves(weight: Tensor) -> bool:
+    """Whether native code trains weights of a device and dtype that the binary serves."""
+    return True
+
+
 @dataclass(frozen=True)
 class Training:
     """One network, its samples and its optimizer: contiguous tensors of one dtype on one device, and numbers."""
