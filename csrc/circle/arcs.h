@@ -1,6 +1,14 @@
 // Samples with two features cut the circle of directions into arcs: each sample is active, w . x > 0, on an open half
 // circle, so neurons whose weights point into the same arc are active on the same samples. Sums over the samples active
 // on each arc, and over the arcs on which each sample is active, are running sums along the circle.
+//
+// ntk/cpu/arcs.cpp builds the same circle again, for the Gram matrices; the two share no code. Here a direction is an
+// integer (Angle), so that a neuron finds its arc in a few nanoseconds at every step of a training, and a tie w . x = 0
+// is the integer just outside an arc. There an entry of a matrix needs the neurons active on both of two samples: they
+// fill a range of bins, of which the rays w . x = 0 are some, and the sign of w . x in double finds a neuron's bin.
+//
+// Limit of both: exact in sign for float32-like data; constructed weights exactly perpendicular to samples whose two
+// features differ by a factor of 2^50 may be off.
 #pragma once
 
 #include <cstdint>

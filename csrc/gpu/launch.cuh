@@ -66,9 +66,6 @@ __device__ inline double sum_over_block(double value) {
   return shared[0];
 }
 
-template <typename Stored>
-using Computed = decltype(widen(Stored{}));
-
 // `count` (1 to 8) elements; 16-byte accesses where all 8 are there and the address allows.
 template <typename Stored>
 __device__ __forceinline__ void load_pack(const Stored* source, int count, Computed<Stored> (&pack)[kPerThread]) {

@@ -35,6 +35,10 @@ HRTA_INLINE double widen(double value) {
   return value;
 }
 
+// The type that elements of a stored type are computed in.
+template <typename Stored>
+using Computed = decltype(widen(Stored{}));
+
 HRTA_INLINE void narrow(float value, BFloat16& result) {
   uint32_t bits = bit_cast<uint32_t>(value);
   uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

@@ -103,9 +103,6 @@ void multiply(T* y, const T* grad, int n) {
 }
 
 template <typename Stored>
-using Computed = decltype(widen(Stored{}));
-
-template <typename Stored>
 constexpr bool kIsHalf = sizeof(Stored) == 2;
 
 // Half types are converted block by block; float and double loops work in the tensors' memory.

@@ -2,6 +2,13 @@
 // weights falls among the 2 n rays perpendicular to the samples. Moments of (a^2, w w^T) per ray and per arc between
 // two rays, and their running sums, give every entry of the two products: the neurons active for both of two samples
 // fill one range of arcs (none if the samples are antiparallel). O(m + n^2) after a sort of the rays.
+//
+// circle/arcs.h builds the same circle again, for the network, from integer angles; the two share no code. Bins of the
+// exact rays keep them apart: a neuron on a ray is active on neither of two opposite samples, so a range of bins for
+// two samples must be able to leave it out, while the network needs one sample at a time and the fastest search.
+//
+// Limit of both: exact in sign for float32-like data; constructed weights exactly perpendicular to samples whose two
+// features differ by a factor of 2^50 may be off.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -18,7 +25,7 @@ struct Direction {
   double x, y;
 };
 
-// Exact in sign for float32 data: the products have 48 bits.
+// Exact in sign for float32 data: the products have 48 bits. Beyond, see the limit above.
 double cross(Direction u, Direction v) {
   return std::fma(u.x, v.y, -(u.y * v.x));
 }
@@ -161,7 +168,7 @@ int64_t arcs_scratch(const GramCall& call) {
 
 bool gram_sums_by_arcs(const GramCall& call, ParallelFor parallel_for) {
   const Rays rays(call);
-  const int64_t bins = rays.bins(), blocks = (call.m + kNeuronBlock - 1) / kNeuronBlock;
+  const int64_t bins = rays.bins(), blocks = ceil_div(call.m, kNeuronBlock);
   const int64_t parts = std::clamp<int64_t>(call.m / kNeuronsPerPart, 1, kMostParts);
   std::vector<Moments> part_moments(static_cast<size_t>(parts));
   std::atomic<bool> finite{true};

@@ -42,7 +42,7 @@ bool fetch_neurons(const GramCall& call, int64_t begin, int count, double* weigh
 void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
                     ParallelFor parallel_for) {
   constexpr int64_t kNeurons = 4096;
-  for_each_task((count + kNeurons - 1) / kNeurons, parallel_for, [&](int64_t task) {
+  for_each_task(ceil_div(count, kNeurons), parallel_for, [&](int64_t task) {
     const int64_t begin = task * kNeurons;
     gram_loops().random_neurons(seed, first + uint64_t(begin), std::min(kNeurons, count - begin), D, weight + begin * D,
                                 output_weight + begin);
