@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -19,9 +20,10 @@ from hrta_ext.cli.gram import gram
 from hrta_ext.cli.output import CommandError, Interrupted, print_error, print_line
 from hrta_ext.cli.predict import predict
 from hrta_ext.cli.train import train
-from hrta_ext.reproduction.command import reproduce_command
 
 _INTERRUPTED = 130
+# Modules that `hrta reproduce` needs beyond those of the command line, and the packages that bring them.
+_REPRODUCE_NEEDS = {"scipy": "scipy", "matplotlib": "matplotlib", "sklearn": "scikit-learn", "jinja2": "jinja2"}
 
 
 class _OneLineErrors(TyperGroup):
@@ -112,7 +114,28 @@ def _hrta(
 
 for _command in (demo, train, predict, gram, doctor, bench):
     app.command(cls=WithLists)(_command)
-app.command("reproduce")(reproduce_command)
+
+
+def _add_reproduce() -> None:
+    """``hrta reproduce`` where its extra is installed; elsewhere a command that says what is missing."""
+    missing = [package for module, package in _REPRODUCE_NEEDS.items() if find_spec(module) is None]
+    if not missing:
+        from hrta_ext.reproduction.command import reproduce_command
+
+        app.command("reproduce")(reproduce_command)
+        return
+    cure = "pip install 'hrta_ext[reproduce]'"
+
+    @app.command(
+        "reproduce",
+        help=f"Put the paper's claims to the test; needs `{cure}`.",
+        context_settings={"ignore_unknown_options": True},
+    )
+    def incomplete(arguments: Annotated[list[str] | None, typer.Argument(metavar="NAME")] = None) -> None:
+        raise CommandError(f"hrta reproduce needs {', '.join(missing)}: {cure}")
+
+
+_add_reproduce()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

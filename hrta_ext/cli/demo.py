@@ -15,6 +15,7 @@ from hrta_ext import __version__
 from hrta_ext.cli.example1 import (
     METHODS,
     PAPER_STEPS,
+    RULE,
     Method,
     Run,
     Settings,
@@ -153,6 +154,7 @@ def _print_summary(settings: Settings, runs: list[Run]) -> None:
     print_table(title, columns, rows)
     for method in METHODS[1:]:
         print_line(compare(runs, method))
+    print_line(RULE)
     print_line(
         "This is what was seen on this task with these steps and this learning rate; others can order them otherwise."
     )

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hrta_ext.cli.example1 import METHODS, N_POINTS, Run, Settings, fine_grid, runs_of, target
-from hrta_ext.plots import COLORS, GREY, draw_loss, line_style, mark_stages, new_figure, save_figure
-from hrta_ext.tables.scaling import FloatArray
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from hrta_ext.plots import COLORS, GREY, draw_loss, label_ends, line_style, mark_stages, new_figure, save_figure
+from hrta_ext.tables.model import FloatArray
 
 _LOG_FLOOR = 1e-12
 _WINDOW = 20
@@ -42,7 +38,7 @@ def plot_losses(runs: Sequence[Run], settings: Settings, path: str | os.PathLike
     switch = settings.steps[0]
     axis.axvline(switch, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
     axis.text(switch, 1.01, "s changes", transform=axis.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
-    _label_ends(axis, ends, sum(settings.steps))
+    label_ends(axis, ends, sum(settings.steps))
     n = len(settings.seeds)
     spread = f"median of {n} seeds; bands: lowest to highest" if n > 1 else "one seed"
     axis.set_title(f"Example 1, d = 1, width {settings.width}: {spread}", fontsize=10, pad=20)
@@ -138,26 +134,3 @@ def _envelope(losses: Tensor, n_points: int = 800) -> tuple[Tensor, Tensor, Tens
     grouped = kept.log().view(len(losses), -1, group).mean(2).exp()
     step = torch.arange(grouped.shape[1]) * group + (group - 1) / 2
     return step, grouped.amin(0), grouped.quantile(0.5, dim=0), grouped.amax(0)
-
-
-def _label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], n_steps: int) -> None:
-    """Name every curve beside its end, in its colour, the names kept apart where the curves end together."""
-    low, high = axis.get_ylim()
-    height = math.log10(high / low)
-    axis.set_xlim(-0.01 * n_steps, 1.34 * n_steps)
-    axis.spines["bottom"].set_bounds(0, n_steps)
-    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= n_steps])
-    position = -math.inf
-    for value, name, color in sorted(ends):
-        wanted = math.log10(value / low) / height
-        position = max(wanted, position + 0.06)
-        axis.annotate(
-            name,
-            (n_steps, value),
-            xytext=(1.04 * n_steps, position),
-            textcoords=("data", "axes fraction"),
-            color=color,
-            fontsize=9,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
-        )

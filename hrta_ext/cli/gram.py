@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hrta_ext.backends import build_info
 from hrta_ext.bases import get_base
+from hrta_ext.cli.options import Base, Data, Device, Drop, check_choice, check_device
 from hrta_ext.cli.output import (
     NO_PLOTS,
     CommandError,
@@ -56,9 +57,7 @@ class _Samples:
 
 
 def gram(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv, .npz or .parquet.", show_default=False)
-    ],
+    data: Data,
     width: Annotated[
         str, typer.Option(metavar="M", help="Number of neurons of the finite network, as in 1e6.")
     ] = "1e6",
@@ -72,21 +71,19 @@ def gram(
     target: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column that is no feature, such as the one to predict.")
     ] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Column to leave out; repeat it for more.")
-    ] = None,
+    drop: Drop = None,
     standardize: Annotated[
         bool,
         typer.Option("--standardize/--no-standardize", help="Scale the columns as `hrta train` does, or not at all."),
     ] = True,
     bias: Annotated[bool, typer.Option("--bias/--no-bias", help="Give every neuron a bias.")] = True,
-    base: Annotated[str, typer.Option(help="Base activation: relu, tanh, gelu, silu, softplus, ...")] = "relu",
+    base: Base = "relu",
     max_rows: Annotated[int, typer.Option(min=1, help="Larger tables: a random subset of so many rows.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the weights and the subset of rows.")] = 0,
     dtype: Annotated[
         str, typer.Option(help="float64 or float32; float32 is faster and often too coarse for lambda_min.")
     ] = "float64",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")] = False,
 ) -> None:
     """Show how the kernels of a wide two-layer network on a table change with s.
@@ -99,7 +96,8 @@ def gram(
     """
     get_base(base)
     neurons, values = parse_width(width), parse_s(s or ["0:2:0.1"])
-    _check_options(dtype, device)
+    check_choice("--dtype", dtype, tuple(_DTYPES))
+    check_device(device)
     samples = _read(open_table(data), target, tuple(drop or ()), standardize, max_rows, seed)
     out = Path("gram") / data.stem if out is None else out
     x = samples.features.to(device)
@@ -168,14 +166,6 @@ def _values_of(text: str) -> list[float]:
     if (last - first) / step >= _MOST_S:
         raise CommandError(f"--s {text} gives more than {_MOST_S} values; take a larger STEP")
     return [float(first + k * step) for k in range(int((last - first) / step) + 1)]
-
-
-def _check_options(dtype: str, device: str) -> None:
-    for name, value, choices in (("--dtype", dtype, tuple(_DTYPES)), ("--device", device, ("cpu", "cuda"))):
-        if value not in choices:
-            raise CommandError(f"{name} must be {' or '.join(choices)}, got {value!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CommandError("--device cuda: torch sees no GPU; `hrta doctor` says why")
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from hrta_ext.cli.options import Data
 from hrta_ext.cli.output import CommandError, print_line, print_note, print_table
 from hrta_ext.files import replaced
 from hrta_ext.tables.model import Regression
@@ -18,9 +19,7 @@ from hrta_ext.tables.scores import Score
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that `hrta train` wrote.", show_default=False)],
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv, .npz or .parquet.", show_default=False)
-    ],
+    data: Data,
     out: Annotated[
         Path | None, typer.Option(help="File for the predictions, CSV; without it they go to the terminal or a pipe.")
     ] = None,

@@ -13,6 +13,7 @@ import typer
 
 from hrta_ext import __version__
 from hrta_ext.bases import get_base
+from hrta_ext.cli.options import Base, Data, Device, Drop, check_choice, check_device
 from hrta_ext.cli.output import (
     NO_PLOTS,
     CommandError,
@@ -59,9 +60,7 @@ class _Data:
 
 
 def train(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv, .npz or .parquet.", show_default=False)
-    ],
+    data: Data,
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.", show_default=False)],
     s: Annotated[
         list[float] | None, typer.Option(metavar="S ...", help="Homotopy parameter of each stage.  [default: 0.5 1]")
@@ -74,9 +73,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory for the model.  [default: runs/NAME of the table]")
     ] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Column to leave out; repeat it for more.")
-    ] = None,
+    drop: Drop = None,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
     lr_schedule: Annotated[str, typer.Option(help="cosine (decays to 0) or constant.")] = "cosine",
     optimizer: Annotated[str, typer.Option(help="adam, sgd or gd (plain gradient descent on all rows).")] = "adam",
@@ -86,10 +83,10 @@ def train(
             min=0, help=f"Rows per step; 0 for all.  [default: all up to {_FULL_BATCH_ROWS} rows, else {_BATCH_SIZE}]"
         ),
     ] = None,
-    base: Annotated[str, typer.Option(help="Base activation: relu, tanh, gelu, silu, softplus, ...")] = "relu",
+    base: Base = "relu",
     validation: Annotated[float, typer.Option(help="Fraction of the rows held out.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Fixes starting weights, split and batches.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; same options as before.")
@@ -114,7 +111,7 @@ def train(
     torch.manual_seed(seed)
     net = TwoLayerNet(x.shape[1], width, s=s_values[0], base=base, seed=seed).to(device)
     model = Regression(net, scaling, held.features, target)
-    watch = _Watch(model, held, sum(stage_steps))
+    watch = _ValidationLoss(model, held, sum(stage_steps))
     with _run_directory(out, overwrite, resume):
         result = fit(
             net,
@@ -157,17 +154,11 @@ def _check_options(
     base: str, lr_schedule: str, optimizer: str, validation: float, device: str, overwrite_and_resume: bool
 ) -> None:
     get_base(base)
-    for name, value, choices in (
-        ("--lr-schedule", lr_schedule, ("cosine", "constant")),
-        ("--optimizer", optimizer, ("adam", "sgd", "gd")),
-        ("--device", device, ("cpu", "cuda")),
-    ):
-        if value not in choices:
-            raise CommandError(f"{name} must be {' or '.join(choices)}, got {value!r}")
+    check_choice("--lr-schedule", lr_schedule, ("cosine", "constant"))
+    check_choice("--optimizer", optimizer, ("adam", "sgd", "gd"))
+    check_device(device)
     if not 0.0 < validation < 1.0:
         raise CommandError(f"--validation must be between 0 and 1, got {validation:g}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CommandError("--device cuda: torch sees no GPU; `hrta doctor` says why")
     if overwrite_and_resume:
         raise CommandError("--overwrite and --resume exclude each other")
 
@@ -209,7 +200,7 @@ def _run_directory(out: Path, overwrite: bool, resume: bool) -> AbstractContextM
     return output_directory(out, _FILES, overwrite=overwrite or resume, or_else=or_else)
 
 
-class _Watch:
+class _ValidationLoss:
     """Callback that follows the loss on the validation rows, every ``every`` steps."""
 
     def __init__(self, model: Regression, data: _Data, total_steps: int) -> None:
@@ -238,7 +229,13 @@ def _check_finished(result: FitResult, out: Path, lr: float) -> None:
 
 
 def _report(
-    model: Regression, data: _Data, result: FitResult, watch: _Watch, path: Path, out: Path, options: dict[str, Any]
+    model: Regression,
+    data: _Data,
+    result: FitResult,
+    watch: _ValidationLoss,
+    path: Path,
+    out: Path,
+    options: dict[str, Any],
 ) -> None:
     """Score, write and print."""
     train_rows, held_rows = data.training, data.validation
@@ -300,7 +297,7 @@ def _against_linear(y: FloatArray, network: FloatArray, linear: FloatArray) -> s
     )
 
 
-def _advice(watch: _Watch, scores: dict[str, dict[str, Score]], data: _Data, result: FitResult) -> list[str]:
+def _advice(watch: _ValidationLoss, scores: dict[str, dict[str, Score]], data: _Data, result: FitResult) -> list[str]:
     """Whether the network overfits or has not finished learning, and what to try."""
     if len(watch.losses) < 2:
         return []

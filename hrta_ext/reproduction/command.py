@@ -1,4 +1,8 @@
-"""``hrta reproduce``: the paper's claims as experiments, and the page that shows what became of them."""
+"""``hrta reproduce``: the paper's claims as experiments, and the page that shows what became of them.
+
+The adapter between the two: the one file of the reproduction that knows the command line (``hrta_ext.cli``), which adds
+the command where the extra ``reproduce`` is installed.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
+from hrta_ext.cli.options import check_device
 from hrta_ext.cli.output import CommandError, Interrupted, output_directory, print_line, print_note, print_table
 from hrta_ext.reproduction.page.report import Report, duration
 from hrta_ext.reproduction.page.sections import Scale
@@ -21,7 +24,6 @@ from hrta_ext.reproduction.page.verdicts import FEWEST_PAIRS
 from hrta_ext.reproduction.reproduce import EXPERIMENTS, RUNS, SEEDS, reproduce
 from hrta_ext.reproduction.runs.tasks import Progress
 
-_NEEDED = {"scipy": "scipy", "matplotlib": "matplotlib", "sklearn": "scikit-learn", "jinja2": "jinja2"}
 _SECONDS_BETWEEN_LINES = 30.0
 _LIST = ", ".join(EXPERIMENTS)
 
@@ -49,7 +51,9 @@ def reproduce_command(
     names = list(EXPERIMENTS) if name == "all" else [name]
     if names[0] not in EXPERIMENTS:
         raise CommandError(f"{name}: no such experiment; choose one of {_LIST}, or all")
-    _check(out, device)
+    check_device(device)
+    if (out / "index.html").exists() and not (out / RUNS).is_dir():
+        raise CommandError(f"{out} holds an index.html that is no report of this command; choose another --out")
     which = "full" if full else "small"
     scale = Scale(which, seeds or SEEDS[which], device)
     if scale.seeds < FEWEST_PAIRS:
@@ -68,19 +72,6 @@ def reproduce_command(
             raise Interrupted(f"interrupted; the same command with --out {out} goes on where it was") from None
     _print(report)
     print_line(f"Written to {out} in {duration(time.perf_counter() - start)}: open {out / 'index.html'}")
-
-
-def _check(out: Path, device: str) -> None:
-    """Everything that can be wrong before any work is done."""
-    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
-    if missing:
-        raise CommandError(f"hrta reproduce needs {', '.join(missing)}: pip install 'hrta_ext[reproduce]'")
-    if device not in ("cpu", "cuda"):
-        raise CommandError(f"--device must be cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CommandError("--device cuda: torch sees no GPU; `hrta doctor` says why")
-    if (out / "index.html").exists() and not (out / RUNS).is_dir():
-        raise CommandError(f"{out} holds an index.html that is no report of this command; choose another --out")
 
 
 def _cores() -> int:

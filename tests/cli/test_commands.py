@@ -14,6 +14,8 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("tqdm")
 
+from processes import same_package
+
 import hrta_ext
 from hrta_ext import cli
 from hrta_ext.cli import main
@@ -191,6 +193,18 @@ def test_without_the_extra_main_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "typer" else object())
     assert main([]) == 1
     assert capsys.readouterr().err == "hrta: the command line needs typer: pip install 'hrta_ext[cli]'\n"
+
+
+def test_reproduce_without_its_extra_says_what_to_install():
+    script = (
+        "import sys; sys.modules['scipy'] = sys.modules['jinja2'] = None\n"
+        "from hrta_ext.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "reproduce", "all", "--full", "--out", "report"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=same_package())
+    assert ended.returncode == 1
+    expected = "hrta: error: hrta reproduce needs scipy, jinja2: pip install 'hrta_ext[reproduce]'\n"
+    assert (ended.stdout, ended.stderr) == ("", expected)
 
 
 def test_list_options_are_repeated():

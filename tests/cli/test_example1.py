@@ -10,13 +10,16 @@ import torch
 import hrta_ext as hx
 from hrta_ext.cli.example1 import (
     METHODS,
+    N_POINTS,
     PAPER_STEPS,
     Run,
     Settings,
     Summary,
     as_json,
     compare,
+    fine_grid,
     runs_of,
+    target,
     train_all,
 )
 from hrta_ext.files import write_json
@@ -73,11 +76,42 @@ def test_comparison_says_difference_only_beyond_the_spread():
     assert "lower than that of ReLU" in compare(apart, METHODS[1])
     assert "higher than that of ReLU" in compare(apart, METHODS[2])
     overlapping = fake_runs([4.0, 5.0, 6.0, 7.0], [1.0, 2.0, 3.0, 4.5], [4.0, 5.0, 6.0, 7.0])
-    assert "no difference" in compare(overlapping, METHODS[1])
+    assert "no verdict" in compare(overlapping, METHODS[1])
     assert "lower on 4 of 4 seeds" in compare(overlapping, METHODS[1])
-    assert "no difference" in compare(overlapping, METHODS[2])
+    assert "no verdict" in compare(overlapping, METHODS[2])
     assert "too few seeds" in compare(fake_runs([4.0, 5.0], [1.0, 2.0], [1.0, 2.0]), METHODS[1])
     assert "nothing to compare" in compare(fake_runs([4.0], [math.nan], [1.0]), METHODS[1])
+
+
+def test_the_reproduction_takes_nothing_back():
+    """On equal runs `hrta reproduce` finds every difference that the demo names, once it has seeds enough to decide."""
+    pytest.importorskip("scipy")
+    from hrta_ext.reproduction.page import verdicts
+
+    ours, theirs = [1.0 + 0.01 * k for k in range(11)], [1.2 + 0.003 * k * k for k in range(11)]
+    assert "lower" in compare(fake_runs(theirs, ours, ours), METHODS[1]).split("than")[0]
+    assert verdicts.compare(ours, theirs).outcome is verdicts.Outcome.LOWER
+    assert "higher" in compare(fake_runs(ours, theirs, theirs), METHODS[1]).split("than")[0]
+    assert verdicts.compare(theirs, ours).outcome is verdicts.Outcome.HIGHER
+    # The paired test sees a difference that the ranges hide: the demo must not deny it.
+    hidden = [0.9 * value for value in theirs]
+    assert verdicts.compare(hidden, theirs).n_lower == 11
+    assert "no verdict" in compare(fake_runs(theirs, hidden, hidden), METHODS[1])
+
+
+def test_the_demo_and_the_reproduction_tell_one_example():
+    from hrta_ext.reproduction.claims import sin
+    from hrta_ext.reproduction.runs.problems import make_problem
+
+    problem = make_problem("sin1d")
+    assert torch.equal(problem.x[:, 0], torch.linspace(0.0, 1.0, N_POINTS))
+    assert torch.equal(problem.x_test[:, 0], fine_grid())
+    torch.testing.assert_close(problem.y, target(problem.x[:, 0]), rtol=0, atol=1e-6)
+    assert sin.PAPER_STEPS == PAPER_STEPS
+    assert Settings().lr in sin.RATES
+    relu, *schedules = METHODS
+    assert {method.s for method in schedules} == {method.s for method in sin.METHODS[1:]}
+    assert set(relu.s) == set(sin.METHODS[0].s)
 
 
 def test_summary():

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from hrta_ext.plots import new_figure
-from hrta_ext.reproduction.page.drawing import draw_against, draw_dots, readable_log_ticks
+from hrta_ext.plots import new_figure, readable_log_ticks
+from hrta_ext.reproduction.page.drawing import draw_against, draw_dots
 
 
 @pytest.mark.parametrize("low", [1e-14, 0.0023, 0.29, 0.61, 7.0])

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hrta_ext.plots import COLORS, line_style, new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import draw_against, label_ends
+from hrta_ext.plots import COLORS, label_ends, line_style, new_figure, save_figure
+from hrta_ext.reproduction.page.drawing import draw_against
 from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import (
     FEWEST_PAIRS,

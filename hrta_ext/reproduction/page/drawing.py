@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hrta_ext.plots import COLORS, GREY, line_style
+from hrta_ext.plots import COLORS, GREY, label_ends, line_style, readable_log_ticks
 from hrta_ext.reproduction.page.verdicts import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 _FLOOR = 1e-30
 Runs = Sequence[Mapping[str, Any]]
@@ -44,46 +43,6 @@ def draw_curves(axis: Axes, methods: Mapping[str, Runs]) -> None:
     axis.set_ylabel("training loss R")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     label_ends(axis, ends, last)
-
-
-def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, *, log_x: bool = False) -> None:
-    """Write (y, name, colour) beside the ends at x = ``last`` of curves on a log y axis, apart where they meet."""
-    if not ends or last <= 0:
-        return
-    low, high = axis.get_ylim()
-    height = math.log10(high / low)
-    start = axis.get_xlim()[0]
-    if log_x:
-        edge, place = last * (last / start) ** 0.42, last * (last / start) ** 0.05
-        axis.set_xlim(start, edge)
-        ticks = 10.0 ** np.arange(math.ceil(math.log10(start)), math.floor(math.log10(last) + 1e-9) + 1)
-        axis.set_xticks(ticks)
-        axis.minorticks_off()
-        axis.spines["bottom"].set_bounds(start, last)
-    else:
-        edge, place = last + 0.42 * (last - start), last + 0.05 * (last - start)
-        axis.set_xlim(start, edge)
-        axis.set_xticks([tick for tick in axis.get_xticks() if start <= tick <= last])
-        axis.spines["bottom"].set_bounds(start, last)
-    readable_log_ticks(axis.yaxis)
-    ends = sorted(ends)
-    heights = _apart([math.log10(max(value, low) / low) / height for value, _, _ in ends])
-    for (value, name, color), position in zip(ends, heights, strict=True):
-        axis.annotate(
-            name, (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
-            color=color, fontsize=8.5, va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0.0, 0.5)},
-        )  # fmt: skip
-
-
-def _apart(heights: Sequence[float], gap: float = 0.065, highest: float = 0.98) -> list[float]:
-    """Ascending heights moved as little as keeps labels a gap apart and inside the axes."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap) if placed else height)
-    for k in reversed(range(len(placed))):
-        placed[k] = min(placed[k], highest - gap * (len(placed) - 1 - k))
-    return placed
 
 
 def draw_against(
@@ -171,28 +130,3 @@ def draw_dots(
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(False, axis="y")
     axis.set_xlabel(xlabel)
-
-
-def readable_log_ticks(axis: Axis) -> None:
-    """Few labels that never touch: powers of ten, and where these are too few round numbers, written in one way."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-
-    low, high = axis.get_view_interval()
-    decades = math.log10(high / low)
-    if decades > 1.6:
-        axis.set_major_locator(LogLocator(numticks=7))
-        axis.set_minor_formatter(NullFormatter())
-        return
-    if decades < 0.8:
-        ticks = list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high))
-    else:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axis.set_minor_locator(NullLocator())
-
-
-def _short(value: float) -> str:
-    """As in "0.16" or "2e-5"."""
-    return f"{value:.3g}" if 0.01 <= value < 1000 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")

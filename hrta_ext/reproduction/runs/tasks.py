@@ -123,11 +123,11 @@ def run_tasks(
     """
     pending = list({task.key: task for task in tasks if task not in results}.values())
     pending.sort(key=lambda task: -task.seconds)
-    watch = _Watch(pending, progress)
+    clock = _Clock(pending, progress)
     if workers == 1 or len(pending) < 2:
         for task in pending:
             results.put(task, task.run())
-            watch.done(task)
+            clock.done(task)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(pending)), mp_context=context, initializer=_prepare_worker) as pool:
@@ -135,7 +135,7 @@ def run_tasks(
             futures = {pool.submit(task.run): task for task in pending}
             for future in as_completed(futures):
                 results.put(futures[future], future.result())
-                watch.done(futures[future])
+                clock.done(futures[future])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
@@ -143,7 +143,9 @@ def run_tasks(
             raise
 
 
-class _Watch:
+class _Clock:
+    """Estimates the time left."""
+
     def __init__(self, tasks: Sequence[Task], progress: Callable[[Progress], object]) -> None:
         self.progress, self.start = progress, time.perf_counter()
         self.n_done, self.n_tasks = 0, len(tasks)
