@@ -1,4 +1,4 @@
-// Stands in for CUDA's own header where csrc/cuda is compiled as ordinary C++: kernels run on the CPU, one thread of a
+// Stands in for CUDA's own header where .cu files are compiled as ordinary C++: kernels run on the CPU, one thread of a
 // block after the other as coroutines that change places at barriers and shuffles. Slow, and silent about races between
 // warps and blocks, but every index, bound and sum is the kernel's own. `backwards` runs the threads of a block in the
 // opposite order: a result that changes with it lacks a barrier.

@@ -129,11 +129,7 @@ template <typename Body>
 void with_kernels(const TwoLayerCall& call, const Body& body) {
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
-    switch (degree_of(call.base)) {
-      case 1: return body(TwoLayerKernels<ReluUnit, T>{});
-      case 2: return body(TwoLayerKernels<Relu2Unit, T>{});
-      default: return body(TwoLayerKernels<SmoothUnit, T>{});
-    }
+    with_base(call.base, [&](auto base) { body(TwoLayerKernels<UnitOf<decltype(base)>, T>{}); });
   });
 }
 

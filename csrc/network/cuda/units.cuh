@@ -117,6 +117,10 @@ struct SmoothUnit {
   }
 };
 
+template <typename Base>
+using UnitOf = std::conditional_t<std::is_same_v<Base, Relu>, ReluUnit,
+                                  std::conditional_t<std::is_same_v<Base, Relu2>, Relu2Unit, SmoothUnit>>;
+
 // --- what both directions share -----------------------------------------------------------------------------------
 
 __device__ __forceinline__ bool stopped(const int64_t* done) {
