@@ -28,6 +28,15 @@ void gram_evaluate(const GramEvaluation& call) {
   cpu::gram_evaluate(call, torch_pool_parallel_for);
 }
 
+int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D, int64_t m) {
+  GramCall call{};
+  call.base = base;
+  call.digits = gram_digits(base, high, m);
+  call.n = n;
+  call.D = D;
+  return cpu::gram_least_scratch(call);
+}
+
 void power_sum(int64_t n, int64_t n2, int64_t terms, Address left, Address right, Address base, Address result) {
   py::gil_scoped_release release;
   cpu::power_sum(n, n2, terms, pointer<double>(left), pointer<double>(right), pointer<double>(base),
@@ -80,7 +89,8 @@ void bind_gram(py::module_& m) {
       .memory("a", &GramEvaluation::a)
       .memory("w", &GramEvaluation::w);
   m.def("gram_digits", &gram_digits, py::arg("base"), py::arg("high"), py::arg("m"));
-  m.def("gram_least_scratch", &cpu::gram_least_scratch);
+  m.def("gram_least_scratch", &gram_least_scratch, py::arg("base"), py::arg("high"), py::arg("n"), py::arg("D"),
+        py::arg("m"));
   m.def("gram_sums", &gram_sums);
   m.def("gram_evaluate", &gram_evaluate);
   m.def("power_sum", &power_sum, py::arg("n"), py::arg("n2"), py::arg("terms"), py::arg("left"), py::arg("right"),

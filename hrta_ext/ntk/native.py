@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,7 @@ def serves(x: Tensor) -> bool:
 
 def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs."""
-    number = BASES[base].number
-    digits = _C.gram_digits(number, high, width)
-    return _C.gram_least_scratch(_C.GramCall(base=number, digits=digits, n=n_samples, D=n_features, m=width))
+    return _C.gram_least_scratch(BASES[base].number, high, n_samples, n_features, width)
 
 
 def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -51,15 +51,22 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
             first=neurons.first,
         ),
         scratch_bytes=scratch_bytes,
-        sums=_C.GramSums(**_addresses(sums)),
+        sums=_described(sums),
     )
     if not _C.gram_sums(call):
         for tensor in sums:
             tensor.fill_(torch.nan)
 
 
-def _addresses(sums: GramSums) -> dict[str, int]:
-    return {name: tensor.data_ptr() for name, tensor in sums._asdict().items()}
+def _described(sums: GramSums) -> Any:
+    return _C.GramSums(
+        linear=sums.linear.data_ptr(),
+        cross=sums.cross.data_ptr(),
+        square_sum=sums.square_sum.data_ptr(),
+        slope_sum=sums.slope_sum.data_ptr(),
+        value_product=sums.value_product.data_ptr(),
+        slope_product=sums.slope_product.data_ptr(),
+    )
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
@@ -81,7 +88,7 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
             inner=inner.data_ptr(),
             linear=linear.data_ptr(),
             cross=cross.data_ptr(),
-            sums=_C.GramSums(**_addresses(one)),
+            sums=_described(one),
             a=a[network].data_ptr(),
             w=w[network].data_ptr(),
         )

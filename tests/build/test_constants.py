@@ -33,8 +33,10 @@ def test_quantities() -> None:
 
 def test_a_struct_refuses_a_name_that_it_does_not_have() -> None:
     """A wrong name must not leave a member at zero in silence."""
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError, match="TwoLayerCall: wide is no member"):
         compiled._C.TwoLayerCall(wide=3)
+    with pytest.raises(TypeError, match="TwoLayerCall: n has a value of the wrong type"):
+        compiled._C.TwoLayerCall(n="3")
     call = compiled._C.GramCall(n=3, neurons=compiled._C.Neurons(seed=5))
     assert (call.n, call.D, call.x, call.neurons.seed) == (3, 0, 0, 5)
 
