@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +17,15 @@ from activation_cases import COMPILED, TOLERANCES, Case, S, competitors, cpu_cas
 from timing import (
     QUICK,
     Effort,
-    Samples,
+    argument_parser,
     assert_equal_results,
+    compare,
     environment,
     format_seconds,
     format_table,
     json_path,
     measure,
+    print_heading,
     save,
 )
 
@@ -88,18 +89,6 @@ def run_case(case: Case, effort: Effort, device: str, use_compile: bool) -> dict
     }
 
 
-def compare(ours: Samples, peer: Samples, goal: float | None) -> dict[str, Any]:
-    """A peer's times, the ratios to ours, and whether the goal is met."""
-    ratio = ours.speedup_over(peer)
-    return {
-        **peer.as_dict(),
-        "ratio": ratio,
-        "ratio_of_minima": ours.best_speedup_over(peer),
-        "goal": goal,
-        "met": None if goal is None else ratio >= goal,
-    }
-
-
 def goal_cells(goal: float | None, met: bool | None) -> list[str]:
     return ["" if goal is None else f">= {goal:.3g}", "" if met is None else "yes" if met else "NO"]
 
@@ -154,12 +143,8 @@ def gpu_elements(wanted: int) -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file, or a directory for activation.json")
-    parser.add_argument("--quick", action="store_true", help="few short rounds and small GPU tensors: a smoke test")
+    parser = argument_parser(__doc__, "activation", "few short rounds and small GPU tensors")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU (default 2)")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device")
@@ -175,7 +160,7 @@ def main() -> int:
     cases = cpu_cases() if device == "cpu" else cuda_cases(gpu_elements(10**6 if arguments.quick else 10**9))
     info = environment(device)
     where = info["gpu"] if device == "cuda" else f"{info['cpu']}, {arguments.threads} threads, warm cache"
-    print(f"hrta_ext {info['build_info']['version']}, torch {info['torch']}, {where}")
+    print_heading(info, where)
     records = []
     for i, case in enumerate(cases):
         print(f"[{i + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)

@@ -10,15 +10,26 @@ matrix products reach in the same run.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from timing import QUICK, Effort, Samples, environment, format_seconds, format_table, json_path, measure, save
+from timing import (
+    QUICK,
+    Effort,
+    Samples,
+    argument_parser,
+    compare,
+    environment,
+    format_seconds,
+    format_table,
+    json_path,
+    measure,
+    print_heading,
+    save,
+)
 from torch import Tensor
 
 import hrta_ext as hx
@@ -165,18 +176,6 @@ def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
     }
 
 
-def compare(ours: Samples, peer: Samples, goal: float | None) -> dict[str, Any]:
-    """A peer's times, the ratios to ours, and whether the goal is met."""
-    ratio = ours.speedup_over(peer)
-    return {
-        **peer.as_dict(),
-        "ratio": ratio,
-        "ratio_of_minima": ours.best_speedup_over(peer),
-        "goal": goal,
-        "met": None if goal is None else ratio >= goal,
-    }
-
-
 def ceilings(effort: Effort) -> dict[str, float]:
     """Operations per second of torch's matrix products, (2048, 4096) by (4096, 2048)."""
     shape = (2048, 4096, 2048)
@@ -226,12 +225,7 @@ def bound(record: dict[str, Any]) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file, or a directory for gram.json")
-    parser.add_argument("--quick", action="store_true", help="few short rounds and small cases: a smoke test")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    return parser.parse_args()
+    return argument_parser(__doc__, "gram", "few short rounds and small cases").parse_args()
 
 
 def main() -> int:
@@ -239,11 +233,8 @@ def main() -> int:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     info = environment()
-    print(
-        f"hrta_ext {info['build_info']['version']}, torch {info['torch']}, {info['cpu']}, {arguments.threads} threads"
-    )
-    missing = [name for name in ("neural_tangents", "pykeops") if importlib.util.find_spec(name) is None]
-    print(f"peers not measured: {', '.join(missing) or 'none'} (GPU.md, section 2, has their times)")
+    print_heading(info, f"{info['cpu']}, {arguments.threads} threads")
+    print("no peers here: neural-tangents and KeOps, which this benchmark does not run")
     cases = SMALL if arguments.quick else CASES
     records = []
     for i, case in enumerate(cases):

@@ -21,12 +21,14 @@ from timing import (
     QUICK,
     Effort,
     Samples,
+    argument_parser,
     assert_equal_results,
     environment,
     format_seconds,
     format_table,
     json_path,
     measure,
+    print_heading,
     save,
 )
 from torch import Tensor
@@ -243,11 +245,7 @@ def measured_peak(width: int) -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file, or a directory for two_layer.json")
-    parser.add_argument("--quick", action="store_true", help="few short rounds, narrow networks: a smoke test")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser = argument_parser(__doc__, "two_layer", "few short rounds, narrow networks")
     parser.add_argument("--peak-memory", type=int, metavar="WIDTH", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -260,9 +258,7 @@ def main() -> int:
         print(peak_memory(arguments.peak_memory))
         return 0
     info = environment()
-    print(
-        f"hrta_ext {info['build_info']['version']}, torch {info['torch']}, {info['cpu']}, {arguments.threads} threads"
-    )
+    print_heading(info, f"{info['cpu']}, {arguments.threads} threads")
     records = []
     for i, case in enumerate(chosen := cases(arguments.quick)):
         print(f"[{i + 1}/{len(chosen)}] {case.name}", file=sys.stderr, flush=True)

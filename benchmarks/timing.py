@@ -6,6 +6,7 @@ that turns from round to round, and a ratio is the median over the rounds of the
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import gc
 import os
@@ -73,6 +74,18 @@ class Samples:
             "upper_quartile": quartiles[2],
             "rounds": len(self.seconds),
         }
+
+
+def compare(ours: Samples, peer: Samples, goal: float | None) -> dict[str, Any]:
+    """A peer's times, the ratios to ours, and whether the goal is met."""
+    ratio = ours.speedup_over(peer)
+    return {
+        **peer.as_dict(),
+        "ratio": ratio,
+        "ratio_of_minima": ours.best_speedup_over(peer),
+        "goal": goal,
+        "met": None if goal is None else ratio >= goal,
+    }
 
 
 def _sample_cpu(call: Call, repeats: int) -> float:
@@ -185,6 +198,21 @@ def environment(device: str = "cpu") -> dict[str, Any]:
             "cuda": torch.version.cuda,
         }
     return info
+
+
+def argument_parser(description: str | None, name: str, quick: str) -> argparse.ArgumentParser:
+    """The options that the benchmarks share; ``quick`` says in words what --quick makes of them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help=f"JSON file, or a directory for {name}.json")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: a smoke test")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU (default 2)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    return parser
+
+
+def print_heading(info: Mapping[str, Any], where: str) -> None:
+    """The first line of every benchmark: versions and place."""
+    print(f"hrta_ext {info['build_info']['version']}, torch {info['torch']}, {where}")
 
 
 def json_path(out: Path, name: str) -> Path:

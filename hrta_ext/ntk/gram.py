@@ -25,8 +25,8 @@ from hrta_ext.inputs import (
     parameter_values,
 )
 from hrta_ext.ntk import native, reference
-from hrta_ext.ntk.path import GramPath, sum_shapes
-from hrta_ext.ntk.types import Gram, GramSums, Neurons
+from hrta_ext.ntk.path import GramPath
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 # --- building ---------------------------------------------------------------------------------------------------------
 

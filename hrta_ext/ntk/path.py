@@ -1,20 +1,16 @@
-"""G^[a] and G^[w] as functions of s: evaluation, derivative, spectra, error bars, addition, files."""
+"""G^[a] and G^[w] as functions of s: evaluation, derivative, spectra, error bars, addition."""
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext.backends import serve
-from hrta_ext.bases import get_base
-from hrta_ext.files import replaced
 from hrta_ext.inputs import Parameters, parameter_values
 from hrta_ext.ntk import native, reference
+from hrta_ext.ntk.files import load_path, save_path
 from hrta_ext.ntk.types import Gram, GramSums
 
 _KERNELS = ("ntk", "a", "w")
@@ -47,6 +43,23 @@ class GramPath:
     def batches(self) -> int:
         """The number of batches of neurons whose sums are kept apart."""
         return len(self.widths)
+
+    def batch(self, b: int) -> GramPath:
+        """The path of one batch of neurons; its sums are views.
+
+        Args:
+            b: From 0 to ``batches`` - 1.
+
+        Example:
+            >>> import torch, hrta_ext as hx
+            >>> path = hx.random_gram_path(torch.eye(2), 600, batches=3)
+            >>> path.batch(1)
+            GramPath(n=2, D=2, width=200, base='relu', batches=1)
+        """
+        if not 0 <= b < self.batches:
+            raise ValueError(f"GramPath.batch: b must be from 0 to {self.batches - 1}, got {b}")
+        sums = GramSums(*(value[b : b + 1] for value in self.sums))
+        return GramPath(self.x, self.base, self.dtype, self.widths[b : b + 1], sums)
 
     def __repr__(self) -> str:
         n, d = self.x.shape
@@ -108,9 +121,7 @@ class GramPath:
         self._need_batches("lambda_min_error")
         every = range(self.batches)
         left_out = [self._spectrum(values, kernel, tuple(b for b in every if b != out))[..., 0] for out in every]
-        stacked = torch.stack(left_out)
-        spread = (stacked - stacked.mean(0)).square().sum(0)
-        return ((self.batches - 1) / self.batches * spread).sqrt()
+        return jackknife_error(torch.stack(left_out))
 
     def __add__(self, other: GramPath) -> GramPath:
         """The path of both networks' neurons together."""
@@ -131,18 +142,7 @@ class GramPath:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the path to ``path``: NumPy's format for ``.npz``, safetensors for ``.safetensors``."""
-        tensors = {"x": self.x.cpu(), **{name: value.cpu() for name, value in self.sums._asdict().items()}}
-        about = {"base": self.base, "dtype": str(self.dtype).removeprefix("torch."), "widths": list(self.widths)}
-        _check_suffix(path, "GramPath.save")
-        with replaced(path) as temporary:
-            if temporary.suffix == ".npz":
-                import numpy as np
-
-                with temporary.open("wb") as stream:
-                    np.savez(stream, about=np.array(json.dumps(about)), **{k: v.numpy() for k, v in tensors.items()})
-            else:
-                contiguous = {name: value.contiguous() for name, value in tensors.items()}
-                _safetensors().save_file(contiguous, str(temporary), metadata={"about": json.dumps(about)})
+        save_path(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GramPath:
@@ -151,27 +151,7 @@ class GramPath:
         Raises:
             ValueError: The file is not a saved GramPath.
         """
-        _check_suffix(path, "GramPath.load")
-        try:
-            if Path(path).suffix == ".npz":
-                import numpy as np
-
-                with np.load(path, allow_pickle=False) as file:
-                    about = json.loads(str(file["about"]))
-                    tensors = {name: torch.from_numpy(file[name]) for name in ("x", *GramSums._fields)}
-            else:
-                with _safetensors().safe_open(str(path), "pt") as file:
-                    about = json.loads(file.metadata()["about"])
-                    tensors = {name: file.get_tensor(name) for name in ("x", *GramSums._fields)}
-            sums = GramSums(*(tensors[name] for name in GramSums._fields))
-            dtype = {"float32": torch.float32, "float64": torch.float64}[about["dtype"]]
-            get_base(about["base"])
-            _check_loaded(tensors["x"], sums, about["widths"])
-            return cls(tensors["x"], about["base"], dtype, tuple(about["widths"]), sums)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error})") from error
+        return cls(*load_path(path))
 
     def _evaluate(
         self,
@@ -214,32 +194,7 @@ class GramPath:
         return GramPath(self.x, self.base, self.dtype, tuple(sum(self.widths[b::count]) for b in range(count)), sums)
 
 
-def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:
-    """Compiled code reads the sums by address, so shapes and types of a file are checked."""
-    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
-        raise ValueError(f"widths must be at least 1, got {widths}")
-    leading = (len(widths), *sums.square_sum.shape[1:-1])
-    for name, tensor, shape in zip(("x", *sums._fields), (x, *sums), (x.shape, *sum_shapes(x)), strict=True):
-        expected = tuple(shape) if name == "x" else (*leading, *shape)
-        if tensor.dtype != torch.float64 or tuple(tensor.shape) != expected:
-            raise ValueError(f"{name} must be float64 {expected}, got {tensor.dtype} {tuple(tensor.shape)}")
-
-
-def _check_suffix(path: str | os.PathLike[str], function: str) -> None:
-    if Path(path).suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"{function}: path must end in .npz or .safetensors, got {os.fspath(path)}")
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise ValueError("GramPath: .safetensors files need the package safetensors; .npz files need none") from error
-    return type("Safetensors", (), {"save_file": safetensors.torch.save_file, "safe_open": safetensors.safe_open})
-
-
-def sum_shapes(x: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the members of GramSums for samples x (n, D)."""
-    n, d = x.shape
-    return (n, d), (n, d), (1,), (n,), (n, n), (n, n)
+def jackknife_error(left_out: Tensor) -> Tensor:
+    """Standard error of a number from its values with each of B batches left out in turn, (B, ...) -> (...)."""
+    count = len(left_out)
+    return ((count - 1) / count * (left_out - left_out.mean(0)).square().sum(0)).sqrt()

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from hrta_ext.files import replaced
-from hrta_ext.ntk.gram import GramPath
 from hrta_ext.ntk.infinite import infinite_gram, infinite_gram_error
+from hrta_ext.ntk.path import GramPath, jackknife_error
 from hrta_ext.ntk.spectra import SquareLaw, square_law
-from hrta_ext.ntk.types import GramSums
 
 KERNELS = {"ntk": "NTK", "a": "G^[a]", "w": "G^[w]"}
 # Largest deviation of the fitted exponent from 2 that still counts as the s^2 law.
@@ -246,10 +245,7 @@ def spectra_report(
 
 def _finite_width(path: GramPath, s: Tensor, progress: Callable[[int, str], object]) -> dict[str, Spectrum]:
     whole = GramPath(path.x, path.base, torch.float64, path.widths, path.sums)
-    batches = [
-        GramPath(path.x, path.base, torch.float64, (width,), GramSums(*(value[b : b + 1] for value in path.sums)))
-        for b, width in enumerate(path.widths)
-    ]
+    batches = [whole.batch(b) for b in range(whole.batches)]
     eigenvalues: dict[str, list[Tensor]] = {kernel: [] for kernel in KERNELS}
     errors: dict[str, list[Tensor]] = {kernel: [] for kernel in KERNELS}
     for value in s.tolist():
@@ -265,7 +261,7 @@ def _finite_width(path: GramPath, s: Tensor, progress: Callable[[int, str], obje
             parts = [batch(value) for batch in batches]
             for kernel, basis in lowest.items():
                 projected = torch.stack([basis.mT @ getattr(part, kernel) @ basis for part in parts])
-                errors[kernel].append(_jackknife_error(projected, path.widths).cpu())
+                errors[kernel].append(_projected_error(projected, path.widths).cpu())
         progress(1, "spectra, finite width")
     epsilon = torch.finfo(path.dtype).eps
     return {
@@ -276,14 +272,12 @@ def _finite_width(path: GramPath, s: Tensor, progress: Callable[[int, str], obje
     }
 
 
-def _jackknife_error(matrices: Tensor, widths: Sequence[int]) -> Tensor:
+def _projected_error(matrices: Tensor, widths: Sequence[int]) -> Tensor:
     """Standard error of lambda_min of the mean of the batches' matrices (B, k, k), from leaving each out in turn."""
     weights = torch.tensor(widths, dtype=torch.float64, device=matrices.device)[:, None, None]
     total = (weights * matrices).sum(0)
     left_out = (total - weights * matrices) / (weights.sum() - weights)
-    smallest = torch.linalg.eigvalsh(0.5 * (left_out + left_out.mT))[:, 0]
-    count = len(widths)
-    return ((count - 1) / count * (smallest - smallest.mean()).square().sum()).sqrt()
+    return jackknife_error(torch.linalg.eigvalsh(0.5 * (left_out + left_out.mT))[:, 0])
 
 
 def count_repeated_rows(x: Tensor) -> tuple[int, tuple[int, int] | None]:

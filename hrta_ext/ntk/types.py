@@ -34,6 +34,12 @@ class GramSums(NamedTuple):
     slope_product: Tensor  # (..., n, n)  sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
 
 
+def sum_shapes(x: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the members of GramSums for samples x (n, D)."""
+    n, d = x.shape
+    return (n, d), (n, d), (1,), (n,), (n, n), (n, n)
+
+
 @dataclass(frozen=True)
 class Neurons:
     """Neurons in memory, or (weight None) those numbered first .. first + count - 1 of the generator."""

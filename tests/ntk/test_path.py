@@ -328,3 +328,20 @@ def test_arguments_that_are_views(device: torch.device) -> None:
     found = hx.gram(negated, weight.mT.contiguous().mT, output_weight, s[::2])
     for got, true in zip(found, expected, strict=True):
         assert torch.equal(got, true)
+
+
+def test_batches_are_the_parts_of_their_path() -> None:
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    path = hx.random_gram_path(x, 50, seed=3, batches=4)
+    parts = [path.batch(b) for b in range(path.batches)]
+    assert tuple(part.width for part in parts) == path.widths
+    assert all(part.batches == 1 and part.dtype == path.dtype and part.base == path.base for part in parts)
+    together = sum(part.width * part(0.7).w for part in parts) / path.width
+    torch.testing.assert_close(together, path(0.7).w, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("b", [-1, 4])
+def test_a_batch_that_is_not_there(b: int) -> None:
+    path = hx.random_gram_path(torch.eye(2), 50, batches=4)
+    with pytest.raises(ValueError, match=rf"GramPath.batch: b must be from 0 to 3, got {b}"):
+        path.batch(b)

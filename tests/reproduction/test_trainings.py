@@ -26,7 +26,7 @@ def dense(kind, net, x):
         return F.prelu(z, net.slope.double()) @ a / math.sqrt(m)
     if kind == "jagtap":
         return F.relu(10.0 * net.scale.double() * z) @ a / math.sqrt(m)
-    s = net.s.double()
+    s = (net.activation.s if kind == "three_layer" else net.s).double()
     hidden = (1 - s) * z + s * F.relu(z)
     if kind == "three_layer":
         z = hidden @ net.hidden_weight.double().T / math.sqrt(m)

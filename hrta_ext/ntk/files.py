@@ -1,0 +1,93 @@
+"""Files of a GramPath: NumPy's format and safetensors, and the checks of what is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hrta_ext.bases import get_base
+from hrta_ext.files import replaced
+from hrta_ext.ntk.types import GramSums, sum_shapes
+
+if TYPE_CHECKING:
+    from hrta_ext.ntk.path import GramPath
+
+
+def save_path(gram_path: GramPath, path: str | os.PathLike[str]) -> None:
+    """Write ``gram_path`` to ``path``, whose suffix names the format."""
+    tensors = {"x": gram_path.x.cpu(), **{name: value.cpu() for name, value in gram_path.sums._asdict().items()}}
+    dtype = str(gram_path.dtype).removeprefix("torch.")
+    about = {"base": gram_path.base, "dtype": dtype, "widths": list(gram_path.widths)}
+    _check_suffix(path, "GramPath.save")
+    with replaced(path) as temporary:
+        if temporary.suffix == ".npz":
+            import numpy as np
+
+            with temporary.open("wb") as stream:
+                np.savez(stream, about=np.array(json.dumps(about)), **{k: v.numpy() for k, v in tensors.items()})
+        else:
+            save_file, _ = _safetensors()
+            contiguous = {name: value.contiguous() for name, value in tensors.items()}
+            save_file(contiguous, str(temporary), metadata={"about": json.dumps(about)})
+
+
+def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, tuple[int, ...], GramSums]:
+    """Read what :func:`save_path` wrote: the arguments of GramPath.
+
+    Raises:
+        ValueError: The file is not a saved GramPath.
+    """
+    _check_suffix(path, "GramPath.load")
+    try:
+        if Path(path).suffix == ".npz":
+            import numpy as np
+
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                tensors = {name: torch.from_numpy(file[name]) for name in ("x", *GramSums._fields)}
+        else:
+            _, safe_open = _safetensors()
+            with safe_open(str(path), "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in ("x", *GramSums._fields)}
+        sums = GramSums(*(tensors[name] for name in GramSums._fields))
+        dtype = {"float32": torch.float32, "float64": torch.float64}[about["dtype"]]
+        get_base(about["base"])
+        _check_loaded(tensors["x"], sums, about["widths"])
+        return tensors["x"], about["base"], dtype, tuple(about["widths"]), sums
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error})") from error
+
+
+def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:
+    """Compiled code reads the sums by address, so shapes and types of a file are checked."""
+    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+        raise ValueError(f"widths must be at least 1, got {widths}")
+    leading = (len(widths), *sums.square_sum.shape[1:-1])
+    for name, tensor, shape in zip(("x", *sums._fields), (x, *sums), (x.shape, *sum_shapes(x)), strict=True):
+        expected = tuple(shape) if name == "x" else (*leading, *shape)
+        if tensor.dtype != torch.float64 or tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} must be float64 {expected}, got {tensor.dtype} {tuple(tensor.shape)}")
+
+
+def _check_suffix(path: str | os.PathLike[str], function: str) -> None:
+    if Path(path).suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{function}: path must end in .npz or .safetensors, got {os.fspath(path)}")
+
+
+def _safetensors() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """save_file and safe_open."""
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ValueError("GramPath: .safetensors files need the package safetensors; .npz files need none") from error
+    return safetensors.torch.save_file, safetensors.safe_open
