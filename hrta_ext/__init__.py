@@ -1,5 +1,8 @@
 """Homotopy relaxation training for wide two-layer networks: the activation, the networks, the training."""
 
+import sys as _sys
+from types import ModuleType as _ModuleType
+
 from hrta_ext.activation import ops as ops  # registers torch.ops.hrta_ext
 from hrta_ext.activation.autograd import HomotopyFunction
 from hrta_ext.activation.functions import homotopy, homotopy_, homotopy_value_and_slope
@@ -16,6 +19,7 @@ from hrta_ext.ntk.path import GramPath
 from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
+from hrta_ext.ntk.types import GramSums as _GramSums
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
 from hrta_ext.training.results import FitResult
@@ -58,3 +62,20 @@ __all__ = [
     "use_backend",
     "with_bias",
 ]
+
+# Public classes are pickled under the names that users write, wherever their files go.
+for _class in [value for name in __all__ if isinstance(value := globals()[name], type)]:
+    _class.__module__ = "hrta_ext"
+
+# Whole-object pickles of 0.1.0 name these modules; hrta_ext.training is there anyway.
+_MODULES_OF_0_1_0: dict[str, tuple[type, ...]] = {
+    "homotopy_path": (GramPath,),
+    "kernel_regression": (KernelRegression,),
+    "kernels": (Gram, _GramSums),
+    "layers": (HomotopyActivation,),
+    "schedules": (HomotopyScheduler, PlateauHomotopyScheduler),
+    "two_layer": (TwoLayerNet,),
+}
+for _name, _classes in _MODULES_OF_0_1_0.items():
+    _module = _sys.modules[f"hrta_ext.{_name}"] = _ModuleType(f"hrta_ext.{_name}", "Names in pickles of 0.1.0.")
+    vars(_module).update({_class.__name__: _class for _class in _classes})

@@ -49,7 +49,7 @@ def check_homotopy_parameter(s: object, name: str = "s") -> float:
     return float(s)
 
 
-def check_activation(function: str, x: Tensor, s: object, base: str, order: int = 0) -> None:
+def check_activation(function: str, x: object, s: object, base: str, order: int = 0) -> None:
     """The activation's arguments: what no backend can serve is refused."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
@@ -77,33 +77,17 @@ def check_activation(function: str, x: Tensor, s: object, base: str, order: int 
         raise ValueError(f"{function}: order must be 0, 1 or 2, got {order!r}")
 
 
-def check_network(function: str, x: Tensor, weight: Tensor, output_weight: Tensor, s: object, base: str) -> None:
+def check_network(function: str, x: object, weight: object, output_weight: object, s: object, base: str) -> None:
     """The arguments of the two-layer network: what no backend can serve is refused."""
-    for name, tensor in (("x", x), ("weight", weight), ("output_weight", output_weight)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{function}: {name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.layout is not torch.strided:
-            raise TypeError(f"{function}: {name} must be a dense (strided) tensor, got layout {tensor.layout}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{function}: x must be a dense (strided) tensor, got layout {x.layout}")
     if x.dtype not in KINDS:
         raise TypeError(f"{function}: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    for name, tensor in (("weight", weight), ("output_weight", output_weight)):
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{function}: {name} must have x's dtype {x.dtype}, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"{function}: {name} must be on x's device {x.device}, got {tensor.device}")
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"{function}: x must have shape (n, D) with D at least 1, got {tuple(x.shape)}")
-    if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
-        raise ValueError(
-            f"{function}: weight must have shape (..., width, {x.shape[1]}) to match x, got {tuple(weight.shape)}"
-        )
-    if weight.shape[-2] == 0:
-        raise ValueError(f"{function}: weight must hold at least one neuron, got shape {tuple(weight.shape)}")
-    if output_weight.shape != weight.shape[:-1]:
-        raise ValueError(
-            f"{function}: output_weight must have shape {tuple(weight.shape[:-1])} to match weight, "
-            f"got {tuple(output_weight.shape)}"
-        )
+    check_weights(function, x, weight, output_weight)
     if isinstance(s, Tensor) and s.dim() != 0:
         raise ValueError(f"{function}: s must be a float or a 0-dim tensor, got shape {tuple(s.shape)}")
     check_activation(function, x, s, base)
@@ -161,28 +145,30 @@ def with_bias(x: Tensor) -> Tensor:
     return torch.cat([x, x.new_ones((*x.shape[:-1], 1))], dim=-1)
 
 
-def check_weights(x: Tensor, weight: object, output_weight: object, function: str) -> tuple[Tensor, Tensor]:
-    """Weights (..., m, D) and output weights (..., m) that fit samples x, detached; a clear error otherwise."""
+def check_weights(function: str, x: Tensor, weight: object, output_weight: object) -> None:
+    """Raise TypeError or ValueError unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), m > 0."""
     for name, value in (("weight", weight), ("output_weight", output_weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
+        if value.layout is not torch.strided:
+            raise TypeError(f"{function}: {name} must be a dense (strided) tensor, got layout {value.layout}")
         if value.dtype != x.dtype:
-            raise TypeError(f"{function}: {name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+            raise TypeError(f"{function}: {name} must have x's dtype {x.dtype}, got {value.dtype}")
         if value.device != x.device:
-            raise ValueError(f"{function}: {name} must be on the device of x, {x.device}, got {value.device}")
+            raise ValueError(f"{function}: {name} must be on x's device {x.device}, got {value.device}")
     assert isinstance(weight, Tensor)
     assert isinstance(output_weight, Tensor)
     if weight.dim() < 2 or weight.shape[-1] != x.shape[1]:
-        expected = f"(..., width, {x.shape[1]})"
-        raise ValueError(f"{function}: weight must have shape {expected} to match x, got {tuple(weight.shape)}")
+        raise ValueError(
+            f"{function}: weight must have shape (..., width, {x.shape[1]}) to match x, got {tuple(weight.shape)}"
+        )
+    if weight.shape[-2] == 0:
+        raise ValueError(f"{function}: weight must hold at least one neuron, got shape {tuple(weight.shape)}")
     if output_weight.shape != weight.shape[:-1]:
         raise ValueError(
             f"{function}: output_weight must have shape {tuple(weight.shape[:-1])} to match weight, "
             f"got {tuple(output_weight.shape)}"
         )
-    if weight.shape[-2] < 1:
-        raise ValueError(f"{function}: width must be at least 1, got {weight.shape[-2]}")
-    return weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
 
 
 def check_budget(memory_budget: object, least: int, function: str) -> int:
@@ -201,7 +187,7 @@ def check_result_dtype(dtype: torch.dtype | None, x: Tensor, function: str) -> t
     if dtype is None:
         return x.dtype
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{function}: dtype must be torch.float32 or torch.float64, got {dtype}")
+        raise DtypeError(f"{function}: dtype must be torch.float32 or torch.float64, got {dtype}")
     return dtype
 
 

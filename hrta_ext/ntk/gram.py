@@ -85,7 +85,8 @@ def _gram_path(
 ) -> GramPath:
     get_base(base)
     x = check_samples(x, function).detach().resolve_neg()
-    weight, output_weight = check_weights(x, weight, output_weight, function)
+    check_weights(function, x, weight, output_weight)
+    weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
     builder, high = serve(native, reference, x, base), result == torch.float64
     n, features = x.shape

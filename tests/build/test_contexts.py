@@ -115,9 +115,7 @@ def test_backward_goes_on_with_the_backend_of_forward(monkeypatch: pytest.Monkey
 
 @needs_cpp
 @pytest.mark.parametrize("through_the_op", [False, True])
-def test_the_network_goes_on_with_the_backend_of_forward(
-    monkeypatch: pytest.MonkeyPatch, through_the_op: bool
-) -> None:
+def test_the_network_goes_on_with_the_backend_of_forward(monkeypatch: pytest.MonkeyPatch, through_the_op: bool) -> None:
     native = _spied(monkeypatch, network_native, ("outputs", "gradients"))
     reference = _spied(monkeypatch, network_reference, ("outputs", "gradients"))
     x, *weights = NETWORK

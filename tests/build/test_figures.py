@@ -9,9 +9,9 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.plots import COLORS, LINE_STYLES, draw_loss, line_style, mark_stages, new_figure, plot_loss, thinned
 from hrta_ext.training.fit import fit
-from hrta_ext.network.module import TwoLayerNet
 
 
 def stages(*runs: tuple[float, int]) -> torch.Tensor:
