@@ -31,7 +31,7 @@ class HomotopyLayer(nn.Module):
             raise ValueError(f"num_features must be at least 1, got {num_features}")
         self.base = base
         shape = () if num_features is None else (num_features,)
-        value = check_homotopy_parameter(s)
+        value = check_homotopy_parameter(s, f"{type(self).__name__}: s")
         if learnable:
             self.s = nn.Parameter(torch.full(shape, value))
         else:
@@ -106,7 +106,7 @@ def set_homotopy(module: nn.Module, s: float) -> None:
         >>> float(net[1].s)
         0.5
     """
-    s = check_homotopy_parameter(s)
+    s = check_homotopy_parameter(s, "set_homotopy: s")
     if not isinstance(module, nn.Module):
         raise TypeError(f"set_homotopy: module must be a torch.nn.Module, got {type(module).__name__}")
     layers = homotopy_layers(module)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.backends import serve
-from hrta_ext.inputs import check_draw
+from hrta_ext.inputs import DtypeError, check_draw
 from hrta_ext.ntk import native, reference
 
 
@@ -47,7 +47,7 @@ def random_weights(
     where = torch.empty(0, device=device)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:
-        raise ValueError(f"random_weights: dtype must be a floating-point type, got {dtype}")
+        raise DtypeError(f"random_weights: dtype must be a floating-point type, got {dtype}")
     drawing = serve(native, reference, where)
     weight, output_weight = drawing.random_weights(seed, first_neuron, count, n_features, where.device)
     return weight.to(dtype), output_weight.to(dtype)

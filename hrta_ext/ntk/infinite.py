@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
-from hrta_ext.inputs import Parameters, check_samples, parameter_values
+from hrta_ext.inputs import Parameters, check_integer, check_samples, parameter_values
 from hrta_ext.ntk.expectations import CLOSED_FORMS, MIXTURE_ERROR, MIXTURES, Expectations, Pairs, pairs_of_samples
 from hrta_ext.ntk.hermite import expanded
 from hrta_ext.ntk.types import Gram
@@ -82,10 +82,7 @@ def _check(x: Tensor, s: Parameters, base: str, x2: Tensor | None, depth: int, f
             raise TypeError(f"{function}: x2 must have the dtype of x, {x.dtype}, got {x2.dtype}")
         if x2.device != x.device:
             raise ValueError(f"{function}: x2 must be on the device of x, {x.device}, got {x2.device}")
-    if isinstance(depth, bool) or not isinstance(depth, int):
-        raise TypeError(f"{function}: depth must be an int, got {depth!r}")
-    if depth < 1:
-        raise ValueError(f"{function}: depth must be at least 1, got {depth}")
+    depth = check_integer(depth, f"{function}: depth")
     if depth > 1 and base not in CLOSED_FORMS:
         known = ", ".join(CLOSED_FORMS)
         raise ValueError(f"{function}: depth > 1 needs a base with a closed form ({known}), got {base!r}")
