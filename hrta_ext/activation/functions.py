@@ -74,7 +74,7 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int] | None:
 def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 0) -> Tensor:
     """sigma_s(x) = (1 - s) x + s sigma(x), or its derivative in x.
 
-    Source: Yang, Chen, Hao (2025), section 2; THEORY, section 1. For ReLU it is a leaky ReLU of negative slope 1 - s,
+    Source: Yang, Chen, Hao (2025), section 2; docs/theory.md 1. For ReLU it is a leaky ReLU of negative slope 1 - s,
     negative for s > 1. sigma'(0) = 0 for ReLU, as in torch.
 
     Args:
@@ -144,7 +144,7 @@ def homotopy_value_and_slope(x: Tensor, s: Parameter = 1.0, base: str = "relu") 
     """sigma_s(x) and sigma_s'(x) in one pass over x; both differentiable.
 
     Args and errors as for :func:`homotopy`. The pair is what PINN and Deep Ritz losses need, and what the kernels of
-    the finite-width NTK are made of (THEORY, section 3).
+    the finite-width NTK are made of (docs/theory.md, section 3).
 
     Returns:
         (value, slope), each of x's shape and dtype.

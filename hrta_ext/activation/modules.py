@@ -52,7 +52,7 @@ class HomotopyLayer(nn.Module):
 
 
 class HomotopyActivation(HomotopyLayer):
-    """sigma_s(x) = (1 - s) x + s sigma(x) as a module (THEORY, section 1; Yang, Chen, Hao 2025, section 2).
+    """sigma_s(x) = (1 - s) x + s sigma(x) as a module (docs/theory.md, section 1; Yang, Chen, Hao 2025, section 2).
 
     Args:
         s: Homotopy parameter, a finite float: 0 is the identity, 1 the base, beyond 1 relaxation.

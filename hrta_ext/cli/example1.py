@@ -2,7 +2,7 @@
 
 100 uniform points on [0, 1] and the target sin(2 pi x), full batch. The paper's formulas and its learning rate did not
 survive in the text this project has: target, domain, rate (0.01 with cosine decay to 0) and the seeds are our reading
-(THEORY, section 4). Every method gets the same number of steps, the same rates and the same starting weights.
+(docs/theory.md, section 4). Every method gets the same number of steps, the same rates and the same starting weights.
 
 ``hrta reproduce sin1d`` tells the same example with more widths, rates and seeds, and judges by a paired test, for
 which it needs scipy. A demo has too few seeds for that, so it says less, and nothing that the test would take back: see

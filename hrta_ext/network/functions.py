@@ -1,4 +1,4 @@
-"""The wide two-layer network f_s(x) = m^(-1/2) sum_k a_k sigma_s(w_k . x) (THEORY, section 1): public functions."""
+"""The wide two-layer network f_s(x) = m^(-1/2) sum_k a_k sigma_s(w_k . x) (docs/theory.md 1): public functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1.0, *, base: str = "relu") -> Tensor:
     """f_s(x_i) = m^(-1/2) sum_k a_k sigma_s(w_k . x_i), fused: nothing of size n x m is stored, forward or backward.
 
-    Source: Yang, Chen, Hao (2025), eq. 3; THEORY, section 1. Leading dimensions of the weights are independent
+    Source: Yang, Chen, Hao (2025), eq. 3; docs/theory.md, section 1. Leading dimensions of the weights are independent
     networks on the same samples. The output is scalar; for more outputs, make each a network of the batch.
 
     Args:

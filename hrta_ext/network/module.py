@@ -1,4 +1,4 @@
-"""The wide two-layer network as a module (THEORY, section 1)."""
+"""The wide two-layer network as a module (docs/theory.md, section 1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hrta_ext.ntk.types import Gram
 class TwoLayerNet(HomotopyLayer):
     """Two-layer network in the NTK parametrisation, f_s(x) = m^(-1/2) sum_k a_k sigma_s(w_k . x).
 
-    All weights start as N(0, 1) (THEORY, section 1; Yang, Chen, Hao 2025, eq. 3). With ``bias`` a 1 is appended to
+    All weights start as N(0, 1) (docs/theory.md 1; Yang, Chen, Hao 2025, eq. 3). With ``bias`` a 1 is appended to
     every sample, so that the last column of ``weight`` holds the biases.
 
     Args:

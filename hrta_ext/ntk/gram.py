@@ -1,6 +1,6 @@
 """Gram matrices of wide two-layer networks: the whole homotopy path from one pass over the neurons.
 
-Both matrices are quadratic in s (THEORY, section 3.1), so a pass collects six sums, and any s, derivative or spectrum
+Both matrices are quadratic in s (docs/theory.md 3.1), so a pass collects six sums, and any s, derivative or spectrum
 follows from them (homotopy_path.py). ``native_gram`` and ``reference_gram`` collect the sums.
 """
 
@@ -113,7 +113,7 @@ def gram(
     dtype: torch.dtype | None = None,
     memory_budget: int | None = None,
 ) -> Gram:
-    """The Gram matrices of a two-layer network of finite width (THEORY, section 3).
+    """The Gram matrices of a two-layer network of finite width (docs/theory.md, section 3).
 
     G^[a]_ij = (1/m) sum_k sigma_s(z_ik) sigma_s(z_jk),
     G^[w]_ij = (x_i . x_j) (1/m) sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk), with z_ik = w_k . x_i.

@@ -1,4 +1,4 @@
-"""Gram matrices of infinitely wide networks (THEORY, sections 3.2 and 3.3), in float64."""
+"""Gram matrices of infinitely wide networks (docs/theory.md, sections 3.2 and 3.3), in float64."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _check(x: Tensor, s: Parameters, base: str, x2: Tensor | None, depth: int, f
 def infinite_gram(
     x: Tensor, s: Parameters = 1.0, *, base: str = "relu", x2: Tensor | None = None, depth: int = 1
 ) -> Gram:
-    """The kernels of a network of infinite width with weights N(0, 1) (THEORY, sections 3.2 and 3.3), in float64.
+    """The kernels of a network of infinite width with weights N(0, 1) (docs/theory.md 3.2 and 3.3), in float64.
 
     K^[a]_s = (1-s)^2 x.y + s(1-s) x.y (mu'(|x|) + mu'(|y|)) + s^2 E[sigma(u) sigma(v)],
     K^[w]_s = x.y ((1-s)^2 + s(1-s) (mu'(|x|) + mu'(|y|)) + s^2 E[sigma'(u) sigma'(v)]),

@@ -19,7 +19,7 @@ _KERNELS = ("ntk", "a", "w")
 class GramPath:
     """G^[a] and G^[w] of one network as functions of s, from sums over its neurons.
 
-    Both are quadratic forms in (1 - s, s) with coefficients from six sums (THEORY, section 3.1, there in powers of s).
+    Both are quadratic forms in (1 - s, s) with coefficients from six sums (docs/theory.md 3.1, there in powers of s).
     Made by :func:`gram_path` and :func:`random_gram_path`; paths over disjoint neurons add up. The sums are kept in
     ``batches`` of neurons, from whose scatter :meth:`standard_error` and :meth:`lambda_min_error` come.
 
@@ -87,7 +87,7 @@ class GramPath:
     def lambda_min(self, s: Parameters, kernel: str = "ntk") -> Tensor:
         """Smallest eigenvalue at each s, float64: (...) for one s, (S, ...) for S values.
 
-        It grows as s^2 once n > D (THEORY, section 3.4), and the loss decays at least like exp(-2 lambda_min t / n).
+        It grows as s^2 once n > D (docs/theory.md 3.4), and the loss decays at least like exp(-2 lambda_min t / n).
         """
         values = parameter_values(s, "GramPath.lambda_min")
         self._need_samples("lambda_min")

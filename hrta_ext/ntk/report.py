@@ -95,7 +95,7 @@ class SpectraReport:
     infinite_error: float
 
     def rate(self, spectrum: Spectrum) -> Tensor:
-        """2 lambda_min / n, (S,): gradient flow brings the loss down at least like exp(-rate t) (THEORY, section 3)."""
+        """2 lambda_min / n, (S,): gradient flow brings the loss down at least like exp(-rate t) (docs/theory.md 3)."""
         return 2.0 * spectrum.smallest / self.n_samples
 
     def law(self, spectrum: Spectrum) -> SquareLaw:

@@ -60,7 +60,7 @@ def lambda_min(matrix: Tensor) -> Tensor:
 def decay_rate(matrix: Tensor) -> Tensor:
     """2 lambda_min / n of an NTK (..., n, n): gradient flow brings the loss down at least like exp(-rate t).
 
-    d/dt (f - y) = -(1/n) NTK (f - y) for R = 1/(2n) sum (f - y)^2 (THEORY, section 3), and R is quadratic in f - y.
+    d/dt (f - y) = -(1/n) NTK (f - y) for R = 1/(2n) sum (f - y)^2 (docs/theory.md 3), and R is quadratic in f - y.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -79,7 +79,7 @@ class SquareLaw(NamedTuple):
 
 
 def square_law(s: Tensor, smallest: Tensor, n_samples: int, n_features: int, tolerance: float = 0.05) -> SquareLaw:
-    """Fit log lambda_min against log s over s > 0, and compare the exponent with 2 (THEORY, section 3.4).
+    """Fit log lambda_min against log s over s > 0, and compare the exponent with 2 (docs/theory.md, section 3.4).
 
     The law is about n > D: the part of the kernel that is linear in s has rank D.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Gram(NamedTuple):
-    """The two Gram matrices of a two-layer network (THEORY, section 3), shapes (..., n, n).
+    """The two Gram matrices of a two-layer network (docs/theory.md, section 3), shapes (..., n, n).
 
     ``a`` belongs to the output weights (the NNGP kernel), ``w`` to the first layer; ``ntk`` is their sum.
     """

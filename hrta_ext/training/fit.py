@@ -43,7 +43,7 @@ def fit(
 ) -> FitResult:
     """Train ``net`` by homotopy relaxation: ``steps[p]`` steps at ``s[p]``, one stage after the other.
 
-    Minimises R = 1/(2n) sum_i c_i [ |net(x_i) - y_i|^2 + |grad net(x_i) - g_i|^2 ] (THEORY, sections 1 and 2; Yang,
+    Minimises R = 1/(2n) sum_i c_i [ |net(x_i) - y_i|^2 + |grad net(x_i) - g_i|^2 ] (docs/theory.md 1 and 2; Yang,
     Chen, Hao 2025, Algorithm 1, where R is the first term with c = 1). c is ``sample_weight``, 1 unless given; the sum
     is divided by n, not by sum_i c_i. g is ``target_gradient``; unless it is given there is no second term, with it R
     is a Sobolev loss. Each stage starts from the weights that the last one ended with, and the optimizer keeps running

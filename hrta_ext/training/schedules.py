@@ -85,7 +85,7 @@ class _Schedule:
 
 
 class HomotopyScheduler(_Schedule):
-    """Piecewise-constant s: ``values[p]`` from step ``milestones[p - 1]`` up to ``milestones[p]`` (THEORY, section 2).
+    """Piecewise-constant s: ``values[p]`` from step ``milestones[p - 1]`` up to ``milestones[p]`` (docs/theory.md 2).
 
     Algorithm 1 of Yang, Chen, Hao 2025 with stages of fixed length, in the manner of
     ``torch.optim.lr_scheduler.MultiStepLR``: construction sets s to ``values[0]``, and ``step()`` is called once after
@@ -136,7 +136,7 @@ class HomotopyScheduler(_Schedule):
 
 
 class PlateauHomotopyScheduler(_Schedule):
-    """Goes on to the next s when the loss stops decaying, the second reading of Algorithm 1 (THEORY, section 2).
+    """Goes on to the next s when the loss stops decaying, the second reading of Algorithm 1 (docs/theory.md 2).
 
     A step improves when ``loss < best - threshold * |best|``, the best loss of the stage so far; the absolute value
     makes it hold for the negative energies of the Deep Ritz method too. After ``patience`` steps in a row without

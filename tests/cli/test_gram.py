@@ -64,7 +64,7 @@ def samples(table: Path, columns: int, standardize: bool = True, bias: bool = Tr
 
 
 def finite(x: np.ndarray, s: float, width: int = WIDTH, seed: int = 0) -> dict[str, np.ndarray]:
-    """THEORY, section 3, as written, with the weights that the generator promises."""
+    """docs/theory.md, section 3, as written, with the weights that the generator promises."""
     drawn = hx.random_weights(0, width, x.shape[1], seed=seed, dtype=torch.float64)
     weight, output_weight = (part.numpy() for part in drawn)
     z = x @ weight.T
@@ -75,7 +75,7 @@ def finite(x: np.ndarray, s: float, width: int = WIDTH, seed: int = 0) -> dict[s
 
 
 def infinite(x: np.ndarray, s: float) -> dict[str, np.ndarray]:
-    """THEORY, section 3.2, with the angle from the cosine."""
+    """docs/theory.md, section 3.2, with the angle from the cosine."""
     inner, norm = x @ x.T, np.linalg.norm(x, axis=1)
     scale = np.outer(norm, norm)
     angle = np.arccos(np.clip(inner / scale, -1, 1))

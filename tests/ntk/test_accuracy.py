@@ -72,7 +72,7 @@ def test_accuracy_class(base: str, device: torch.device) -> None:
 
 @pytest.mark.parametrize("base", ["relu", "tanh"])
 def test_wide_network_keeps_its_accuracy(base: str, device: torch.device) -> None:
-    """A float32 running sum over the width would lose a digit or two here (THEORY, section 3.1)."""
+    """A float32 running sum over the width would lose a digit or two here (docs/theory.md, section 3.1)."""
     for dtype, tolerance in CLASSES.items():
         x, weight, output_weight = problem(40, 100_000, 3, dtype=dtype)
         tensors = [tensor.to(device) for tensor in (x, weight, output_weight)]

@@ -56,7 +56,7 @@ def by_quadrature(x: Tensor, y: Tensor, base: str, s: float) -> tuple[float, flo
 
 
 def test_relu_is_the_closed_form_of_the_theory() -> None:
-    """THEORY 3.2, to 1e-13 of the largest entry: a dozen float64 roundings."""
+    """docs/theory.md, section 3.2, to 1e-13 of the largest entry: a dozen float64 roundings."""
     x = torch.randn(40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     norm = x.norm(dim=1)
     u = x / norm[:, None]
@@ -80,7 +80,7 @@ def test_relu_is_the_closed_form_of_the_theory() -> None:
     ],
 )
 def test_smallest_eigenvalues_of_the_paper_s_data(x: Tensor, kernel: str, expected: tuple[float, ...]) -> None:
-    """The table of THEORY 3.4, to its four digits: needs angles that keep their digits for nearly parallel samples."""
+    """The table of docs/theory.md 3.4, to its four digits: angles must keep their digits for nearly parallel samples."""
     found = hx.lambda_min(getattr(hx.infinite_gram(x, S), kernel)).tolist()
     assert found == pytest.approx(expected, rel=6e-4)
 

@@ -222,7 +222,7 @@ def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def relu_kernel(x: Tensor, s: float) -> hx.Gram:
-    """Infinite width, ReLU (THEORY, section 3.2), for samples that are not zero."""
+    """Infinite width, ReLU (docs/theory.md, section 3.2), for samples that are not zero."""
     size = x.norm(dim=1)
     u = x / size[:, None]
     gap, total = (u[:, None] - u[None]).norm(dim=2), (u[:, None] + u[None]).norm(dim=2)

@@ -14,7 +14,7 @@ from hrta_ext.training.fit import fit
 
 
 def written_out(net: TwoLayerNet, x: Tensor, y: Tensor, s_of_step: list[float]) -> tuple[list[Tensor], Tensor]:
-    """The function and loss of THEORY section 1, gradients by hand: (gradients in W and a) and R, ReLU base."""
+    """The function and loss of docs/theory.md 1, gradients by hand: (gradients in W and a) and R, ReLU base."""
     weight, output = net.weight.detach(), net.output_weight.detach()
     samples = torch.cat([x, torch.ones_like(x)], 1)
     s, n, m = s_of_step[0], len(y), len(output)

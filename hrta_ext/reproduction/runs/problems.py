@@ -1,7 +1,7 @@
 """The data of the experiments: the paper's functions, its Poisson problem, and two tables of real measurements.
 
-Formulas and domains did not survive in the text of the paper that this project has: they are our reading (THEORY,
-section 4). Everything is float32, the type of training.
+Formulas and domains did not survive in the text of the paper that this project has: they are our reading
+(docs/theory.md, section 4). Everything is float32, the type of training.
 """
 
 from __future__ import annotations
