@@ -14,7 +14,7 @@ help:
 	@echo "make bench        speed against torch (benchmarks/results/)"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make cuda         compile the CUDA sources and show registers and spills"
-	@echo "make test-matrix  one wheel under torch 2.13 CPU and torch 2.11 CUDA 13 (downloads gigabytes)"
+	@echo "make test-matrix  from source and as one wheel, under torch 2.11, 2.13 and 2.14 (downloads gigabytes)"
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -66,16 +66,29 @@ cuda:
 	       /spill stores/ {spilled += \$$5; kernels++} \
 	       END {print what \": functions \" kernels \", most registers \" most \", bytes spilled \" spilled+0}"'
 
-# One wheel, built here against torch 2.13, tested where it was not built: another torch, another Python environment.
+# From source, and as the one wheel built under torch 2.13, under every torch promised. Each environment is made anew, one
+# at a time (a CUDA build of torch takes 5 GB); dist/matrix says how each fared, dist/*.log why.
+MATRIX ?= 2.11.0 2.13.0 2.14.1
+MATRIX_BIN = $(VENV)-matrix/bin
+BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
+
 test-matrix: $(VENV)/.test
-	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
-	for torch in torch==2.13.0+cpu torch==2.11.0; do \
-	  $(PYTHON) -m venv --clear $(VENV)-matrix && \
-	  $(VENV)-matrix/bin/pip install -q $$torch && \
-	  wheel=$$(ls -t dist/hrta_ext-*.whl | head -n 1) && \
-	  $(VENV)-matrix/bin/pip install -q "$$wheel[test]" && \
-	  $(VENV)-matrix/bin/python -P -m pytest -q tests -p no:cacheprovider || exit 1; \
-	done
+	rm -rf dist && $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+	git archive --prefix=dist/source/ HEAD | tar x
+	@failed=0; : > dist/matrix; for torch in $(MATRIX); do \
+	  rm -rf $(VENV)-matrix && $(PYTHON) -m venv $(VENV)-matrix && \
+	  { $(MATRIX_BIN)/pip install -q torch==$$torch+cpu 2> /dev/null || $(MATRIX_BIN)/pip install -q torch==$$torch; } && \
+	  $(MATRIX_BIN)/pip install -q $(BUILD_PACKAGES) || exit 1; \
+	  for kind in wheel source; do \
+	    what=$$(ls dist/*.whl); [ $$kind = wheel ] || what=dist/source; rm -rf dist/source/build; \
+	    start=$$(date +%s); log=dist/torch-$$torch-$$kind.log; result=FAILED; \
+	    $(MATRIX_BIN)/pip install -q --no-build-isolation --force-reinstall --no-deps "./$$what" > $$log 2>&1 && \
+	    $(MATRIX_BIN)/pip install -q --no-build-isolation "./$$what[test]" >> $$log 2>&1 && \
+	    OMP_NUM_THREADS=1 timeout 3600 $(MATRIX_BIN)/python -P -m pytest -q -n 2 --dist loadfile tests \
+	      -p no:cacheprovider >> $$log 2>&1 && result=passed || failed=1; \
+	    echo "torch $$torch, $$kind: $$result in $$(($$(date +%s) - start)) s: $$(tail -n 1 $$log)" | tee -a dist/matrix; \
+	  done; \
+	done; exit $$failed
 
 clean:
-	rm -rf build dist *.egg-info hrta_ext/_C.*.so $(VENV)
+	rm -rf build dist *.egg-info hrta_ext/_C.*.so $(VENV) $(VENV)-matrix

@@ -4,6 +4,7 @@ HRTA_EXT_BUILD=0 installs without compiled kernels; HRTA_EXT_CUDA=0|1 leaves CUD
 HRTA_EXT_CUDA_ARCHITECTURES is passed to CMake.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -14,6 +15,12 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+BUILD_PACKAGES = 'pip install -U "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"'
+# Older ones cannot read pyproject.toml's licence, and say so in forty lines about "project.license".
+FOUND = importlib.metadata.version("setuptools")
+if int(FOUND.split(".")[0]) < 77:
+    sys.exit(f"hrta_ext: setuptools {FOUND} is too old to build with: {BUILD_PACKAGES}")
 
 ROOT = Path(__file__).resolve().parent
 CMAKE_SETTINGS = ("HRTA_EXT_CUDA", "HRTA_EXT_CUDA_ARCHITECTURES")
@@ -55,7 +62,7 @@ class CMakeBuild(build_ext):
         if missing:
             sys.exit(
                 f"hrta_ext: {' and '.join(missing)} not found at build time: "
-                "pip install torch==2.13.0 pybind11 ninja cmake, then pip install --no-build-isolation . "
+                f"pip install torch==2.13.0, {BUILD_PACKAGES}, then pip install --no-build-isolation . "
                 "(or HRTA_EXT_BUILD=0 for an install without compiled kernels)"
             )
         super().run()

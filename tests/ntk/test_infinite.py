@@ -80,7 +80,7 @@ def test_relu_is_the_closed_form_of_the_theory() -> None:
     ],
 )
 def test_smallest_eigenvalues_of_the_paper_s_data(x: Tensor, kernel: str, expected: tuple[float, ...]) -> None:
-    """The table of docs/theory.md 3.4, to its four digits: angles must keep their digits for nearly parallel samples."""
+    """The table of docs/theory.md 3.4, to its four digits: angles must keep their digits for near-parallel samples."""
     found = hx.lambda_min(getattr(hx.infinite_gram(x, S), kernel)).tolist()
     assert found == pytest.approx(expected, rel=6e-4)
 
