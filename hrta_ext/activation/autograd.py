@@ -80,6 +80,8 @@ def _relu_mask_backward(ctx: Any, grad: Tensor) -> Tensor:
 def _input_gradients(ctx: Any, grad: Tensor, order: int) -> tuple[Tensor | None, Tensor | None]:
     """The gradients in x and s of the derivative of ``order``; differentiable again in grad mode."""
     x, s = _saved(ctx)
+    if open_blocks() is ctx.blocks:  # nearly always, and half a microsecond less
+        return _gradients(grad, x, s, ctx.base, order, ctx.needs_input_grad)
     with as_chosen(ctx.blocks):
         return _gradients(grad, x, s, ctx.base, order, ctx.needs_input_grad)
 
