@@ -86,16 +86,28 @@ def build_info() -> dict[str, Any]:
 class _Block:
     """One open ``use_backend`` block, or the setting of the environment."""
 
-    def __init__(self, name: str, source: str) -> None:
-        self.name, self.source = name, source
+    def __init__(self, name: str, unchecked: bool = False) -> None:
+        self.name, self.unchecked, self.ended = name, unchecked, False
 
 
 _SETTING = os.environ.get("HRTA_EXT_BACKEND")
-_FROM_ENVIRONMENT: tuple[_Block, ...] = (_Block(_SETTING, "HRTA_EXT_BACKEND"),) if _SETTING else ()
 # The blocks open in this thread or task, the last one in charge. The setting of the process stands first, and is looked
 # at on the first call, so that importing, and hrta doctor, always work.
-_open: ContextVar[tuple[_Block, ...]] = ContextVar("hrta_ext_backend", default=_FROM_ENVIRONMENT)
-open_blocks = _open.get
+_open: ContextVar[tuple[_Block, ...]] = ContextVar(
+    "hrta_ext_backend", default=(_Block(_SETTING, unchecked=True),) if _SETTING else ()
+)
+open_blocks = _open.get  # what the fast lane asks: empty where nobody chose
+
+
+def asked_for() -> str | None:
+    """The backend that the innermost open block, or the environment, asks for; None where nobody does."""
+    for block in reversed(_open.get()):
+        if block.unchecked:
+            _check_forced(block.name, "HRTA_EXT_BACKEND")
+            block.unchecked = False
+        if not block.ended:
+            return block.name
+    return None
 
 
 def _check_forced(name: object, source: str) -> str:
@@ -128,22 +140,24 @@ def use_backend(name: str) -> Iterator[None]:
         ...     hx.homotopy(torch.tensor([-1.0, 1.0]), s=0.5)
         tensor([-0.5000,  1.0000])
     """
-    block = _Block(_check_forced(name, "use_backend"), "use_backend")
-    _open.set((*_open.get(), block))
+    block = _Block(_check_forced(name, "use_backend"))
+    _open.set((*(other for other in _open.get() if not other.ended), block))
     try:
         yield
     finally:
-        # Not a reset: a generator may have opened another block in between, or be closed in another thread.
-        _open.set(tuple(other for other in _open.get() if other is not block))
+        # Not a reset: another block may have been opened in between, and a generator may be closed in another thread,
+        # from where the variable of this one cannot be reached.
+        block.ended = True
+        _open.set(tuple(other for other in _open.get() if not other.ended))
 
 
 class as_chosen:  # noqa: N801: used like a function; a class costs backward half of what a generator does
-    """Within: what ``open_blocks()`` gave elsewhere is in charge."""
+    """Within: what ``asked_for()`` gave elsewhere is in charge."""
 
     __slots__ = ("blocks", "token")
 
-    def __init__(self, blocks: tuple[_Block, ...]) -> None:
-        self.blocks = blocks
+    def __init__(self, choice: str | None) -> None:
+        self.blocks = () if choice is None else (_Block(choice),)
 
     def __enter__(self) -> None:
         self.token = _open.set(self.blocks)
@@ -163,12 +177,9 @@ def serve(native: Any, reference: Any, x: Tensor, base: str | None = None) -> An
     Raises:
         ValueError: The backend that was asked for cannot serve x.
     """
-    blocks = _open.get()
-    name = None
-    if blocks:
-        name = _check_forced(blocks[-1].name, blocks[-1].source) if blocks is _FROM_ENVIRONMENT else blocks[-1].name
-        if name == "torch":
-            return reference
+    name = asked_for()
+    if name == "torch":
+        return reference
     registered = base is not None and BASES[base].number is None
     usable = not registered and compiled.serves(x)
     device = x.device.type

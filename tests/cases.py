@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from hrta_ext.backends import open_blocks
-
 BASES = ("relu", "relu2", "tanh", "gelu", "silu", "softplus", "erf", "sin")
 SMOOTH_BASES = ("tanh", "gelu", "silu", "softplus", "erf", "sin")
 PARAMETERS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -97,9 +95,3 @@ def spread(dtype: torch.dtype = torch.float32, count: int = 257, seed: int = 0) 
     x = torch.randn(count, generator=generator, dtype=torch.float64) * 3
     x[:6] = torch.tensor([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0], dtype=torch.float64)
     return x.to(dtype)
-
-
-def asked() -> str | None:
-    """The backend that the open ``use_backend`` block, or the environment, asks for."""
-    blocks = open_blocks()
-    return blocks[-1].name if blocks else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.activation import native, reference
-from hrta_ext.backends import as_chosen, open_blocks, serve
+from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import KINDS
 from hrta_ext.schemas import LIBRARY
@@ -55,14 +55,14 @@ def _fake(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, s, ctx.base, ctx.order = inputs
-    ctx.blocks = open_blocks()
+    ctx.choice = asked_for()
     ctx.save_for_backward(x, s)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     if ctx.order == 2:
         raise RuntimeError("torch.ops.hrta_ext.homotopy ends at order 2; hx.homotopy(x, s, base, order=2) goes on")
-    with as_chosen(ctx.blocks):
+    with as_chosen(ctx.choice):
         return _gradients(ctx, grad)
 
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hrta_ext.backends import as_chosen, open_blocks, serve
+from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import is_legacy_batched, needs_operations
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import native, reference
 
 
 def _save(ctx: Any, s: Parameter, *tensors: Tensor | None) -> None:
-    ctx.blocks = open_blocks()  # the backend that was asked for: backward goes by it, wherever it runs
+    ctx.choice = asked_for()  # the backend that was asked for: backward goes by it, wherever it runs
     ctx.s = None if isinstance(s, Tensor) else s
     ctx.save_for_backward(*tensors, *((s,) if isinstance(s, Tensor) else ()))
 
@@ -63,7 +63,7 @@ class TwoLayer(Function):
             return None, None, None, None, None, None
         (x, weight, output_weight), s = _saved(ctx)
         arguments = (grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, ctx.needs_input_grad[:4])
-        with as_chosen(ctx.blocks):
+        with as_chosen(ctx.choice):
             if any(is_legacy_batched(grad) for grad in grads):
                 found = reference.gradients(*arguments)
             elif any(needs_operations(grad) for grad in grads):
@@ -186,7 +186,7 @@ class TransformableTwoLayer(_Transformable):
         (x, weight, output_weight), s = _saved(ctx)
         needs = ctx.needs_input_grad[:4]
         grad_f, grad_df_dx = grads if ctx.last else (grads[0], None)
-        with as_chosen(ctx.blocks):
+        with as_chosen(ctx.choice):
             results = _TransformableGradients.apply(grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, needs)
         found = iter(results)
         *rest, grad_s = (next(found) if needed else None for needed in needs)

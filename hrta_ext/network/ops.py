@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrta_ext.backends import as_chosen, open_blocks, serve
+from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.bases import BASES
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import native, reference
@@ -134,7 +134,7 @@ def _fake_gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.base = inputs
-    ctx.blocks = open_blocks()
+    ctx.choice = asked_for()
     ctx.save_for_backward(*tensors)
 
 
@@ -144,13 +144,13 @@ def _needed(ctx: Any, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     op = torch.ops.hrta_ext.two_layer_backward
-    with as_chosen(ctx.blocks):
+    with as_chosen(ctx.choice):
         return _needed(ctx, op(grad, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
 
 
 def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     op = torch.ops.hrta_ext.two_layer_with_gradient_backward
-    with as_chosen(ctx.blocks):
+    with as_chosen(ctx.choice):
         return _needed(ctx, op(*grads, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import asked
 from torch import Tensor
 
 import hrta_ext as hx
 from hrta_ext.activation import native as activation_native
 from hrta_ext.activation import reference as activation_reference
+from hrta_ext.backends import asked_for
 from hrta_ext.network import native as network_native
 from hrta_ext.network import reference as network_reference
 
@@ -39,8 +39,8 @@ def _spied(monkeypatch: pytest.MonkeyPatch, module: Any, names: tuple[str, ...])
 
 def test_another_thread_sees_nothing_of_a_block() -> None:
     with hx.use_backend("torch"), ThreadPoolExecutor(1) as pool:
-        assert asked() == "torch"
-        assert pool.submit(asked).result() is None
+        assert asked_for() == "torch"
+        assert pool.submit(asked_for).result() is None
 
 
 @needs_cpp
@@ -50,9 +50,9 @@ def test_two_threads_with_a_backend_each() -> None:
     def look(name: str) -> str | None:
         with hx.use_backend(name):
             entered.wait()
-            seen = asked()
+            seen = asked_for()
             entered.wait()
-        assert asked() is None
+        assert asked_for() is None
         return seen
 
     with ThreadPoolExecutor(2) as pool:
@@ -65,23 +65,21 @@ def test_blocks_may_end_in_any_order() -> None:
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert asked() == "cpp"
+    assert asked_for() == "cpp"
     second.__exit__(None, None, None)
-    assert asked() is None
+    assert asked_for() is None
 
 
 def test_a_generator_that_is_dropped_leaves_nothing_behind() -> None:
     def inside() -> Iterator[str | None]:
         with hx.use_backend("torch"):
-            yield asked()
+            yield asked_for()
 
-    generator = inside()
-    assert next(generator) == "torch"
-    threading.Thread(target=generator.close).start()
-    generator.close()
-    with hx.use_backend("torch"):
-        pass
-    del generator
+    for close in (lambda g: g.close(), lambda g: ThreadPoolExecutor(1).submit(g.close).result()):
+        generator = inside()
+        assert next(generator) == "torch"
+        close(generator)
+        assert asked_for() is None
 
 
 @needs_cpp
