@@ -111,7 +111,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize(("function", "oracle"), [(op, lambda base: lambda *t: dense(*t, base)), (pair, dense_pair)])
 def test_torch_func(device: torch.device, function: Any, oracle: Any, base: str, name: str) -> None:
     """Against the same transform of the dense formula."""
-    inputs = [t.detach() for t in leaves(4, 5, 2)]
+    inputs = [t.detach().to(device) for t in leaves(4, 5, 2)]
     ours = tree_leaves(TRANSFORMS[name](function(base), *inputs))
     theirs = tree_leaves(TRANSFORMS[name](oracle(base), *inputs))
     for one, other in zip(ours, theirs, strict=True):
@@ -120,8 +120,8 @@ def test_torch_func(device: torch.device, function: Any, oracle: Any, base: str,
 
 def test_ensemble_of_modules(device: torch.device) -> None:
     """torch.func's recipe for ensembles: stacked parameters and buffers, one vmap."""
-    nets = [hx.TwoLayerNet(2, 9, s=0.5, seed=i).double() for i in range(3)]
-    x = torch.randn(5, 2, dtype=torch.float64)
+    nets = [hx.TwoLayerNet(2, 9, s=0.5, seed=i).double().to(device) for i in range(3)]
+    x = torch.randn(5, 2, dtype=torch.float64).to(device)
     parameters, buffers = stack_module_state(nets)  # type: ignore[arg-type]
     found = vmap(lambda p, b: functional_call(nets[0], (p, b), (x,)))(parameters, buffers)
     torch.testing.assert_close(found, torch.stack([net(x) for net in nets]))

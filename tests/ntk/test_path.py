@@ -263,12 +263,12 @@ def test_lambda_min_grows_as_s_squared(device: torch.device) -> None:
     assert float(rate[0]) > 1e-4
 
 
-def _batch_values(x: Tensor, widths: tuple[int, ...], s: float) -> tuple[Tensor, Tensor]:
+def _batch_values(x: Tensor, widths: tuple[int, ...], s: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """The NTK and G^[a] of each batch by the dense formula: (2, B, n, n)."""
     grams, begin = [], 0
     for width in widths:
-        weight, output_weight = hx.random_weights(begin, width, x.shape[1], seed=4, dtype=torch.float64)
-        grams.append(dense(x, weight, output_weight, s))
+        drawn = hx.random_weights(begin, width, x.shape[1], seed=4, device=device, dtype=torch.float64)
+        grams.append(dense(x, *(tensor.cpu() for tensor in drawn), s))
         begin += width
     return torch.stack([g.a for g in grams]), torch.stack([g.w for g in grams])
 
@@ -278,7 +278,7 @@ def test_standard_error_is_that_of_a_mean_of_batches(device: torch.device) -> No
     x = problem(5, 1, 3)[0]
     path = hx.random_gram_path(x.to(device), 800, seed=4, batches=8)
     error = path.standard_error(1.5)
-    for got, batches in zip(error, _batch_values(x, path.widths, 1.5), strict=True):
+    for got, batches in zip(error, _batch_values(x, path.widths, 1.5, device), strict=True):
         torch.testing.assert_close(got.cpu(), batches.std(0) / math.sqrt(8), rtol=1e-9, atol=1e-15)
     assert path.standard_error([0.5, 1.5]).a.shape == (2, 5, 5)
     assert torch.equal(path.standard_error([0.5, 1.5]).w[1], error.w)
@@ -287,7 +287,7 @@ def test_standard_error_is_that_of_a_mean_of_batches(device: torch.device) -> No
 def test_lambda_min_error_is_the_jackknife(device: torch.device) -> None:
     x = problem(5, 1, 3)[0]
     path = hx.random_gram_path(x.to(device), 801, seed=4, batches=8)
-    batches = sum(_batch_values(x, path.widths, 1.5))
+    batches = sum(_batch_values(x, path.widths, 1.5, device))
     widths = torch.tensor(path.widths, dtype=torch.float64)
     left_out = []
     for out in range(8):

@@ -151,12 +151,12 @@ def test_independence() -> None:
 def test_random_gram_path_is_the_path_of_the_drawn_weights(base: str, n_features: int, device: torch.device) -> None:
     x = torch.randn(23, n_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / n_features**0.5
     first, width, seed = 2**32 - 1234, 5003, 2**35 + 4
-    weight, output_weight = hx.random_weights(first, width, n_features, seed=seed, dtype=torch.float64)
+    weight, output_weight = hx.random_weights(first, width, n_features, seed=seed, device=device, dtype=torch.float64)
     for dtype, tolerance in CLASSES.items():
         drawn = hx.random_gram_path(x.to(device), width, seed=seed, base=base, dtype=dtype, first_neuron=first)
         assert drawn.width == width
         assert drawn.batches == 16
-        stored = hx.gram_path(x.to(device), weight.to(device), output_weight.to(device), base=base, dtype=torch.float64)
+        stored = hx.gram_path(x.to(device), weight, output_weight, base=base, dtype=torch.float64)
         for got, true in zip(drawn(1.0), stored(1.0), strict=True):
             assert got.dtype == dtype
             assert relative_error(got, true.cpu()) <= tolerance
