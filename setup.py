@@ -15,6 +15,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 BUILD_PACKAGES = 'pip install -U "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"'
 # Older ones cannot read pyproject.toml's licence, and say so in forty lines about "project.license".
@@ -54,6 +55,15 @@ def tool(name: str) -> str:
     return found
 
 
+class FreshBuild(build_py):
+    """Collect the modules in an empty folder: setuptools keeps build/lib, and would pack modules that are gone."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib) / "hrta_ext", ignore_errors=True)
+        super().run()
+
+
 class CMakeBuild(build_ext):
     """Configure, build and install the one extension with CMake."""
 
@@ -84,5 +94,5 @@ class CMakeBuild(build_ext):
 native = wants_native()
 setup(
     ext_modules=[Extension("hrta_ext._C", sources=[])] if native else [],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_py": FreshBuild, "build_ext": CMakeBuild},
 )

@@ -28,6 +28,9 @@ def test_wheel_without_kernels_works(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "hrta_ext", checkout / "hrta_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "CMakeLists.txt"):
         shutil.copy(ROOT / name, checkout)
+    gone = checkout / "build" / "lib" / "hrta_ext" / "gone.py"  # left there by an earlier install
+    gone.parent.mkdir(parents=True)
+    gone.touch()
     build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", str(tmp_path), "."]
     done = subprocess.run(
         build, cwd=checkout, env=os.environ | {"HRTA_EXT_BUILD": "0"}, capture_output=True, text=True, timeout=300
@@ -36,6 +39,7 @@ def test_wheel_without_kernels_works(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("hrta_ext-*-py3-none-any.whl")
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
+        assert "hrta_ext/gone.py" not in archive.namelist()
         archive.extractall(site)
     code = (
         "import sys\n"
