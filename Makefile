@@ -4,9 +4,10 @@ VENV ?= .venv
 # The CPU build where the index has one, which spares gigabytes; TORCH=... asks for another.
 TORCH ?=
 BIN := $(VENV)/bin
+BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench lint format cuda test-matrix clean
+.PHONY: help demo test bench lint format cuda oldest test-matrix clean
 
 help:
 	@echo "make demo         train the paper's first example three ways and draw it (demo/)"
@@ -14,6 +15,7 @@ help:
 	@echo "make bench        speed against torch (benchmarks/results/)"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make cuda         compile the CUDA sources and show registers and spills"
+	@echo "make oldest       compile what touches torch against torch 2.11 (downloads 530 MB)"
 	@echo "make test-matrix  from source and as one wheel, under torch 2.11, 2.13 and 2.14 (downloads gigabytes)"
 
 $(VENV)/.torch:
@@ -23,7 +25,7 @@ ifeq ($(TORCH),)
 else
 	$(BIN)/pip install -q $(TORCH)
 endif
-	$(BIN)/pip install -q "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
+	$(BIN)/pip install -q $(BUILD_PACKAGES)
 	touch $@
 
 # pip install -e compiles what has changed in csrc/ (build/ keeps the rest) and adds the extras named.
@@ -66,29 +68,50 @@ cuda:
 	       /spill stores/ {spilled += \$$5; kernels++} \
 	       END {print what \": functions \" kernels \", most registers \" most \", bytes spilled \" spilled+0}"'
 
-# From source, and as the one wheel built under torch 2.13, under every torch promised. Each environment is made anew, one
-# at a time (a CUDA build of torch takes 5 GB); dist/matrix says how each fared, dist/*.log why.
-MATRIX ?= 2.11.0 2.13.0 2.14.1
-MATRIX_BIN = $(VENV)-matrix/bin
-BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
+# Configures against the least torch promised and compiles what touches torch, with nothing of it but its headers: a wheel
+# of 530 MB is fetched (build/oldest keeps it), no second environment is made.
+OLDEST := 2.11.0
+oldest: $(VENV)/.torch
+	timeout 1200 $(BIN)/pip download -q --no-deps --only-binary :all: -d build/oldest torch==$(OLDEST)
+	$(BIN)/python -c 'import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); wheel.extractall("build/oldest", \
+	  [name for name in wheel.namelist() if name.startswith("torch/include/") or name.endswith(".dist-info/METADATA")])' \
+	  build/oldest/torch-$(OLDEST)*.whl
+	mkdir -p build/oldest/torch/lib && touch build/oldest/torch/__init__.py build/oldest/torch/lib/libtorch_cpu.so
+	PYTHONPATH=$(abspath build/oldest) $(BIN)/cmake -S . -B build/oldest/cmake -G Ninja -DHRTA_EXT_CUDA=0 --log-level=WARNING \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	$(BIN)/ninja -C build/oldest/cmake --quiet $(patsubst %,CMakeFiles/_C.dir/%.o,$(wildcard csrc/torch/*.cpp))
 
-test-matrix: $(VENV)/.test
-	rm -rf dist && $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
-	git archive --prefix=dist/source/ HEAD | tar x
-	@failed=0; : > dist/matrix; for torch in $(MATRIX); do \
-	  rm -rf $(VENV)-matrix && $(PYTHON) -m venv $(VENV)-matrix && \
-	  { $(MATRIX_BIN)/pip install -q torch==$$torch+cpu 2> /dev/null || $(MATRIX_BIN)/pip install -q torch==$$torch; } && \
-	  $(MATRIX_BIN)/pip install -q $(BUILD_PACKAGES) || exit 1; \
-	  for kind in wheel source; do \
-	    what=$$(ls dist/*.whl); [ $$kind = wheel ] || what=dist/source; rm -rf dist/source/build; \
-	    start=$$(date +%s); log=dist/torch-$$torch-$$kind.log; result=FAILED; \
-	    $(MATRIX_BIN)/pip install -q --no-build-isolation --force-reinstall --no-deps "./$$what" > $$log 2>&1 && \
-	    $(MATRIX_BIN)/pip install -q --no-build-isolation "./$$what[test]" >> $$log 2>&1 && \
-	    OMP_NUM_THREADS=1 timeout 3600 $(MATRIX_BIN)/python -P -m pytest -q -n 2 --dist loadfile tests \
-	      -p no:cacheprovider >> $$log 2>&1 && result=passed || failed=1; \
-	    echo "torch $$torch, $$kind: $$result in $$(($$(date +%s) - start)) s: $$(tail -n 1 $$log)" | tee -a dist/matrix; \
+# What is committed, under every torch promised: built from source, and as the one wheel that is built under torch 2.13.
+# One environment at a time, each made anew (a CUDA build of torch takes 5 GB). PYTHONSAFEPATH: neither the tests nor the
+# processes that they start see the package in the checkout. dist/matrix/*.log say why something failed.
+MATRIX ?= 2.11.0 2.13.0 2.14.1
+MATRIX_VENV := $(VENV)-matrix
+
+test-matrix: $(VENV)/.torch
+	rm -rf dist && mkdir -p dist/matrix && git archive --prefix=dist/source/ HEAD | tar x
+	timeout 1800 $(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist ./dist/source
+	@export PYTHONSAFEPATH=1 OMP_NUM_THREADS=1; bin=$(MATRIX_VENV)/bin; failed=0; \
+	row() { printf '%-8s %-7s %-9s %8s %8s  %s\n' "$$@" >> dist/matrix/table; }; \
+	row torch from result install_s tests_s tests; \
+	for torch in $(MATRIX); do \
+	  echo "== torch $$torch"; rm -rf $(MATRIX_VENV); log=dist/matrix/$$torch.log; \
+	  { $(PYTHON) -m venv $(MATRIX_VENV) && \
+	    { timeout 1800 $$bin/pip install -q torch==$$torch+cpu || timeout 3600 $$bin/pip install -q torch==$$torch; } && \
+	    timeout 600 $$bin/pip install -q $(BUILD_PACKAGES); } > $$log 2>&1 || \
+	    { failed=1; row $$torch - NO_TORCH - - "$$log"; tail -n 3 $$log; continue; }; \
+	  for from in source wheel; do \
+	    what=./dist/source; [ $$from = source ] || what=./$$(ls dist/*.whl); rm -rf dist/source/build; \
+	    log=dist/matrix/$$torch-$$from.log; start=$$(date +%s); \
+	    { timeout 1800 $$bin/pip install -q --no-build-isolation --force-reinstall --no-deps $$what && \
+	      timeout 1200 $$bin/pip install -q --no-build-isolation "$$what[test]"; } > $$log 2>&1 || \
+	      { failed=1; row $$torch $$from NO_BUILD $$(($$(date +%s) - start)) - "$$log"; tail -n 3 $$log; continue; }; \
+	    installed=$$(date +%s); result=passed; \
+	    timeout 3600 $$bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider tests >> $$log 2>&1 || \
+	      { failed=1; result=FAILED; }; \
+	    row $$torch $$from $$result $$((installed - start)) $$(($$(date +%s) - installed)) "$$(tail -n 1 $$log)"; \
+	    tail -n 1 dist/matrix/table; \
 	  done; \
-	done; exit $$failed
+	done; rm -rf $(MATRIX_VENV); echo; cat dist/matrix/table; exit $$failed
 
 clean:
 	rm -rf build dist *.egg-info hrta_ext/_C.*.so $(VENV) $(VENV)-matrix
