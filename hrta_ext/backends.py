@@ -151,7 +151,7 @@ def use_backend(name: str) -> Iterator[None]:
         _open.set(tuple(other for other in _open.get() if not other.ended))
 
 
-class as_chosen:  # noqa: N801: used like a function; a class costs backward half of what a generator does
+class as_chosen:  # used like a function; a class costs backward half of what a generator does
     """Within: what ``asked_for()`` gave elsewhere is in charge."""
 
     __slots__ = ("blocks", "token")

@@ -1,5 +1,5 @@
 // exp, log1p, tanh, the normal tail, erf, sin and cos without branches, so that a plain loop over them vectorises.
-// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/test_activation_accuracy.py
+// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/activation/test_accuracy.py
 // measures them.
 #pragma once
 

@@ -1,7 +1,7 @@
 """``torch.ops.hrta_ext.two_layer`` and ``two_layer_with_gradient``: what compilers and dispatch modes see.
 
 One opaque op each, so that a compiled graph stores nothing of size n x m either: the compiled kernels where they serve
-the call, else the chunks of ``reference_two_layer``.
+the call, else the chunks of ``reference``.
 """
 
 from __future__ import annotations

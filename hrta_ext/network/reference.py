@@ -2,7 +2,7 @@
 
 Of the n x m pre-activations no more than ``CHUNK_ELEMENTS`` exist at a time, unless autograd records. Every function
 takes x (n, D), weight (..., m, D), output_weight (..., m) and s, a float or a 0-dim tensor, and is made of
-differentiable, batchable operations. ``native_two_layer`` has the same functions on the compiled kernels.
+differentiable, batchable operations. ``native`` has the same functions on the compiled kernels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gram matrices of wide two-layer networks: the whole homotopy path from one pass over the neurons.
 
 Both matrices are quadratic in s (docs/theory.md 3.1), so a pass collects six sums, and any s, derivative or spectrum
-follows from them (homotopy_path.py). ``native_gram`` and ``reference_gram`` collect the sums.
+follows from them (path.py). ``native`` and ``reference`` collect the sums.
 """
 
 from __future__ import annotations
