@@ -101,7 +101,8 @@ open_blocks = _open.get  # what the fast lane asks: empty where nobody chose
 
 def asked_for() -> str | None:
     """The backend that the innermost open block, or the environment, asks for; None where nobody does."""
-    for block in reversed(_open.get()):
+    blocks = _open.get()
+    for block in reversed(blocks) if blocks else ():
         if block.unchecked:
             _check_forced(block.name, "HRTA_EXT_BACKEND")
             block.unchecked = False

@@ -109,6 +109,8 @@ def check_samples(x: object, function: str, name: str = "x") -> Tensor:
 
 def parameter_values(s: Parameters, function: str) -> Tensor:
     """s as a float64 tensor on the CPU, shape () or (S,); a clear error otherwise."""
+    if type(s) is float and math.isfinite(s):  # 5 us less, of a small Gram matrix's 200
+        return torch.full((), s, dtype=torch.float64, device="cpu")
     if isinstance(s, bool) or not isinstance(s, (int, float, Sequence, Tensor)) or isinstance(s, str):
         raise TypeError(f"{function}: s must be a float or a 1-D sequence of floats, got {type(s).__name__}")
     try:

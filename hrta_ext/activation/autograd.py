@@ -50,8 +50,7 @@ def per_feature(s: Parameter) -> bool:
 
 
 def _save(ctx: Any, tensor: Tensor, s: Parameter) -> None:
-    """Keep x or the mask, s, and the backend that was asked for, for backward."""
-    ctx.choice = asked_for()
+    """Keep x or the mask, and s, for backward."""
     if isinstance(s, Tensor):
         ctx.save_for_backward(tensor, s)
     else:
@@ -78,35 +77,36 @@ def _relu_mask_backward(ctx: Any, grad: Tensor) -> Tensor:
 
 
 def _input_gradients(ctx: Any, grad: Tensor, order: int) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients in x and s of the derivative of ``order``; differentiable again in grad mode."""
+    """The gradients in x and s of the derivative of ``order``, by forward's backend; differentiable in grad mode."""
     x, s = _saved(ctx)
-    if asked_for() == ctx.choice:  # nearly always, and half a microsecond less
-        return _gradients(grad, x, s, ctx.base, order, ctx.needs_input_grad)
-    with as_chosen(ctx.choice):
-        return _gradients(grad, x, s, ctx.base, order, ctx.needs_input_grad)
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, s: Parameter, base: str, order: int, needs: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None]:
-    grad_x = grad_s = None
+    needs = ctx.needs_input_grad
     if needs_operations(grad):
-        if needs[0]:
-            grad_x = grad * derivative(x, s, base, order + 1)
-        if needs[1]:
-            assert isinstance(s, Tensor)
-            inner = derivative(x, 1.0, base, order) - derivative(x, 0.0, base, order)
-            product = grad * inner
-            leading = tuple(range(product.dim() - s.dim()))
-            grad_s = (product.sum(leading, dtype=torch.float64) if leading else product).to(s)
-        return grad_x, grad_s
-    kernels, number = serve(native, reference, x, base), kernel_parameter(s, x)
+        with as_chosen(ctx.choice):
+            return _operations(grad, x, s, ctx.base, order, needs)
+    grad_x = grad_s = None
+    number = kernel_parameter(s, x)
     if needs[0]:
-        grad_x = kernels.backward(grad, x, number, base, order)
+        grad_x = ctx.kernels.backward(grad, x, number, ctx.base, order)
     if needs[1]:
         assert isinstance(s, Tensor)
         placed = s.detach().to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
-        grad_s = kernels.parameter_gradient(grad, x, placed, base, order).to(s)
+        grad_s = ctx.kernels.parameter_gradient(grad, x, placed, ctx.base, order).to(s)
+    return grad_x, grad_s
+
+
+def _operations(
+    grad: Tensor, x: Tensor, s: Parameter, base: str, order: int, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same, made of operations that can be differentiated again."""
+    grad_x = grad_s = None
+    if needs[0]:
+        grad_x = grad * derivative(x, s, base, order + 1)
+    if needs[1]:
+        assert isinstance(s, Tensor)
+        inner = derivative(x, 1.0, base, order) - derivative(x, 0.0, base, order)
+        product = grad * inner
+        leading = tuple(range(product.dim() - s.dim()))
+        grad_s = (product.sum(leading, dtype=torch.float64) if leading else product).to(s)
     return grad_x, grad_s
 
 
@@ -140,6 +140,7 @@ class HomotopyFunction(Function):
             y, mask, ctx.stride = kernels.relu_mask_forward(x, 1.0 if per_feature(number) else number)
             _save(ctx, mask, number)
             return kernels.evaluate(x, number, base, 0) if per_feature(number) else y
+        ctx.kernels, ctx.choice = kernels, asked_for()
         _save(ctx, x, s)
         return kernels.evaluate(x, number, base, order)
 
@@ -205,9 +206,9 @@ class ValueAndSlope(Function):
     def forward(ctx: Any, x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]:
         """The kernel; x is kept."""
         ctx.set_materialize_grads(False)
-        ctx.base = base
+        ctx.base, ctx.kernels, ctx.choice = base, serve(native, reference, x, base), asked_for()
         _save(ctx, x, s)
-        return serve(native, reference, x, base).value_and_slope(x, kernel_parameter(s, x), base)
+        return ctx.kernels.value_and_slope(x, kernel_parameter(s, x), base)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -232,6 +233,7 @@ class _TransformableHomotopy(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, s, ctx.base, ctx.order = inputs
+        ctx.kernels, ctx.choice = serve(native, reference, x, ctx.base), asked_for()
         _save(ctx, x, s)
         ctx.save_for_forward(*((x, s) if isinstance(s, Tensor) else (x,)))
 
