@@ -7,8 +7,6 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from hrta_ext.tables.reading import is_number
-
 # Only options of numbers: where an option of names ended and the name of a file began, nobody could tell.
 _LIST_OPTIONS = ("--s", "--steps")
 
@@ -19,6 +17,14 @@ class WithLists(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args`` once the lists are spelled out."""
         return super().parse_args(ctx, repeat_list_options(args))
+
+
+def _is_number(argument: str) -> bool:
+    try:
+        float(argument)
+    except ValueError:
+        return False
+    return True
 
 
 def repeat_list_options(arguments: Sequence[str]) -> list[str]:
@@ -32,7 +38,7 @@ def repeat_list_options(arguments: Sequence[str]) -> list[str]:
         name, equals, _ = argument.partition("=")
         if name in _LIST_OPTIONS:
             option, n_values = name, int(bool(equals))
-        elif option is not None and n_values >= 1 and is_number(argument):
+        elif option is not None and n_values >= 1 and _is_number(argument):
             repeated.append(option)
         elif option is not None and n_values >= 1:
             option = None

@@ -16,7 +16,21 @@ from torch import Tensor
 
 from hrta_ext.backends import build_info
 from hrta_ext.bases import get_base
-from hrta_ext.cli.options import Base, Data, Device, Drop, check_choice, check_device
+from hrta_ext.cli.options import (
+    Base,
+    Data,
+    DecimalMark,
+    Delimiter,
+    Device,
+    Drop,
+    Header,
+    Multiline,
+    Thousands,
+    check_choice,
+    check_device,
+    read_features,
+    text_format,
+)
 from hrta_ext.cli.output import (
     NO_PLOTS,
     CommandError,
@@ -31,8 +45,9 @@ from hrta_ext.inputs import with_bias
 from hrta_ext.ntk.figures import plot_kernels, plot_spectra, spread
 from hrta_ext.ntk.gram import GramPath, random_gram_path
 from hrta_ext.ntk.report import SpectraReport, Spectrum, count_repeated_rows, spectra_report
-from hrta_ext.tables.reading import Table, list_names, open_table
+from hrta_ext.tables.reading import open_table
 from hrta_ext.tables.scaling import Scaling
+from hrta_ext.tables.table import Table
 
 _FILES = ("results.json", "spectrum.csv", "spectrum.png", "kernels.png")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -84,6 +99,11 @@ def gram(
         str, typer.Option(help="float64 or float32; float32 is faster and often too coarse for lambda_min.")
     ] = "float64",
     device: Device = "cpu",
+    header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: DecimalMark = ".",
+    thousands: Thousands = "",
+    multiline: Multiline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")] = False,
 ) -> None:
     """Show how the kernels of a wide two-layer network on a table change with s.
@@ -98,7 +118,9 @@ def gram(
     neurons, values = parse_width(width), parse_s(s or ["0:2:0.1"])
     check_choice("--dtype", dtype, tuple(_DTYPES))
     check_device(device)
-    samples = _read(open_table(data), target, tuple(drop or ()), standardize, max_rows, seed)
+    text = text_format(header, delimiter, decimal, thousands, multiline)
+    left_out = (*(drop or ()), *(() if target is None else (target,)))
+    samples = _read(open_table(data, text, left_out), left_out, standardize, max_rows, seed)
     out = Path("gram") / data.stem if out is None else out
     x = samples.features.to(device)
     x = with_bias(x) if bias else x
@@ -171,18 +193,14 @@ def _values_of(text: str) -> list[float]:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def _read(
-    table: Table, target: str | None, drop: tuple[str, ...], standardize: bool, max_rows: int, seed: int
-) -> _Samples:
-    left_out = (*drop, *([] if target is None else [target]))
+def _read(table: Table, left_out: tuple[str, ...], standardize: bool, max_rows: int, seed: int) -> _Samples:
     table.require(left_out)
-    columns = tuple(name for name in table.columns if name not in left_out)
+    columns = table.features(left_out)
     if not columns:
         raise CommandError(f"{table.path}: --target and --drop leave no column")
-    if not table.has_header:
-        print_line(f"{table.path} has no header row: the columns are called {list_names(table.columns, 4)}")
-    features = torch.from_numpy(table.values(columns))
-    total, notes = len(features), []
+    features = torch.from_numpy(read_features(table, columns))
+    print_line(table.summary(len(features)))
+    total, notes = len(features), list(table.notes)
     if total > max_rows:
         chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed % 2**63))[:max_rows]
         features = features[chosen.sort().values]

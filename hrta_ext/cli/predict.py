@@ -8,13 +8,14 @@ from typing import Annotated, TextIO
 
 import typer
 
-from hrta_ext.cli.options import Data
+from hrta_ext.cli.options import Data, DecimalMark, Delimiter, Header, Multiline, Thousands, text_format
 from hrta_ext.cli.output import CommandError, print_line, print_note, print_table
 from hrta_ext.files import replaced
 from hrta_ext.tables.model import Regression
-from hrta_ext.tables.reading import Table, TableError, list_names, open_table
+from hrta_ext.tables.reading import open_table
 from hrta_ext.tables.scaling import FloatArray
 from hrta_ext.tables.scores import Score
+from hrta_ext.tables.table import Table, TableError, list_names
 
 
 def predict(
@@ -23,19 +24,28 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="File for the predictions, CSV; without it they go to the terminal or a pipe.")
     ] = None,
+    header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: DecimalMark = ".",
+    thousands: Thousands = "",
+    multiline: Multiline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
 ) -> None:
     """Predict the target for every row of a table with a model that `hrta train` made.
 
-    The columns may come in any order; further columns are ignored. A table without a header is read in the order of
-    the columns that the model was trained on. If the table has the target as well, the errors are reported.
+    Columns are found by name, in any order; further columns are ignored. With --no-header they are taken in the order
+    that the model was trained on. If the table has the target as well, the errors are reported.
 
     Example: `hrta predict runs/diabetes new.csv --out predictions.csv`
     """
     model = Regression.load(run)
-    table = open_table(data)
+    table = open_table(data, text_format(header, delimiter, decimal, thousands, multiline), model.features)
     prediction = model.predict(table.values(_feature_columns(model, table)))
     truth = _truth(model, table)
+    say = print_note if out is None else print_line
+    say(table.summary(len(prediction)))
+    for note in table.notes:
+        say(note)
     if out is None:
         _write(sys.stdout, prediction)
     else:
@@ -56,12 +66,17 @@ def predict(
 
 def _feature_columns(model: Regression, table: Table) -> tuple[str, ...]:
     """The columns of ``table`` to feed to ``model``, in the model's order."""
-    missing = table.missing(model.features)
-    if not missing:
-        return model.features
+    if not table.header_is_known:
+        raise CommandError(
+            f"{table.path}: its first row names none of the columns that the model was trained on "
+            f"({list_names(model.features)}); if it has no header row, --no-header takes its columns in that order"
+        )
     if not table.has_header and len(table.columns) == len(model.features):
         print_note(f"{table.path} has no header row: its columns are taken as {list_names(model.features)}")
         return table.columns
+    missing = table.missing(model.features)
+    if not missing:
+        return model.features
     some = f"{len(missing)} of the {len(model.features)} columns" if len(missing) > 1 else "a column"
     raise CommandError(
         f"{table.path}: lacks {some} that the model was trained on: {list_names(missing)}; "
@@ -71,7 +86,7 @@ def _feature_columns(model: Regression, table: Table) -> tuple[str, ...]:
 
 def _truth(model: Regression, table: Table) -> FloatArray | None:
     """The target's values, where the table has one in every row."""
-    if not table.has_header or model.target not in table.columns:
+    if not table.has_header or table.missing([model.target]):
         return None
     try:
         return table.values([model.target])[:, 0]
@@ -81,7 +96,7 @@ def _truth(model: Regression, table: Table) -> FloatArray | None:
 
 def _write(stream: TextIO, prediction: FloatArray) -> None:
     stream.write("prediction\n")
-    stream.writelines(f"{value:.9g}\n" for value in prediction)
+    stream.writelines(f"{value!r}\n" for value in prediction.tolist())  # digits that read back to the same float64
 
 
 def _write_file(out: Path, prediction: FloatArray, overwrite: bool) -> None:

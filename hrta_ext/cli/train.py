@@ -13,7 +13,21 @@ import typer
 
 from hrta_ext import __version__
 from hrta_ext.bases import get_base
-from hrta_ext.cli.options import Base, Data, Device, Drop, check_choice, check_device
+from hrta_ext.cli.options import (
+    Base,
+    Data,
+    DecimalMark,
+    Delimiter,
+    Device,
+    Drop,
+    Header,
+    Multiline,
+    Thousands,
+    check_choice,
+    check_device,
+    read_features,
+    text_format,
+)
 from hrta_ext.cli.output import (
     NO_PLOTS,
     CommandError,
@@ -26,9 +40,10 @@ from hrta_ext.cli.output import (
 from hrta_ext.files import write_json
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.tables.model import MODEL_FILES, Regression, check_columns
-from hrta_ext.tables.reading import Table, list_names, open_table
+from hrta_ext.tables.reading import open_table
 from hrta_ext.tables.scaling import FloatArray, Scaling
 from hrta_ext.tables.scores import Score, linear_least_squares, split_rows
+from hrta_ext.tables.table import Table, plural
 from hrta_ext.training.fit import fit
 from hrta_ext.training.results import FitResult, StepInfo
 
@@ -87,6 +102,11 @@ def train(
     validation: Annotated[float, typer.Option(help="Fraction of the rows held out.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Fixes starting weights, split and batches.")] = 0,
     device: Device = "cpu",
+    header: Header = None,
+    delimiter: Delimiter = None,
+    decimal: DecimalMark = ".",
+    thousands: Thousands = "",
+    multiline: Multiline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; same options as before.")
@@ -101,7 +121,9 @@ def train(
     Example: `hrta train diabetes.csv --target progression --s 0.5 1 --steps 200 800 --out runs/diabetes`
     """
     _check_options(base, lr_schedule, optimizer, validation, device, overwrite and resume)
-    held = _read(open_table(data), target, tuple(drop or ()), validation, seed)
+    text = text_format(header, delimiter, decimal, thousands, multiline)
+    left_out = tuple(drop or ())
+    held = _read(open_table(data, text, (target, *left_out)), target, left_out, validation, seed)
     if batch_size is None and optimizer != "gd":
         batch_size = 0 if len(held.training) <= _FULL_BATCH_ROWS else _BATCH_SIZE
     s_values, stage_steps = _stages(s, steps, _TOTAL_STEPS_IN_BATCHES if batch_size else _TOTAL_STEPS)
@@ -168,15 +190,19 @@ def _read(table: Table, target: str, drop: tuple[str, ...], validation: float, s
     table.require((target, *drop))
     if target in drop:
         raise CommandError(f"--drop {target}: is the target")
-    features = tuple(name for name in table.columns if name != target and name not in drop)
+    features = table.features((target, *drop))
     if not features:
         raise CommandError(f"{table.path}: there is no column beside the target {target!r} to predict it from")
-    if not table.has_header:
-        print_line(f"{table.path} has no header row: the columns are called {list_names(table.columns, 4)}")
-    values = table.values((*features, target))
+    values = read_features(table, features, target)
     n_rows = len(values)
+    print_line(table.summary(n_rows))
+    for note in table.notes:
+        print_line(note)
     if n_rows < _FEWEST_ROWS:
-        raise CommandError(f"{table.path}: has {n_rows} rows; training and validation need at least {_FEWEST_ROWS}")
+        raise CommandError(
+            f"{table.path}: has {n_rows} rows; training and validation need at least {_FEWEST_ROWS} "
+            f"(read as {plural(len(table.columns), 'column')}{table.layout})"
+        )
     x, y = values[:, :-1], values[:, -1]
     check_columns(x, y, features, target)
     training, held_out = split_rows(n_rows, validation, seed)

@@ -18,6 +18,7 @@ from torch import Tensor
 from hrta_ext.files import replaced, write_json
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.tables.scaling import FloatArray, ModelError, Scaling
+from hrta_ext.tables.table import drop_options, list_names
 
 MODEL_FILES = ("model.json", "model.pt")
 _FORMAT = "hrta_ext regression model"
@@ -158,7 +159,8 @@ def check_columns(x: FloatArray, y: FloatArray, features: tuple[str, ...], targe
         raise ModelError(f"the target {target!r} is constant ({y[0]:g} in every row): there is nothing to learn")
     constant = [name for name, spread in zip(features, np.ptp(x, axis=0), strict=True) if spread == 0.0]
     if constant:
-        drop = " ".join(f"--drop {name!r}" if " " in name else f"--drop {name}" for name in constant[:8])
         what = "column {} is" if len(constant) == 1 else "columns {} are"
-        names = ", ".join(map(repr, constant[:8])) + (f" and {len(constant) - 8} more" if len(constant) > 8 else "")
-        raise ModelError(f"{what.format(names)} constant and cannot be standardised; leave out with {drop}")
+        names = list_names(list(map(repr, constant)), 8)
+        raise ModelError(
+            f"{what.format(names)} constant and cannot be standardised; leave out with {drop_options(constant)}"
+        )

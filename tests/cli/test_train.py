@@ -117,7 +117,7 @@ def test_predict_scores_rows_whose_target_is_known(trained, table, tmp_path, cap
 
 def test_predict_takes_a_table_without_header_in_the_order_of_the_model(trained, tmp_path, capsys):
     (tmp_path / "new.csv").write_text("1,2\n3,4\n")
-    assert main(["predict", str(trained), str(tmp_path / "new.csv")]) == 0
+    assert main(["predict", str(trained), str(tmp_path / "new.csv"), "--no-header"]) == 0
     captured = capsys.readouterr()
     assert "taken as a, b" in captured.err
     values = [float(line) for line in captured.out.splitlines()[1:]]

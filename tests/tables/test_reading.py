@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hrta_ext.tables import reading as tables
-from hrta_ext.tables.reading import TableError, list_names, open_table
+from hrta_ext.tables import TableError, open_table, text
+from hrta_ext.tables.table import list_names
 
 
 def read_all(path: Path) -> np.ndarray:
@@ -25,7 +24,7 @@ def write(directory: Path, content: str | bytes, name: str = "table.csv") -> Pat
     return path
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", " ", "   "])
 def test_text_of_every_delimiter_is_read_exactly(tmp_path, delimiter):
     values = np.random.default_rng(0).normal(size=(50, 3))
     rows = [delimiter.join(("a", "b", "c"))] + [delimiter.join(repr(float(v)) for v in row) for row in values]
@@ -38,7 +37,7 @@ def test_text_of_every_delimiter_is_read_exactly(tmp_path, delimiter):
 def test_blocks_do_not_lose_or_repeat_rows(tmp_path, monkeypatch):
     path = write(tmp_path, "x\n" + "\n".join(map(str, range(20))) + "\n")
     for block in (1, 3, 20, 21):
-        monkeypatch.setattr(tables, "_BLOCK_ROWS", block)
+        monkeypatch.setattr(text, "_BLOCK_ROWS", block)
         assert open_table(path).values(["x"])[:, 0].tolist() == list(range(20))
 
 
@@ -72,13 +71,15 @@ def test_columns_nobody_asks_for_may_hold_text(tmp_path):
         ("\n\n", "the file is empty"),
         ("a,b\n", "a header but no rows"),
         ("a,b,a\n1,2,3\n", "column 'a' is listed twice (columns 1 and 3)"),
+        ("a,b\n1,x\n2,y\n3,z\n", "'x' is not a number (and 2 more cells of the column)"),
+        ("a,b,c\n1,x,\n2,y,3\n", "2 columns hold something that is not a number: 'b' (row 1 (line 2): 'x' is not a "),
         ("a,b\n1,2\n3,x\n", "row 2 (line 3), column 'b': 'x' is not a number"),
         ("a,b\n1,2\n\n3,\n", "row 2 (line 4), column 'b': the cell is empty"),
         ("a,b\n1,nan\n", "row 1 (line 2), column 'b': 'nan' is a missing value"),
         ("a,b\n1,NA\n", "row 1 (line 2), column 'b': 'NA' is a missing value"),
         ("a,b\n1,-inf\n", "row 1 (line 2), column 'b': '-inf' is not finite"),
         ("a,b\n1,1e999\n", "row 1 (line 2), column 'b': '1e999' is not finite"),
-        ("a;b\n1;2,5\n", "'2,5' has a decimal comma"),
+        ("a;b\n1;2,5\n", "'2,5' has a decimal comma; --decimal , reads it"),
         ("a,b\n1,2\n3\n", "row 2 (line 3) has 1 cells where 2 columns were expected"),
         ("a,b\n1,2\n3,4,5\n", "row 2 (line 3) has 3 cells where 2 columns were expected"),
         (b"a,b\n1,2\n\xe9,3\n", "is not UTF-8 text (byte 0xe9"),
@@ -114,56 +115,3 @@ def test_unknown_column_suggests_and_lists(tmp_path):
     with pytest.raises(TableError, match=r"column_1, column_2 [(]no header row"):
         headless.values(["y"])
     assert list_names([str(k) for k in range(14)], 12).endswith("10, 11 and 2 more")
-
-
-def test_npz(tmp_path):
-    x, y = np.arange(6.0).reshape(3, 2), np.array([1, 2, 3])
-    np.savez(tmp_path / "t.npz", x=x, y=y)
-    table = open_table(tmp_path / "t.npz")
-    assert table.columns == ("x_1", "x_2", "y")
-    assert table.values(["y", "x_2"]).tolist() == [[1, 1], [2, 3], [3, 5]]
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": np.zeros((2, 2, 2))}, "array 'x' has 3 dimensions"),
-        ({"x": np.zeros(2), "y": np.zeros(3)}, "differ in their number of rows: x 2, y 3"),
-        ({"x": np.array(["a", "b"])}, "column 'x' holds"),
-        ({"x": np.array([1.0, np.nan])}, "row 2, column 'x': 'nan' is a missing value"),
-        ({"x": np.array([1.0, np.inf])}, "row 2, column 'x': 'inf' is not finite"),
-        ({"x": np.array([{}])}, "not a .npz file of plain arrays"),  # pickled objects are never loaded
-        ({}, "holds no arrays"),
-        ({"x": np.zeros(0)}, "no rows of data|a header but no rows"),
-    ],
-)
-def test_errors_in_npz(tmp_path, arrays, message):
-    path = tmp_path / "t.npz"
-    np.savez(path, **arrays)
-    with pytest.raises(TableError, match=message):
-        read_all(path)
-    path.write_bytes(b"junk")
-    with pytest.raises(TableError, match=r"not a \.npz file"):
-        open_table(path)
-
-
-def test_parquet(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "t.parquet"
-    parquet.write_table(pa.table({"x": [1, 2], "y": [0.5, None], "name": ["a", "b"], "flag": [True, False]}), path)
-    table = open_table(path)
-    assert table.values(["flag", "x"]).tolist() == [[1, 1], [0, 2]]
-    with pytest.raises(TableError, match="row 2, column 'y': 'nan' is a missing value"):
-        table.values(["y"])
-    with pytest.raises(TableError, match="column 'name' holds string values"):
-        table.values(["name"])
-    path.write_bytes(b"junk")
-    with pytest.raises(TableError, match="not a Parquet file"):
-        open_table(path)
-
-
-def test_parquet_without_pyarrow_names_the_cure(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(TableError, match="pip install pyarrow"):
-        open_table(write(tmp_path, b"PAR1", "t.parquet"))
