@@ -18,18 +18,36 @@ from hrta_ext.tables.table import Table, TableError, counting_columns, drop_opti
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="Table: .csv or other text, .npz or .parquet.", show_default=False)
 ]
+_TEXT = "How a text table is written"
 Header = Annotated[
-    bool | None, typer.Option("--header/--no-header", help="The first row of a text table holds names, or numbers.")
+    bool | None,
+    typer.Option(
+        "--header/--no-header", rich_help_panel=_TEXT, help="The first row of a text table holds names, or numbers."
+    ),
 ]
 Delimiter = Annotated[
     str | None,
-    typer.Option(metavar="CHAR", help="Between cells of text; a space: any run of spaces.  [default: found]"),
+    typer.Option(
+        metavar="CHAR",
+        rich_help_panel=_TEXT,
+        help="Between cells of text; a space: any run of spaces.  [default: found]",
+    ),
 ]
-DecimalMark = Annotated[str, typer.Option(metavar="CHAR", help="Decimal point (.) or comma (,) of a text table.")]
+DecimalMark = Annotated[
+    str, typer.Option(metavar="CHAR", rich_help_panel=_TEXT, help="Decimal point (.) or comma (,) of a text table.")
+]
 Thousands = Annotated[
-    str, typer.Option(metavar="CHAR", help="Separates groups of three digits: , . ' or a space.", show_default=False)
+    str,
+    typer.Option(
+        metavar="CHAR",
+        rich_help_panel=_TEXT,
+        help="Separates groups of three digits: , . ' or a space.",
+        show_default=False,
+    ),
 ]
-Multiline = Annotated[bool, typer.Option("--multiline", help="Quoted cells may hold line breaks.")]
+Multiline = Annotated[
+    bool, typer.Option("--multiline", rich_help_panel=_TEXT, help="Quoted cells may hold line breaks.")
+]
 Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Column to leave out; repeat it for more.")]
 Base = Annotated[str, typer.Option(help="Base activation: relu, tanh, gelu, silu, softplus, ...")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
