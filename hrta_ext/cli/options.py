@@ -68,7 +68,7 @@ def read_features(table: Table, features: tuple[str, ...], target: str | None = 
     """The columns ``features``, then ``target`` if there is one; errors say how to leave columns out."""
     names = features if target is None else (*features, target)
     try:
-        values = table.values(names)
+        values = table.values(names, rows_of=target)
     except TableError as error:
         droppable = [name for name in error.columns if name != target]
         if not droppable or len(droppable) == len(features):

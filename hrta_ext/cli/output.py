@@ -36,8 +36,8 @@ def print_note(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """``hrta: error: ...`` on stderr, in one line whatever ``text`` holds."""
-    line = Text.assemble(("hrta: error: ", "bold red"), " ".join(text.split()))
+    """``hrta: error: ...`` on stderr, in one line whatever ``text`` holds; other white space may belong to a name."""
+    line = Text.assemble(("hrta: error: ", "bold red"), " ".join(text.splitlines()))
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 

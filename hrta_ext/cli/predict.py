@@ -15,7 +15,7 @@ from hrta_ext.tables.model import Regression
 from hrta_ext.tables.reading import open_table
 from hrta_ext.tables.scaling import FloatArray
 from hrta_ext.tables.scores import Score
-from hrta_ext.tables.table import Table, TableError, list_names
+from hrta_ext.tables.table import Table, TableError, is_numbered, list_names
 
 
 def predict(
@@ -68,7 +68,7 @@ def _feature_columns(model: Regression, table: Table) -> tuple[str, ...]:
     """The columns of ``table`` to feed to ``model``, in the model's order."""
     if not table.header_is_known:
         raise CommandError(
-            f"{table.path}: its first row names none of the columns that the model was trained on "
+            f"{table.path}: its first row{_shown(table)} names none of the columns that the model was trained on "
             f"({list_names(model.features)}); if it has no header row, --no-header takes its columns in that order"
         )
     if not table.has_header and len(table.columns) == len(model.features):
@@ -77,11 +77,18 @@ def _feature_columns(model: Regression, table: Table) -> tuple[str, ...]:
     missing = table.missing(model.features)
     if not missing:
         return model.features
+    if len(table.columns) == len(model.features) and all(map(is_numbered, model.features)):
+        print_note(f"the model has numbers for names: {list_names(table.columns)} are taken in this order")
+        return table.columns
     some = f"{len(missing)} of the {len(model.features)} columns" if len(missing) > 1 else "a column"
     raise CommandError(
         f"{table.path}: lacks {some} that the model was trained on: {list_names(missing)}; "
         f"the table has {list_names(table.columns)}"
     )
+
+
+def _shown(table: Table) -> str:
+    return f" ({list_names(table.columns, 6)})" if table.has_header else ""
 
 
 def _truth(model: Regression, table: Table) -> FloatArray | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrta_ext.tables.scaling import FloatArray
-from hrta_ext.tables.table import Fault, Table, TableError, beyond_exact, composed, list_names, refusal, rounding_note
+from hrta_ext.tables.table import Fault, Table, TableError, beyond_exact, list_names, named, refusal, rounding_note
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,16 @@ def open_npz(path: Path) -> Table:
     if not columns:
         raise TableError(f"{path}: the file holds no arrays of one or two dimensions")
 
-    def read(positions: Sequence[int], notes: list[str]) -> FloatArray:
+    def read(positions: Sequence[int], notes: list[str], rows_like: int | None) -> FloatArray:
         chosen = [columns[p] for p in positions]
-        _check_arrays(path, {name: array for name, array, _ in chosen})
-        contents: dict[str, NDArray[Any]] = {}
-        for _, array, _ in chosen:
-            if array.member not in contents:
-                contents[array.member] = _content(path, array)
+        rows = None if rows_like is None else columns[rows_like][1].shape[0]
+        _check_arrays(path, {name: array for name, array, _ in chosen}, rows)
+        contents = _contents(path, {array.member: array for _, array, _ in chosen})
         parts = [contents[a.member] if len(a.shape) == 1 else contents[a.member][:, k] for _, a, k in chosen]
         return _finite(path, parts, [name for name, _, _ in chosen], notes)
 
-    return Table(path, tuple(composed(name) for name, _, _ in columns), True, read)
+    names, unnamed = named([name for name, _, _ in columns])
+    return Table(path, names, True, read, unnamed=unnamed)
 
 
 def _headers(path: Path) -> list[_Array]:
@@ -79,8 +78,8 @@ def _headers(path: Path) -> list[_Array]:
     return arrays
 
 
-def _check_arrays(path: Path, chosen: dict[str, _Array]) -> None:
-    """Refuse what is no column of real numbers, all of it at once."""
+def _check_arrays(path: Path, chosen: dict[str, _Array], rows: int | None) -> None:
+    """Refuse what is no column of real numbers, all of it at once, and lengths other than ``rows`` or the largest."""
     faults = {}
     for name, array in chosen.items():
         if len(array.shape) > 2:
@@ -94,19 +93,24 @@ def _check_arrays(path: Path, chosen: dict[str, _Array]) -> None:
     lengths = {array.name: array.shape[0] for array in chosen.values()}
     if len(set(lengths.values())) > 1:
         pairs = list_names([f"{name} {length}" for name, length in lengths.items()])
-        usual = max(set(lengths.values()), key=list(lengths.values()).count)
-        others = [name for name, array in chosen.items() if array.shape[0] != usual]
+        rows = max(lengths.values()) if rows is None else rows
+        others = [name for name, array in chosen.items() if array.shape[0] != rows]
         raise TableError(f"{path}: the arrays differ in their number of rows: {pairs}", others)
 
 
-def _content(path: Path, array: _Array) -> NDArray[Any]:
+def _contents(path: Path, arrays: dict[str, _Array]) -> dict[str, NDArray[Any]]:
+    contents = {}
+    name = ""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(array.member) as stream:
-            content: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-            stream.read(1)  # to the member's end, where zipfile compares its checksum
-            return content
+        with zipfile.ZipFile(path) as archive:
+            for member, array in arrays.items():
+                name = array.name
+                with archive.open(member) as stream:
+                    contents[member] = np.lib.format.read_array(stream, allow_pickle=False)
+                    stream.read(1)  # to the member's end, where zipfile compares its checksum
     except Exception as error:
-        raise TableError(f"{path}: array {array.name!r} is damaged: {_first_line(error)}") from error
+        raise TableError(f"{path}: array {name!r} is damaged: {_first_line(error)}") from error
+    return contents
 
 
 def open_parquet(path: Path) -> Table:
@@ -119,13 +123,14 @@ def open_parquet(path: Path) -> Table:
             f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
         ) from None
     try:
-        schema = parquet.read_schema(path)
+        with path.open("rb") as stream:  # not by its name, which Arrow may take for an address
+            schema = parquet.read_schema(stream)
     except Exception as error:  # Arrow's, and what its decoders meet in a damaged file
         raise TableError(f"{path}: is not a Parquet file: {_first_line(error)}") from error
     names = schema.names
     numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
 
-    def read(positions: Sequence[int], notes: list[str]) -> FloatArray:
+    def read(positions: Sequence[int], notes: list[str], _: int | None) -> FloatArray:
         chosen = [names[p] for p in positions]
         types = {name: schema.field(p).type for name, p in zip(chosen, positions, strict=True)}
         faults = {
@@ -136,20 +141,27 @@ def open_parquet(path: Path) -> Table:
         if faults:
             raise refusal(path, faults)
         try:
-            table = parquet.read_table(path, columns=chosen)
+            with path.open("rb") as stream:
+                table = parquet.read_table(stream, columns=chosen)
             parts = [_as_numpy(pa, table.column(name)) for name in chosen]
         except Exception as error:
             raise TableError(f"{path}: is damaged: {_first_line(error)}") from error
         return _finite(path, parts, chosen, notes)
 
-    return Table(path, tuple(map(composed, names)), True, read)
+    columns, unnamed = named(names)
+    return Table(path, columns, True, read, unnamed=unnamed)
 
 
 def _as_numpy(pa: Any, column: Any) -> NDArray[Any]:
     """A column as numbers: whole ones where none is missing, so that those beyond 2^53 are noticed."""
     if pa.types.is_integer(column.type) and column.null_count == 0:
         return np.asarray(column.to_numpy())
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy())
+    values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy())
+    if pa.types.is_decimal(column.type) and beyond_exact(values).any() and column.null_count == 0:
+        exact = column.to_pylist()
+        if all(value == int(value) for value in exact):
+            return np.array([int(value) for value in exact], dtype=object)
+    return values
 
 
 def _finite(path: Path, parts: Sequence[NDArray[Any]], names: Sequence[str], notes: list[str]) -> FloatArray:
@@ -163,7 +175,7 @@ def _finite(path: Path, parts: Sequence[NDArray[Any]], names: Sequence[str], not
             value = values[bad[0], k]
             what = f"'{value}' {'is a missing value' if np.isnan(value) else 'is not finite'}"
             faults[name] = Fault(what, f"row {bad[0] + 1}", cells=len(bad))
-        elif part.dtype.kind in "iu" and any(int(v) != int(float(v)) for v in part[beyond_exact(part)]):
+        elif part.dtype.kind in "iuO" and any(int(v) != int(float(v)) for v in part[beyond_exact(part)]):
             rounded.append(name)
     if faults:
         raise refusal(path, faults)

@@ -26,22 +26,21 @@ _MISSING = frozenset(
         "na",
         "n/a",
         "n.a.",
+        "n.d.",
+        "k.a.",
+        "n. def.",
         "#n/a",
         "<na>",
         "#na",
+        "#nv",
         "nan",
         "-nan",
         "null",
-        "none",
-        "nil",
-        "missing",
-        "?",
-        "-",
-        "--",
-        ".",
-        "..",
+        "(null)",
+        "\\n",
     }
-    | {"*", "(null)", "\\n", "#value!", "#null!", "#num!", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", ".."}
+    | {"none", "nil", "missing", "?", "-", "--", ".", "..", "*", "#value!", "#null!", "#num!", "#div/0!"}
+    | {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
 )
 _INFINITE = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"})
 _TRUTH = {"true": 1.0, "false": 0.0}
@@ -119,7 +118,8 @@ class Numbers:
     def is_rounded(self, cell: str, value: float) -> bool:
         """Whether ``cell`` is a whole number that float64 does not hold."""
         digits = re.sub(self._group, "", cell.strip()) if self.thousands else cell.strip()
-        return digits.lstrip("+-").isdecimal() and int(digits) != int(value)
+        whole, _, rest = digits.lstrip("+-0").partition(self.decimal)
+        return whole.isdecimal() and not rest.strip("0") and int(whole) != abs(int(value))
 
     def complaint(self, cell: str) -> Complaint:
         """What is wrong with a ``cell`` that :meth:`read` makes NaN."""
@@ -131,10 +131,14 @@ class Numbers:
             return Complaint(f"{shown} is a missing value", "fill it in or remove the row")
         if cell.casefold() in _INFINITE or self.value(cell) is not None:
             return Complaint(f"{shown} is not finite")
-        return _other_writing(cell, shown) or Complaint(f"{shown} is not a number")
+        if self.value(cell.replace("\u2212", "-")) is not None:
+            return Complaint(f"{shown} has a minus sign that is no hyphen", "write -")
+        if self.value(cell.rstrip("% ")) is not None:
+            return Complaint(f"{shown} has a percent sign", "take it away")
+        return _other_writing(cell, shown, self) or Complaint(f"{shown} is not a number")
 
 
-def _other_writing(cell: str, shown: str) -> Complaint | None:
+def _other_writing(cell: str, shown: str, asked: Numbers) -> Complaint | None:
     """The complaint for a number in another writing: the options that read it, all of them where they disagree."""
     meanings: dict[float, Numbers] = {}
     for thousands, decimal in itertools.product(_THOUSANDS, _DECIMALS):
@@ -150,7 +154,8 @@ def _other_writing(cell: str, shown: str) -> Complaint | None:
         each = " or ".join(f"{mark} ({option} reads {value:.15g})" for mark, option, value in ways)
         return Complaint(f"{shown} has {each}", "say which", by_option=True)
     ((mark, option, _),) = ways
-    return Complaint(f"{shown} has {mark}", f"{option} reads it", by_option=True)
+    advice = "write all numbers of the table alike" if asked != Numbers() else f"{option} reads it"
+    return Complaint(f"{shown} has {mark}", advice, by_option=True)
 
 
 def _mark(numbers: Numbers) -> str:
@@ -165,6 +170,12 @@ def _options(numbers: Numbers) -> str:
         quoted = '"\'"' if numbers.thousands == "'" else shlex.quote(numbers.thousands)
         options.append(f"--thousands {quoted}")
     return " ".join(options) or "--decimal ."
+
+
+def is_word(cell: str) -> bool:
+    """Whether ``cell`` may be a name: no number in any writing, and not what stands for a missing or a truth value."""
+    word = cell.strip().casefold()
+    return bool(word) and word not in _MISSING and word not in _TRUTH and not looks_like_number(cell)
 
 
 def looks_like_number(cell: str) -> bool:

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -78,7 +79,9 @@ class TextFile:
         if not head:
             raise TableError(f"{path}: the file is empty")
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise TableError(f"{path}: is UTF-16 text; save it as UTF-8")
+            raise TableError(f"{path}: is UTF-16 text or the like; save it as UTF-8")
+        if head.lstrip().startswith((b"{", b"[{")):
+            raise TableError(f"{path}: is JSON, not a table; save it as CSV")
         if head.startswith(b"PK\x03\x04"):
             raise TableError(f"{path}: is a ZIP archive; unzip it, or if it is a spreadsheet save the sheet as CSV")
         if head.startswith(b"\x28\xb5\x2f\xfd"):
@@ -99,19 +102,25 @@ class TextFile:
 
     def lines(self) -> Iterator[str]:
         """The lines with their ends."""
-        line = 0
         try:
             with self._binary() as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as stream:
-                for text in stream:
-                    yield text
-                    line += 1
+                yield from stream
         except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise TableError(
-                f"{self.path}: is not UTF-8 text (byte 0x{byte:02x} after line {line}); save it as UTF-8"
-            ) from error
+            raise self._not_utf8(error) from error
         except _UNREADABLE as error:
             raise _unreadable(self.path, error) from error
+
+    def _not_utf8(self, error: UnicodeDecodeError) -> TableError:
+        """Decoders work on pieces of the file: where the byte stands is looked up again."""
+        with self._binary() as stream:
+            content = stream.read()
+        try:
+            content.decode()
+        except UnicodeDecodeError as found:
+            error = found
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        return TableError(f"{self.path}: is not UTF-8 text (byte 0x{byte:02x} in line {line}); save it as UTF-8")
 
 
 def _unreadable(path: Path, error: Exception) -> TableError:
@@ -120,26 +129,29 @@ def _unreadable(path: Path, error: Exception) -> TableError:
 
 def cells_of(lines: Iterable[str], delimiter: str, multiline: bool, lines_before: int = 0) -> Iterator[Row]:
     """(line in the file, cells) of every row, no cells in a blank one."""
-    line, taken = lines_before, 0
+    line, taken, size = lines_before, 0, 0
+    after_quote = re.compile(rf'" +(?={re.escape(delimiter)}|\s*$)') if delimiter != " " else re.compile(r'" +(?=\s*$)')
 
     def feed() -> Iterator[str]:
-        nonlocal line, taken
+        nonlocal line, taken, size
         for text in lines:
             if taken and not multiline:
                 raise MalformedRow(line, _OPEN_QUOTE)
-            line, taken = line + 1, taken + 1
+            line, taken, size = line + 1, taken + 1, size + len(text)
+            if size > csv.field_size_limit():
+                csv.field_size_limit(2 * size)  # rows end with their lines, so that the limit protects from nothing
+            if '" ' in text and not multiline:  # spaces after a closing quote
+                text = after_quote.sub('"', text)
             yield text.replace("\t", " ").strip() if delimiter == " " else text
 
     try:
         for cells in csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=True):
             yield line - taken + 1, cells if len(cells) > 1 or (cells and cells[0].strip()) else []
-            taken = 0
+            taken = size = 0
     except csv.Error as error:
         what = str(error)
         if what.startswith("unexpected end"):
             what = _OPEN_QUOTE
         elif "expected after" in what:
             what = "a cell goes on after its closing quote; double a quote that belongs to the text"
-        elif "field limit" in what:
-            what = f"a cell has more than {csv.field_size_limit()} characters"
         raise MalformedRow(line - taken + 1, what) from error

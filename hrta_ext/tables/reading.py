@@ -31,9 +31,9 @@ def open_table(path: str | Path, text: TextFormat | None = None, wanted: Sequenc
         TableError: The file is missing, empty or not a table, or its first row may be names or numbers.
     """
     path = Path(path)
-    if path.is_dir():
-        raise TableError(f"{path}: this is a directory, not a table")
     try:
+        if path.is_dir():
+            raise TableError(f"{path}: this is a directory, not a table")
         if not path.exists():
             raise TableError(f"{path}: no such file")
         suffix = path.suffix.lower()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hrta_ext.tables.scaling import FloatArray
 
 # How pandas and pyarrow name the index of a frame when they write it.
+_NUMBERED = re.compile(r"column_[1-9]\d*")
 _INDEX_NAME = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
 # Columns whose fault is told; the command that drops them names all.
 _TOLD = 8
@@ -54,22 +55,25 @@ class Table:
     path: Path
     columns: tuple[str, ...]
     has_header: bool
-    _read: Callable[[Sequence[int], list[str]], FloatArray]
+    _read: Callable[[Sequence[int], list[str], int | None], FloatArray]
     header_is_known: bool = True
     unnamed: frozenset[str] = frozenset()
     layout: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def values(self, names: Sequence[str]) -> FloatArray:
+    def values(self, names: Sequence[str], rows_of: str | None = None) -> FloatArray:
         """The columns ``names``, in this order.
 
+        Args:
+            rows_of: The one of them whose number of rows counts, where they may differ.
         Returns:
             Shape (rows, len(names)), float64, at least one row, every value finite.
         Raises:
             TableError: No such column, no rows, or a cell that is empty, text, NaN or infinite; all such columns are
                 named.
         """
-        values = self._read([self._position(name) for name in names], self.notes)
+        rows_like = None if rows_of is None else self._position(rows_of)
+        values = self._read([self._position(name) for name in names], self.notes, rows_like)
         if len(values) == 0:
             what = "a header but no rows of data" if self.has_header else "no rows of data"
             raise TableError(f"{self.path}: the table has {what}")
@@ -93,7 +97,7 @@ class Table:
         """
         out = {composed(name) for name in left_out}
         kept = [name for name in self.columns if name not in out]
-        indexes = [name for name in kept if name in self.unnamed or _INDEX_NAME.fullmatch(name)]
+        indexes = {name: None for name in kept if name in self.unnamed or _INDEX_NAME.fullmatch(name)}
         if not indexes or len(indexes) == len(kept):
             return tuple(kept)
         without = ", ".join(f"{name} (no name in the file)" if name in self.unnamed else name for name in indexes)
@@ -127,9 +131,13 @@ class Table:
         folded = {column.casefold(): column for column in reversed(self.columns)}
         close = [folded[match] for match in difflib.get_close_matches(name.casefold(), list(folded), n=3)]
         did_you_mean = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        no_header = "" if self.has_header else " (no header row, so they are numbered)"
+        hint = "" if self.has_header else " (no header row, so they are numbered)"
+        if not self.header_is_known and self.has_header and _NUMBERED.fullmatch(name):
+            hint = ", the cells of its first row; --no-header numbers the columns"
+        if self.layout and len(self.columns) == 1:
+            hint += "; if its cells are separated by another character, --delimiter says which"
         return TableError(
-            f"{self.path}: there is no column {name!r}; {did_you_mean}it has {list_names(self.columns)}{no_header}"
+            f"{self.path}: there is no column {name!r}; {did_you_mean}it has {list_names(self.columns)}{hint}"
         )
 
 
@@ -193,12 +201,38 @@ def rounding_note(names: Sequence[str]) -> str:
 
 def beyond_exact(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Where whole numbers are too large for float64 to hold each of them."""
-    return np.asarray((values > _EXACT) | (values < -_EXACT))
+    return np.asarray((values >= _EXACT) | (values <= -_EXACT))
 
 
 def drop_options(names: Sequence[str]) -> str:
     """``names`` as options of a command line, ready to paste into a shell."""
-    return " ".join(f"--drop={shlex.quote(n)}" if n.startswith("-") else f"--drop {shlex.quote(n)}" for n in names)
+    return " ".join(f"--drop{'=' if name.startswith('-') else ' '}{_quoted(name)}" for name in names)
+
+
+def _quoted(name: str) -> str:
+    if name.isprintable():
+        return shlex.quote(name)
+    return "$'" + name.encode("unicode_escape").decode().replace("'", "\\'") + "'"  # bash, zsh: line breaks, tabs, ...
+
+
+def is_numbered(name: str) -> bool:
+    """Whether ``name`` is one that a column without a name gets."""
+    return _NUMBERED.fullmatch(name) is not None
+
+
+def named(names: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """``names`` in composed form, ``column_3`` for the third if it is empty; and which of them were."""
+    given = {composed(name) for name in names}
+    columns, unnamed = [], set()
+    for k, name in enumerate(names):
+        column = composed(name)
+        if not name:
+            column = f"column_{k + 1}"
+            while column in given:
+                column += "_"
+            unnamed.add(column)
+        columns.append(column)
+    return tuple(columns), frozenset(unnamed)
 
 
 def composed(name: str) -> str:

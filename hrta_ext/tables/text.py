@@ -14,8 +14,9 @@ from hrta_ext.tables.lines import MalformedRow, Row, TextFile, TextFormat, cells
 from hrta_ext.tables.scaling import FloatArray
 from hrta_ext.tables.table import Fault, Table, TableError, beyond_exact, composed, refusal, rounding_note
 
-# Rows parsed at a time: the strings of one block take a few MB, whatever the length of the file.
+# Rows and cells parsed at a time: the strings of one block take some 50 MB, whatever the size of the file.
 _BLOCK_ROWS = 8192
+_BLOCK_CELLS = 1 << 19
 
 
 def open_text(path: Path, text: TextFormat, wanted: Sequence[str]) -> Table:
@@ -26,7 +27,7 @@ def open_text(path: Path, text: TextFormat, wanted: Sequence[str]) -> Table:
         path,
         layout.columns,
         layout.has_header,
-        lambda positions, notes: _read(file, layout, text.numbers, positions, notes),
+        lambda positions, notes, _: _read(file, layout, text.numbers, positions, notes),
         layout.header_is_known,
         layout.unnamed,
         layout.text,
@@ -40,7 +41,8 @@ def _read(file: TextFile, layout: Layout, numbers: Numbers, positions: Sequence[
     faults: dict[str, Fault] = {}
     rounded: dict[str, None] = {}
     n_rows = 0
-    while block := list(itertools.islice(rows, _BLOCK_ROWS)):
+    block_rows = max(1, min(_BLOCK_ROWS, _BLOCK_CELLS // len(layout.columns)))
+    while block := list(itertools.islice(rows, block_rows)):
         cells = [row[p] for _, row in block for p in positions]
         values = numbers.read(cells).reshape(len(block), len(positions))
         for i, j in np.argwhere(np.isnan(values)):
@@ -90,9 +92,11 @@ def _unpadded(path: Path, layout: Layout, row: int, line: int, cells: list[str])
     n_columns = len(layout.columns)
     if layout.padding and len(cells) == n_columns + layout.padding and not any(c.strip() for c in cells[n_columns:]):
         return cells[:n_columns]
-    comment = "; comments are skipped at the top of the file only" if cells[0].lstrip().startswith("#") else ""
+    hint = "; comments are skipped at the top of the file only" if cells[0].lstrip().startswith("#") else ""
+    if n_columns == 1 and layout.delimiter == ",":
+        hint = "; if the comma is a decimal one: --decimal ,"
     by = DELIMITERS.get(layout.delimiter, repr(layout.delimiter))
     raise TableError(
         f"{path}: row {row} (line {line}) has {len(cells)} cells where {n_columns} columns were "
-        f"expected (separated by {by}){comment}"
+        f"expected (separated by {by}){hint}"
     )

@@ -58,6 +58,8 @@ def test_predict_says_when_the_first_row_names_nothing(hrta):
     code, out, err = hrta("predict", "run", "new.csv")
     assert (code, out) == (1, "")
     assert "its first row names none of the columns" in err
+    Path("upper.csv").write_text("A,B\n1,2\n")
+    assert "its first row (A, B) names none" in hrta("predict", "run", "upper.csv")[2]
     assert "--no-header" in err
     code, out, err = hrta("predict", "run", "new.csv", "--no-header")
     assert code == 0
@@ -165,3 +167,17 @@ def test_options_of_text_that_make_no_sense(hrta):
         Path("u.csv").write_text(Path("t.csv").read_text().replace(",", "\t"))
         out = ["--out", f"run_{len(delimiter)}"]
         assert hrta("train", "u.csv", "--target", "y", "--delimiter", delimiter, *FAST, *out)[0] == 0
+
+
+def test_drop_options_hold_any_name(hrta):
+    """Two spaces, a tab and a no-break space are part of a name; the shell gets what it can read back."""
+    Path("t.csv").write_text("a  b,c\td,e\u00a0f,x,y\n" + "".join(f"p,q,r,{k},{k * k}\n" for k in range(20)))
+    _, _, err = hrta("train", "t.csv", "--target", "y", *FAST, "--out", "run")
+    assert err.rstrip().endswith("leave out with --drop 'a  b' --drop $'c\\td' --drop $'e\\xa0f'")
+
+
+def test_the_rows_of_an_npz_are_those_of_the_target(hrta):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    np.savez("t.npz", X=x, y=x[:, 0], train=np.arange(5), valid=np.arange(5), test=np.arange(5))
+    _, _, err = hrta("train", "t.npz", "--target", "y", *FAST, "--out", "run")
+    assert err.rstrip().endswith("leave out with --drop train --drop valid --drop test")

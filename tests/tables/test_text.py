@@ -244,7 +244,7 @@ INDEXES = {
     "pyarrow": ("x,__index_level_0__,y\n" + "".join(f"{k / 2},{k},{k * k}\n" for k in range(9)), "__index_level_0__"),
     "R's write.csv": ('"","x","y"\n' + "".join(f'"{k + 1}",{k / 2},{k * k}\n' for k in range(9)), "column_1 (no name"),
     "R's write.table": ('"x" "y"\n' + "".join(f'"{k + 1}" {k / 2} {k * k}\n' for k in range(9)), "column_1 (no name"),
-    "names of rows": ("x,y\n" + "".join(f"car {k},{k / 2},{k * k}\n" for k in range(9)), "column_1 (no name"),
+    "names of rows": ('"x","y"\n' + "".join(f'"car {k}",{k / 2},{k * k}\n' for k in range(9)), "column_1 (no name"),
 }
 
 
@@ -284,3 +284,79 @@ def test_wrong_delimiters_are_refused():
     for delimiter in ("", ";;", '"', "\n"):
         with pytest.raises(ValueError, match="delimiter must be one character"):
             TextFormat(delimiter=delimiter)
+
+
+# ---- what was once taken for something else in silence ----
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "message"),
+    [
+        ("a,b\n1,0.5,7.3\n2,0.5,7.3\n", ["a", "b"], "row 1 (line 2) has 3 cells where 2"),  # no row names: unquoted
+        ("x\n1,5\n2,5\n", ["x"], "if the comma is a decimal one: --decimal ,"),
+        (",0,1,2\n" + "".join(f"{k},{v},{k},{k}\n" for k, v in enumerate((0.0, 0.5, 0.1))), [], "may hold names or n"),
+        ("1,0\n0,1\n0,0\n1,1\n", ["0", "1"], "may hold names or numbers"),  # a model of 0 and 1 is asked for by no name
+        ("5,0.75,1\n2,1.25,4\n", ["5"], "may hold names or numbers"),
+        ("399.20,401.13,403.06,404.98\n" + "1,0.2,4,2\n" * 3, [], "may hold names or numbers"),
+        ("2019,2020\n1.5,0.2\n3,7\n", [], "may hold names or numbers"),
+        ("Logger 7\nt,y\n1,2\n2,3\n", ["y"], "line 2 does; take away the lines above it"),
+        ("a:b:y\n1:2:3\n", ["y"], "--delimiter says which"),
+        ('{"a": 1}\n', ["a"], "is JSON"),
+    ],
+)
+def test_what_may_be_two_things_is_refused(tmp_path, content, wanted, message):
+    with pytest.raises(TableError, match=re.escape(message)):
+        opened(tmp_path, content, wanted=wanted).values(wanted or ["column_1"])
+
+
+@pytest.mark.parametrize("first", ["?,5.1,3.2", "NA,5.1,3.2", "True,1,2"])
+def test_a_marker_in_the_first_row_makes_no_header(tmp_path, first):
+    table = opened(tmp_path, first + "\n0.9,-1.4,0.7\n0.3,0.1,5\n")
+    assert not table.has_header
+    assert len(table.values(["column_3"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter"),
+    [
+        ('"a"\t"b"\n"1"\t\n"2"\t\n', "tabs"),
+        ("0.5\t0\t\t0\n1.5\t\t1\t1\n2.5\t2\t\t4\n", "tabs"),
+        ("id;name;x\nA0;n0;0,5\nA1;n1;1,7\n", "semicolons"),
+        ('"id";"n";"y"\n1;"f";2,5\n2;"f";3,5\n', "semicolons"),
+    ],
+)
+def test_the_delimiter_is_not_what_numbers_and_texts_hold(tmp_path, content, delimiter):
+    assert f"separated by {delimiter}" in opened(tmp_path, content).layout
+
+
+def test_names_asked_for_decide_between_delimiters(tmp_path):
+    """Pixels in one cell are more numbers than the table has columns."""
+    content = "x,y,image\n" + "".join(f"{k},{k * k},{' '.join(map(str, range(60)))}\n" for k in range(5))
+    assert opened(tmp_path, content, wanted=["x"]).columns == ("x", "y", "image")
+    options = {"numbers": Numbers(",")}
+    table = opened(tmp_path, '"id";"n";"m";"y"\n1;"f";"b";2,5\n2;"f";"b";3,5\n', wanted=["y"], **options)
+    assert table.values(["id", "y"]).tolist() == [[1, 2.5], [2, 3.5]]
+
+
+def test_names_of_columns_without_one_do_not_clash(tmp_path):
+    table = opened(tmp_path, ",column_1,y\n0,1,2\n3,4,5\n")
+    assert table.columns == ("column_1_", "column_1", "y")
+    assert table.values(["column_1"])[:, 0].tolist() == [1.0, 4.0]
+    assert opened(tmp_path, ",y\n1,2\n3,4\n", wanted=["column_1"]).header_is_known
+
+
+def test_places_in_files_of_many_lines(tmp_path):
+    with pytest.raises(TableError, match="byte 0xe9 in line 5002"):
+        opened(tmp_path, b"a,n\n" + b"1,x\n" * 5000 + b"2,caf\xe9\n").values(["a"])
+    long_number = "0" * 5000 + "9007199254740995"
+    table = opened(tmp_path, f"a,b\n{long_number},1\n2,{'x' * 200_000}\n")
+    assert table.values(["a"])[0, 0] == 9007199254740996.0
+    assert "'a'" in table.notes[0]
+    table = opened(tmp_path, "id,x\n9007199254740993,1\n1234567890123456789.0,2\n")
+    table.values(["id"])
+    assert "rounded to float64 in 'id'" in table.notes[0]
+
+
+def test_spaces_after_a_closing_quote_are_no_text(tmp_path):
+    assert opened(tmp_path, '"a" ,"b" \n"1" ,"2"  \n').values(["a", "b"]).tolist() == [[1.0, 2.0]]
+    assert opened(tmp_path, '"a\rb",n\r\n1,2\r\n', multiline=True).values(["n"]).tolist() == [[2.0]]
