@@ -17,7 +17,7 @@ from hrta_ext.activation import native, reference
 from hrta_ext.activation.formula import compose
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_active, wants_grad
-from hrta_ext.inputs import Parameter
+from hrta_ext.inputs import Parameter, check_activation
 
 _KINDS = compiled.KINDS
 _empty_like = torch.empty_like
@@ -27,6 +27,8 @@ def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
     """s as the kernels take it: a number where that costs no wait for a device, else float64 on x's device."""
     if not isinstance(s, Tensor):
         return float(s)
+    if not compiled.has_memory(s):
+        raise ValueError("activation: s must have memory for its values, got a freed storage")
     if s.device.type == "cpu" and s.dim() == 0:
         return s.item()
     return s.detach().to(torch.float32 if x.device.type == "mps" else torch.float64).contiguous()
@@ -40,7 +42,7 @@ def derivative(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     if order == 2 and (transforms_active() or wants_grad(x, s)):
         return compose(x, s, base, order)  # derivatives of the third order and up are torch's
     if transforms_active() or wants_grad(x, s):
-        return HomotopyFunction.apply(x, s, base, order)
+        return HomotopyFunction.of_checked(x, s, base, order)
     return serve(native, reference, x, base).evaluate(x, kernel_parameter(s, x), base, order)
 
 
@@ -113,7 +115,7 @@ def _operations(
 class HomotopyFunction(Function):
     """The ``torch.autograd.Function`` behind ``hx.homotopy``: ``HomotopyFunction.apply(x, s, base[, order])``.
 
-    Arguments are as for :func:`hrta_ext.homotopy`, positional and unchecked; order is 0 or 1.
+    Arguments are as for :func:`hrta_ext.homotopy`, positional; order is 0 or 1.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -124,11 +126,19 @@ class HomotopyFunction(Function):
     """
 
     @classmethod
-    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+    def apply(cls, x: Tensor, s: Parameter = 1.0, base: str = "relu", order: int = 0, /) -> Any:
+        """Check the arguments, and run it."""
+        s = check_activation("HomotopyFunction", x, s, base)
+        if order not in (0, 1):
+            raise ValueError(f"HomotopyFunction: order must be 0 or 1, got {order!r}")
+        return cls.of_checked(x, s, base, order)
+
+    @classmethod
+    def of_checked(cls, x: Tensor, s: Parameter, base: str, order: int) -> Any:
         """Run it: by way of the functorch-capable twin while a transform is open."""
         if transforms_active():
-            return _TransformableHomotopy.apply(*args, **kwargs)
-        return super().apply(*args, **kwargs)
+            return _TransformableHomotopy.apply(x, s, base, order)
+        return super().apply(x, s, base, order)
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Parameter = 1.0, base: str = "relu", order: int = 0) -> Tensor:

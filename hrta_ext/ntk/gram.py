@@ -138,7 +138,8 @@ def gram(
         >>> hx.gram(x, net.weight, net.output_weight, s=0.5).ntk.shape
         torch.Size([4, 4])
     """
-    values = parameter_values(s, "gram")
+    wide = dtype == torch.float64 or (dtype is None and isinstance(x, Tensor) and x.dtype == torch.float64)
+    values = parameter_values(s, "gram", torch.float64 if wide else torch.float32)
     path = _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram")
     return path._evaluate(values, dtype=path.dtype)
 

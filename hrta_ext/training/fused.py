@@ -59,8 +59,8 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
         return f"it computes in float32 or float64, net is {net.weight.dtype}"
     if net.output_weight.shape != (net.width,) or net.weight.shape != (net.width, net.in_features + net.bias):
         return "weight and output_weight must have shapes (m, D) and (m,)"
-    if not all(weight.is_contiguous() and not weight.is_inference() for weight in weights):
-        return "weight and output_weight must be contiguous and no inference tensors"
+    if not all(weight.is_contiguous() and not weight.is_inference() and not weight.is_neg() for weight in weights):
+        return "weight and output_weight must be contiguous, without torch's negative bit, and no inference tensors"
     given, x, y = samples.given(), samples.x, samples.y
     if any(type(tensor) is not Tensor or tensor.is_inference() for tensor in given.values()):
         return f"{' and '.join(given)} must be plain tensors, no inference tensors"
@@ -123,10 +123,11 @@ class FusedEngine:
     def _take_samples(self) -> None:
         given = self.given
         self.versions = self._versions()
-        self.x = with_bias(given.x).contiguous() if self.net.bias else plain(given.x)
-        self.y = plain(given.y.reshape(-1))
-        self.sample_weight = None if given.sample_weight is None else plain(given.sample_weight)
-        self.target_gradient = None if given.target_gradient is None else plain(given.target_gradient)
+        weight, gradient = given.sample_weight, given.target_gradient
+        self.x = plain(with_bias(given.x) if self.net.bias else given.x, "fit: x")
+        self.y = plain(given.y.reshape(-1), "fit: y")
+        self.sample_weight = None if weight is None else plain(weight, "fit: sample_weight")
+        self.target_gradient = None if gradient is None else plain(gradient, "fit: target_gradient")
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.given.given().values()]

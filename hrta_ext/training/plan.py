@@ -94,7 +94,7 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     if samples.target_gradient is not None:
         _check_curvature(net)
     samples = samples.detach()
-    s_values, stage_steps = check_stages(recipe.s, recipe.steps)
+    s_values, stage_steps = check_stages(recipe.s, recipe.steps, samples.x.dtype)
     batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
