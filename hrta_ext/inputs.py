@@ -32,7 +32,7 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
     try:
-        return str(value)
+        return repr(value)
     except ValueError:
         return type(value).__name__
 
@@ -44,7 +44,7 @@ def check_integer(value: object, name: str) -> int:
             raise TypeError
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int, got {value!r}") from None
+        raise TypeError(f"{name} must be an int, got {shown(value)}") from None
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {shown(number)}")
     if number >= 2**63:
@@ -57,7 +57,7 @@ def check_seed(seed: object, name: str) -> int:
     try:
         number = index(seed)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int or None, got {seed!r}") from None
+        raise TypeError(f"{name} must be an int or None, got {shown(seed)}") from None
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"{name} must be in [-2^63, 2^64), got {shown(number)}")
     return number
@@ -237,7 +237,7 @@ def check_budget(memory_budget: object, least: int, function: str) -> int:
     if memory_budget is None:
         return max(DEFAULT_BUDGET, least)
     if isinstance(memory_budget, bool) or not isinstance(memory_budget, int):
-        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {memory_budget!r}")
+        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {shown(memory_budget)}")
     if memory_budget < least:
         raise ValueError(f"{function}: memory_budget must be at least {least} bytes here, got {shown(memory_budget)}")
     if memory_budget >= 2**63:
@@ -258,7 +258,7 @@ def check_draw(seed: object, first_neuron: object, count: object, name: str, fun
     """The seed and the numbers of drawn neurons."""
     for label, value in (("seed", seed), ("first_neuron", first_neuron), (name, count)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{function}: {label} must be an int, got {value!r}")
+            raise TypeError(f"{function}: {label} must be an int, got {shown(value)}")
     assert isinstance(seed, int)
     assert isinstance(first_neuron, int)
     assert isinstance(count, int)

@@ -24,7 +24,7 @@ _NAMES = [name for name, base in BASES.items() if base.number is not None]  # by
 def _check(x: Tensor, s: Tensor, base: int, order: int) -> None:
     """What protects memory, for the kernel and the fake alike: the op may be called with anything."""
     for name, tensor in (("x", x), ("s", s)):
-        if tensor.layout is not torch.strided or tensor.is_nested:
+        if tensor.layout is not torch.strided:
             raise TypeError(f"homotopy: {name} must be a dense (strided) tensor, got layout {tensor.layout}")
     if x.dtype not in KINDS:
         raise TypeError(f"homotopy: x must be float16, bfloat16, float32 or float64, got {x.dtype}")

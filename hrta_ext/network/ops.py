@@ -52,7 +52,7 @@ def _check(
     """What protects memory, for the kernels and the fakes alike: the ops may be called directly, with anything."""
     tensors = {"x": x, "weight": weight, "output_weight": output_weight, "s": s, **grads}
     for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.is_nested:
+        if tensor.layout is not torch.strided:
             raise TypeError(f"{function}: {name} must be a dense (strided) tensor, got layout {tensor.layout}")
         if name == "s":
             continue

@@ -90,7 +90,7 @@ class KernelRegression:
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'KernelRegression: kernel must be "ntk" or "nngp", got {self.kernel!r}')
         if not _is_number(self.s):
-            raise ValueError(f"KernelRegression: s must be one number, got {self.s!r}")
+            raise ValueError(f"KernelRegression: s must be one number, got {shown(self.s)}")
         check_finite(self.s, "KernelRegression: s")
         if not (_is_number(self.ridge) and 0 <= as_float(self.ridge) < math.inf):
             raise ValueError(f"KernelRegression: ridge must be finite and not negative, got {shown(self.ridge)}")
@@ -111,6 +111,7 @@ class KernelRegression:
             raise ValueError(f"KernelRegression: the kernel overflows float64 at s = {self.s:g} on these x")
         values, vectors = torch.linalg.eigh(kernel)
         n = samples.shape[0]
+        penalty = as_float(self.ridge) * n
         cutoff = n * torch.finfo(torch.float64).eps * values[-1]  # what rounding makes of a zero eigenvalue
         if self.time is not None:
             # (1 - exp(-lambda t / n)) / lambda, t / n at lambda = 0 until times that would blow rounding errors up.
@@ -119,7 +120,7 @@ class KernelRegression:
                 values > cutoff, -torch.expm1(-values * t) / values, torch.where(cutoff * t < 1e-3, t, 0.0)
             )
         else:
-            inverse = torch.where(values + self.ridge * n > cutoff, 1.0 / (values + self.ridge * n), 0.0)
+            inverse = torch.where(values + penalty > cutoff, 1.0 / (values + penalty), 0.0)
         rotated = vectors.mT @ targets.reshape(n, -1)
         self.dual_coef_ = (vectors @ (inverse[:, None] * rotated)).reshape(targets.shape)
         self.samples_ = samples

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hrta_ext.inputs import as_float
+from hrta_ext.inputs import as_float, shown
 
 # Elements above which torch splits an elementwise CPU operation among threads (at::internal::GRAIN_SIZE).
 _CPU_GRAIN = 32768
@@ -22,7 +22,7 @@ OptimizerFactory = Callable[..., Optimizer]
 def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
     """The optimizer that ``fit`` was asked for; TypeError or ValueError that names the argument otherwise."""
     if isinstance(lr, bool) or not isinstance(lr, Real):
-        raise TypeError(f"fit: lr must be a number, got {lr!r}")
+        raise TypeError(f"fit: lr must be a number, got {shown(lr)}")
     lr = as_float(lr)
     if not 0.0 < lr < math.inf:
         raise ValueError(f"fit: lr must be positive and finite, got {lr}")

@@ -17,7 +17,7 @@ from hrta_ext.inputs import as_float, check_homotopy_parameter, check_integer, s
 
 def _check_values(values: Sequence[float], name: str, module: nn.Module) -> tuple[float, ...]:
     if not _is_many(values):
-        raise TypeError(f"{name}: values must be a sequence of numbers, got {values!r}")
+        raise TypeError(f"{name}: values must be a sequence of numbers, got {shown(values)}")
     layers = homotopy_layers(module) if isinstance(module, nn.Module) else []
     dtypes = {torch.float64, *(layer.s.dtype for layer in layers)}
     narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
@@ -124,7 +124,7 @@ class HomotopyScheduler(_Schedule):
     def __init__(self, module: nn.Module, values: Sequence[float], milestones: Sequence[int]) -> None:
         values = _check_values(values, "HomotopyScheduler", module)
         if not _is_many(milestones):
-            raise TypeError(f"HomotopyScheduler: milestones must be a sequence of ints, got {milestones!r}")
+            raise TypeError(f"HomotopyScheduler: milestones must be a sequence of ints, got {shown(milestones)}")
         self.milestones = tuple(
             check_integer(m, f"HomotopyScheduler: milestones[{i}]") for i, m in enumerate(milestones)
         )
@@ -174,7 +174,7 @@ class PlateauHomotopyScheduler(_Schedule):
     def __init__(self, module: nn.Module, values: Sequence[float], *, patience: int, threshold: float = 1e-3) -> None:
         self.patience = check_integer(patience, "PlateauHomotopyScheduler: patience")
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-            raise TypeError(f"PlateauHomotopyScheduler: threshold must be a number, got {threshold!r}")
+            raise TypeError(f"PlateauHomotopyScheduler: threshold must be a number, got {shown(threshold)}")
         if not 0.0 <= threshold < 1.0:
             raise ValueError(
                 f"PlateauHomotopyScheduler: threshold must be at least 0 and below 1, got {shown(threshold)}"
@@ -191,7 +191,7 @@ class PlateauHomotopyScheduler(_Schedule):
         Raises:
             ValueError: The loss is NaN: waiting for it to improve would train garbage.
         """
-        single = isinstance(loss, Tensor) and loss.numel() == 1
+        single = isinstance(loss, Tensor) and loss.numel() == 1 and not (loss.is_complex() or loss.is_meta)
         if isinstance(loss, bool) or not (single or isinstance(loss, (int, float))):
             raise TypeError(f"PlateauHomotopyScheduler.step: loss must be one number, got {shown(loss)}")
         value = float(loss) if single else as_float(loss)
