@@ -89,15 +89,12 @@ def own(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def has_memory(tensor: Tensor) -> bool:
-    """Whether the storage was not freed; a cheap look for what torch itself reads."""
-    return tensor.untyped_storage().nbytes() > 0 or tensor.numel() == 0
-
-
 def require_memory(tensor: Tensor, name: str) -> None:
     """ValueError where storage was freed under the tensor, as sharded training does: torch's copies would crash."""
+    if tensor.numel() == 0:
+        return
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + last + 1) * tensor.itemsize
     held = tensor.untyped_storage().nbytes()
-    if tensor.numel() and held < needed:
+    if held < needed:
         raise ValueError(f"{name} must have memory for its values, {needed} bytes, got a storage of {held} bytes")

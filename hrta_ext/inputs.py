@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
-from hrta_ext.compiled import KINDS
+from hrta_ext.compiled import KINDS, require_memory
 
 Parameter = float | Tensor  # s of an activation: a number, or a tensor of shape () or (F,) with F = x.shape[-1]
 Parameters = float | Sequence[float] | Tensor  # one s, or a 1-D sequence of S values
@@ -76,7 +76,7 @@ def check_finite(number: Any, name: str, dtype: torch.dtype = torch.float64) -> 
     value, largest = as_float(number), torch.finfo(dtype).max
     if not -largest <= value <= largest:
         where = "" if dtype == torch.float64 or not math.isfinite(value) else f" in {dtype}"
-        raise ValueError(f"{name} must be finite{where}, got {shown(number)}")
+        raise ValueError(f"{name} must be finite{where}, got {shown(number) if isinstance(number, int) else value}")
     return value
 
 
@@ -115,7 +115,7 @@ def check_activation(function: str, x: object, s: object, base: str, order: int 
         if not isinstance(s, torch.SymFloat):
             s = check_finite(s, f"{function}: s", x.dtype)
     if order not in (0, 1, 2):
-        raise ValueError(f"{function}: order must be 0, 1 or 2, got {order!r}")
+        raise ValueError(f"{function}: order must be 0, 1 or 2, got {shown(order)}")
     return s  # type: ignore[return-value]
 
 
@@ -152,6 +152,7 @@ def check_samples(x: object, function: str, name: str = "x") -> Tensor:
         raise TypeError(f"{function}: {name} must be float32 or float64, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] < 1:
         raise ValueError(f"{function}: {name} must have shape (n, D) with D >= 1, got {tuple(x.shape)}")
+    require_memory(x, f"{function}: {name}")
     if not math.isfinite(x.detach().sum()):  # cheap; a finite x whose sum overflows is looked at row by row
         for row in (~torch.isfinite(x).all(dim=1)).nonzero()[:1, 0].tolist():
             raise ValueError(f"{function}: {name} must be finite, row {row} is {x[row].tolist()}")

@@ -6,6 +6,7 @@ Forward notes which backend was asked for, and backward goes by that note, whate
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from hrta_ext.activation import native, reference
 from hrta_ext.activation.formula import compose
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_active, wants_grad
-from hrta_ext.inputs import Parameter, check_activation
+from hrta_ext.inputs import Parameter, check_activation, check_finite
 
 _KINDS = compiled.KINDS
 _empty_like = torch.empty_like
@@ -27,10 +28,12 @@ def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
     """s as the kernels take it: a number where that costs no wait for a device, else float64 on x's device."""
     if not isinstance(s, Tensor):
         return float(s)
-    if not compiled.has_memory(s):
-        raise ValueError("activation: s must have memory for its values, got a freed storage")
+    if s.untyped_storage().nbytes() == 0:
+        compiled.require_memory(s, "activation: s")
     if s.device.type == "cpu" and s.dim() == 0:
-        return s.item()
+        value = s.item()
+        # NaN and infinity go on as they do in tensors; a number that x's dtype cannot hold is refused, as a float is.
+        return value if -6e4 < value < 6e4 or not math.isfinite(value) else check_finite(value, "homotopy: s", x.dtype)
     return s.detach().to(torch.float32 if x.device.type == "mps" else torch.float64).contiguous()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.functions import homotopy
 from hrta_ext.bases import get_base
-from hrta_ext.inputs import check_homotopy_parameter
+from hrta_ext.inputs import check_homotopy_parameter, check_integer
 
 
 class HomotopyLayer(nn.Module):
@@ -27,8 +27,8 @@ class HomotopyLayer(nn.Module):
         get_base(base)
         if num_features is not None and (isinstance(num_features, bool) or not isinstance(num_features, int)):
             raise TypeError(f"num_features must be an int or None, got {type(num_features).__name__}")
-        if num_features is not None and num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        if num_features is not None:
+            check_integer(num_features, "num_features")
         self.base = base
         shape = () if num_features is None else (num_features,)
         dtype = torch.get_default_dtype() if learnable else torch.float64

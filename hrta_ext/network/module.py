@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hrta_ext.activation.modules import HomotopyLayer
-from hrta_ext.inputs import Parameters, check_integer, check_seed, with_bias
+from hrta_ext.inputs import Parameters, check_homotopy_parameter, check_integer, check_seed, with_bias
 from hrta_ext.network.functions import two_layer
 from hrta_ext.ntk.gram import gram
 from hrta_ext.ntk.types import Gram
@@ -48,7 +48,7 @@ class TwoLayerNet(HomotopyLayer):
         bias: bool = True,
         seed: int | None = None,
     ) -> None:
-        super().__init__(s, base)
+        super().__init__(check_homotopy_parameter(s, "TwoLayerNet: s", torch.get_default_dtype()), base)
         self.in_features = check_integer(in_features, "TwoLayerNet: in_features")
         self.width = check_integer(width, "TwoLayerNet: width")
         self.bias = bool(bias)

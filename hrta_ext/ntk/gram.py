@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrta_ext.backends import serve
 from hrta_ext.bases import get_base
+from hrta_ext.compiled import require_memory
 from hrta_ext.inputs import (
     Parameters,
     check_budget,
@@ -86,6 +87,8 @@ def _gram_path(
     get_base(base)
     x = check_samples(x, function).detach().resolve_neg()
     check_weights(function, x, weight, output_weight)
+    for name, tensor in (("weight", weight), ("output_weight", output_weight)):
+        require_memory(tensor, f"{function}: {name}")
     weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
     builder, high = serve(native, reference, x, base), result == torch.float64
