@@ -59,8 +59,8 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
         return f"it computes in float32 or float64, net is {net.weight.dtype}"
     if net.output_weight.shape != (net.width,) or net.weight.shape != (net.width, net.in_features + net.bias):
         return "weight and output_weight must have shapes (m, D) and (m,)"
-    if not all(weight.is_contiguous() and not weight.is_inference() and not weight.is_neg() for weight in weights):
-        return "weight and output_weight must be contiguous, without torch's negative bit, and no inference tensors"
+    if not all(weight.is_contiguous() and not weight.is_inference() for weight in weights):
+        return "weight and output_weight must be contiguous and no inference tensors"
     given, x, y = samples.given(), samples.x, samples.y
     if any(type(tensor) is not Tensor or tensor.is_inference() for tensor in given.values()):
         return f"{' and '.join(given)} must be plain tensors, no inference tensors"

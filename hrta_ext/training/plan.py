@@ -140,6 +140,8 @@ def _check_net(net: nn.Module) -> list[nn.Parameter]:
         raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
     if any(p.device.type == "meta" for p in parameters):
         raise ValueError(f"fit: net must hold numbers, {type(net).__name__} has parameters on the device meta")
+    if any(p.is_neg() for p in parameters):
+        raise ValueError("fit: net has a parameter with torch's negative bit, which optimizers cannot update; clone it")
     return parameters
 
 

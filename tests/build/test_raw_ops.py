@@ -134,3 +134,75 @@ def test_a_hostile_caller_is_refused_or_served(name: str) -> None:
             else:
                 assert [(f.shape, f.dtype) for f in fake] == [(f.shape, f.dtype) for f in found]
     assert min(taken, refused) > 25
+
+
+# --- the same errors from fakes, meta tensors and compilers ---
+
+S = torch.tensor(0.5, dtype=torch.float64)
+X, WEIGHT, OUTPUT_WEIGHT = torch.ones(4, 3), torch.ones(5, 3), torch.ones(5)
+NETWORK = (X, WEIGHT, OUTPUT_WEIGHT, S, 0)
+NEEDS = (True, True, True, True)
+REFUSED: list[tuple[str, tuple[Any, ...], type[Exception], str]] = [
+    ("homotopy", (X, S.float(), 0, 0), TypeError, "s must be float64, got torch.float32"),
+    ("homotopy", (X.int(), S, 0, 0), TypeError, "x must be float16, bfloat16, float32 or float64, got torch.int32"),
+    ("homotopy", (X, torch.ones(4).double(), 0, 0), ValueError, "s must have one value, or one per feature"),
+    ("homotopy", (X, S, 8, 0), ValueError, r"base must be in \[0, 8\), got 8"),
+    ("homotopy", (X, S, 0, -1), ValueError, "order must be 0, 1 or 2, got -1"),
+    ("two_layer", (X.half(), *NETWORK[1:]), TypeError, "x must be float32 or float64, got torch.float16"),
+    ("two_layer", (X, WEIGHT, OUTPUT_WEIGHT, S.float(), 0), TypeError, "s must be a float64 tensor on the CPU"),
+    ("two_layer", (X, WEIGHT, OUTPUT_WEIGHT, S.expand(2), 0), ValueError, r"s must have shape \(\), got \(2,\)"),
+    ("two_layer", (torch.ones(50, 1), *NETWORK[1:]), ValueError, r"x must have shape \(n, D\) .* got \(50, 1\) and"),
+    ("two_layer_with_gradient", (X.double(), *NETWORK[1:]), TypeError, "weight must have x's dtype, torch.float64"),
+    ("two_layer_with_gradient", (X, WEIGHT, torch.ones(4), S, 0), ValueError, "output_weight must have weight's shape"),
+    ("two_layer_with_gradient", (X, WEIGHT[:0], torch.ones(0), S, 0), ValueError, "output_weight must have .* m > 0"),
+    ("two_layer_backward", (torch.ones(3), *NETWORK, *NEEDS), ValueError, r"grad must have shape \(4,\), got \(3,\)"),
+    ("two_layer_backward", (torch.ones(4).double(), *NETWORK, *NEEDS), TypeError, "grad must have x's dtype"),
+    ("two_layer_backward", (torch.ones(4, 1), *NETWORK, *NEEDS), ValueError, "grad must have shape"),
+    (
+        "two_layer_with_gradient_backward",
+        (torch.ones(2), torch.ones(2, 2), *NETWORK, *NEEDS),
+        ValueError,
+        r"grad_f must have shape \(4,\), got \(2,\)",
+    ),
+    (
+        "two_layer_with_gradient_backward",
+        (torch.ones(4), torch.ones(4, 2), *NETWORK, *NEEDS),
+        ValueError,
+        r"grad_df_dx must have shape \(4, 3\), got \(4, 2\)",
+    ),
+]
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize(("name", "arguments", "error", "message"), REFUSED)
+def test_eager_fake_and_meta_refuse_alike(name: str, arguments: Any, error: Any, message: str) -> None:
+    op = getattr(OPS, name)
+    with pytest.raises(error, match=f"^{name}: {message}"):
+        op(*arguments)
+    with pytest.raises(error, match=f"^{name}: {message}"):
+        op(*as_fake(list(arguments)))
+    meta = [a.to("meta") if isinstance(a, Tensor) and (name == "homotopy" or a.dim()) else a for a in arguments]
+    if "s must have shape" not in message:  # s of the network lies on the CPU
+        with pytest.raises(error, match=f"^{name}: {message}"):
+            op(*meta)
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("name", ["homotopy", "two_layer"])
+def test_a_compiled_call_is_refused_with_the_same_words(name: str) -> None:
+    torch._dynamo.reset()
+    _, arguments, _, message = next(case for case in REFUSED if case[0] == name)
+    compiled = torch.compile(lambda *tensors: getattr(OPS, name)(*tensors), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=f"{name}: {message}"):  # Dynamo wraps it
+        compiled(*arguments)
+
+
+def test_gradients_may_be_expanded_or_flipped(device: torch.device) -> None:
+    """What autograd gives for a sum is one number with strides of 0."""
+    x, weight, output_weight = X.to(device), WEIGHT.to(device), OUTPUT_WEIGHT.to(device)
+    arguments = (x, weight, output_weight, S, 2, *NEEDS)
+    for grad in (torch.ones(()).expand(4), torch.arange(8.0)[::2], torch._neg_view(torch.ones(4))):
+        grad = grad.to(device)
+        found = OPS.two_layer_backward(grad, *arguments)
+        expected = OPS.two_layer_backward(grad.clone().contiguous(), *arguments)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
