@@ -114,7 +114,7 @@ def test_set_homotopy_changes_all_layers_or_none() -> None:
     net = torch.nn.Sequential(hx.HomotopyActivation(0.5), hx.HomotopyActivation(0.5, learnable=True))
     with pytest.raises(ValueError, match=r"^set_homotopy: s must be finite in torch.float32, got 1e\+200"):
         hx.set_homotopy(net, 1e200)
-    assert [float(layer.s) for layer in net] == [0.5, 0.5]
+    assert [layer.s.item() for layer in net] == [0.5, 0.5]
 
 
 OTHERS: list[tuple[str, Callable[[Any], Any]]] = [
