@@ -35,11 +35,66 @@ def most_features(device: torch.device) -> float:
     return _C.TWO_LAYER_CUDA_FEATURES if device.type == "cuda" else float("inf")
 
 
-def plain(tensor: Tensor) -> Tensor:
-    """The tensor as contiguous memory that holds its own values, not their negatives."""
+def plain(tensor: Tensor, name: str) -> Tensor:
+    """The tensor as contiguous memory that holds its own values, not their negatives. Keep it while a kernel runs."""
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    require_memory(tensor, name)
     return tensor.resolve_neg().contiguous()
 
 
-def address(tensor: Tensor | None) -> int:
-    """Where the tensor's memory is; 0 for none."""
+def address(
+    tensor: Tensor | None,
+    name: str,
+    dtype: torch.dtype,
+    device: int,
+    count: int,
+    strides: tuple[int, ...] | None = None,
+) -> int:
+    """Where the tensor's memory is, 0 for none: the one gate to ``_C``, which reads and writes what it is told.
+
+    Args:
+        tensor: Whoever passes the address on keeps it alive.
+        name: What an error calls it.
+        dtype, device, count: Those that the kernel will assume; device as ``get_device()`` gives it.
+        strides: Of a kernel that goes through dense memory in another order; None for contiguous.
+    Raises:
+        ValueError: The kernel would misread the tensor, or read beyond its memory.
+    """
+    if tensor is None:
+        return 0
+    if (
+        tensor.dtype is not dtype
+        or tensor.get_device() != device
+        or tensor.numel() != count
+        or not (tensor.is_contiguous() if strides is None else tensor.stride() == strides)
+        or tensor.is_neg()
+    ):
+        order = "contiguous" if strides is None else f"of strides {strides}"
+        sign = " with torch's negative bit" if tensor.is_neg() else ""
+        raise ValueError(
+            f"{name} must be {count} values of {dtype}, {order}, on device {device}; got {tensor.dtype} of shape "
+            f"{tuple(tensor.shape)} and strides {tensor.stride()} on {tensor.device}{sign}"
+        )
+    at, before = tensor.data_ptr(), tensor.storage_offset() * dtype.itemsize
+    # Without memory (a fake tensor, a wrapper) the address is the offset alone.
+    if count and (at == before or tensor.untyped_storage().nbytes() < before + count * dtype.itemsize):
+        require_memory(tensor, name)
+        raise ValueError(f"{name} must be a tensor with memory of its own, got {type(tensor).__name__} without")
+    return at
+
+
+def own(tensor: Tensor | None) -> int:
+    """Where a tensor's memory is, 0 for none, of a result or scratch that was made for this call, so fits it."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def require_memory(tensor: Tensor, name: str) -> None:
+    """ValueError where storage was freed under the tensor, as sharded training does: torch's copies would crash."""
+    if tensor.numel() == 0:
+        return
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.itemsize
+    held = tensor.untyped_storage().nbytes()
+    if held < needed:
+        raise ValueError(f"{name} must have memory for its values, {needed} bytes, got a storage of {held} bytes")

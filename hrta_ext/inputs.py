@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
-from hrta_ext.compiled import KINDS
+from hrta_ext.compiled import KINDS, require_memory
 
 Parameter = float | Tensor  # s of an activation: a number, or a tensor of shape () or (F,) with F = x.shape[-1]
 Parameters = float | Sequence[float] | Tensor  # one s, or a 1-D sequence of S values
@@ -19,38 +20,77 @@ Parameters = float | Sequence[float] | Tensor  # one s, or a 1-D sequence of S v
 
 DEFAULT_BUDGET = 256 << 20  # bytes
 WIDEST = 2**48  # neurons of the generator
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in KINDS}
 
 
 class DtypeError(TypeError, ValueError):
     """A wrong dtype; also a ValueError, as it was in 0.1.0."""
 
 
+def shown(value: object) -> str:
+    """A value as errors show it: Python refuses to write out integers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return repr(value)
+    except ValueError:
+        return type(value).__name__
+
+
 def check_integer(value: object, name: str) -> int:
-    """``value`` (an int, of NumPy or a 0-dim tensor too) as an int of at least 1; an error naming it otherwise."""
+    """``value`` (an int, of NumPy or a 0-dim tensor too) as an int from 1 to 2^63 - 1; an error naming it otherwise."""
     try:
         if isinstance(value, bool):
             raise TypeError
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int, got {value!r}") from None
+        raise TypeError(f"{name} must be an int, got {shown(value)}") from None
     if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
+        raise ValueError(f"{name} must be at least 1, got {shown(number)}")
+    if number >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {shown(number)}")
     return number
 
 
-def check_homotopy_parameter(s: object, name: str = "s") -> float:
-    """``s`` as a finite float; TypeError or ValueError that names the argument otherwise."""
-    if isinstance(s, Tensor) and s.numel() == 1:
+def check_seed(seed: object, name: str) -> int:
+    """A seed that torch's generators take, as an int; an error naming it otherwise."""
+    try:
+        number = index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an int or None, got {shown(seed)}") from None
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"{name} must be in [-2^63, 2^64), got {shown(number)}")
+    return number
+
+
+def as_float(number: Any) -> float:
+    """The number, rounded; beyond float64 infinity of its sign, where ``float`` raises OverflowError."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def check_finite(number: Any, name: str, dtype: torch.dtype = torch.float64) -> float:
+    """A real number as a float that ``dtype`` can hold; ValueError that names it otherwise."""
+    value, largest = as_float(number), torch.finfo(dtype).max
+    if not -largest <= value <= largest:
+        where = "" if dtype == torch.float64 or not math.isfinite(value) else f" in {dtype}"
+        raise ValueError(f"{name} must be finite{where}, got {shown(number) if isinstance(number, int) else value}")
+    return value
+
+
+def check_homotopy_parameter(s: object, name: str = "s", dtype: torch.dtype = torch.float64) -> float:
+    """``s`` as a float that is finite in ``dtype``; TypeError or ValueError that names the argument otherwise."""
+    if isinstance(s, Tensor) and s.numel() == 1 and not s.is_meta:
         s = s.item()
     if isinstance(s, bool) or not isinstance(s, Real):
         raise TypeError(f"{name} must be a real number, got {type(s).__name__}")
-    if not math.isfinite(s):
-        raise ValueError(f"{name} must be finite, got {s}")
-    return float(s)
+    return check_finite(s, name, dtype)
 
 
-def check_activation(function: str, x: object, s: object, base: str, order: int = 0) -> None:
-    """The activation's arguments: what no backend can serve is refused."""
+def check_activation(function: str, x: object, s: object, base: str, order: int = 0) -> Parameter:
+    """The activation's arguments: what no backend can serve is refused. Returns s, a number as a float."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
     if x.dtype not in KINDS:
@@ -69,16 +109,27 @@ def check_activation(function: str, x: object, s: object, base: str, order: int 
             )
         if s.device != x.device and not (s.dim() == 0 and s.device.type == "cpu"):
             raise ValueError(f"{function}: s must be on x's device {x.device}, got {s.device}")
-    elif isinstance(s, bool) or not isinstance(s, (Real, torch.SymFloat)):
-        raise TypeError(f"{function}: s must be a float or a tensor, got {type(s).__name__}")
-    elif not isinstance(s, torch.SymFloat) and not math.isfinite(s):
-        raise ValueError(f"{function}: s must be finite, got {s}")
+    elif type(s) is not float or not -_LARGEST[x.dtype] <= s <= _LARGEST[x.dtype]:
+        if isinstance(s, bool) or not isinstance(s, (Real, torch.SymFloat)):
+            raise TypeError(f"{function}: s must be a float or a tensor, got {type(s).__name__}")
+        if not isinstance(s, torch.SymFloat):
+            s = check_finite(s, f"{function}: s", x.dtype)
     if order not in (0, 1, 2):
-        raise ValueError(f"{function}: order must be 0, 1 or 2, got {order!r}")
+        raise ValueError(f"{function}: order must be 0, 1 or 2, got {shown(order)}")
+    return s  # type: ignore[return-value]
 
 
-def check_network(function: str, x: object, weight: object, output_weight: object, s: object, base: str) -> None:
-    """The arguments of the two-layer network: what no backend can serve is refused."""
+def check_target(function: str, x: Tensor) -> None:
+    """What is to be overwritten must hold every element once."""
+    if not x.is_contiguous() and any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True)):
+        raise ValueError(
+            f"{function}: x must not be an expanded tensor, whose elements share memory; x.clone() has its own, "
+            f"got shape {tuple(x.shape)} and strides {x.stride()}"
+        )
+
+
+def check_network(function: str, x: object, weight: object, output_weight: object, s: object, base: str) -> Parameter:
+    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, a number as a float."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
     if x.layout is not torch.strided:
@@ -90,7 +141,7 @@ def check_network(function: str, x: object, weight: object, output_weight: objec
     check_weights(function, x, weight, output_weight)
     if isinstance(s, Tensor) and s.dim() != 0:
         raise ValueError(f"{function}: s must be a float or a 0-dim tensor, got shape {tuple(s.shape)}")
-    check_activation(function, x, s, base)
+    return check_activation(function, x, s, base)
 
 
 def check_samples(x: object, function: str, name: str = "x") -> Tensor:
@@ -101,29 +152,38 @@ def check_samples(x: object, function: str, name: str = "x") -> Tensor:
         raise TypeError(f"{function}: {name} must be float32 or float64, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] < 1:
         raise ValueError(f"{function}: {name} must have shape (n, D) with D >= 1, got {tuple(x.shape)}")
+    require_memory(x, f"{function}: {name}")
     if not math.isfinite(x.detach().sum()):  # cheap; a finite x whose sum overflows is looked at row by row
         for row in (~torch.isfinite(x).all(dim=1)).nonzero()[:1, 0].tolist():
             raise ValueError(f"{function}: {name} must be finite, row {row} is {x[row].tolist()}")
     return x
 
 
-def parameter_values(s: Parameters, function: str) -> Tensor:
-    """s as a float64 tensor on the CPU, shape () or (S,); a clear error otherwise."""
-    if type(s) is float and math.isfinite(s):  # 5 us less, of a small Gram matrix's 200
+def parameter_values(s: Parameters, function: str, dtype: torch.dtype = torch.float64) -> Tensor:
+    """s as a float64 tensor on the CPU, shape () or (S,), finite in ``dtype``; a clear error otherwise."""
+    if type(s) is float and -_LARGEST[dtype] <= s <= _LARGEST[dtype]:  # 5 us less, of a small Gram matrix's 200
         return torch.full((), s, dtype=torch.float64, device="cpu")
-    if isinstance(s, bool) or not isinstance(s, (int, float, Sequence, Tensor)) or isinstance(s, str):
+    if isinstance(s, (bool, str)) or not isinstance(s, (Real, Sequence, Tensor)):
         raise TypeError(f"{function}: s must be a float or a 1-D sequence of floats, got {type(s).__name__}")
+    if isinstance(s, Tensor) and (s.is_meta or s.is_complex()):
+        raise TypeError(f"{function}: s must hold real numbers, got a tensor of {s.dtype} on {s.device}")
     try:
-        values = s.detach().to("cpu", torch.float64) if isinstance(s, Tensor) else torch.tensor(s, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{function}: s must be a float or a 1-D sequence of floats, got {s!r}") from error
-    values = values.resolve_neg().contiguous()  # the kernels read them by address
+        if isinstance(s, Tensor):
+            values = s.detach().to("cpu", torch.float64)
+        else:
+            given = [_float_of(value) for value in s] if isinstance(s, Sequence) else _float_of(s)
+            values = torch.tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TypeError(f"{function}: s must be a float or a 1-D sequence of floats, got {shown(s)}") from error
     if values.dim() > 1:
         raise ValueError(f"{function}: s must be a float or have shape (S,), got shape {tuple(values.shape)}")
     for value in values.reshape(-1).tolist():
-        if not math.isfinite(value):
-            raise ValueError(f"{function}: s must be finite, got {value}")
+        check_finite(value, f"{function}: s", dtype)
     return values
+
+
+def _float_of(value: object) -> object:
+    return as_float(value) if isinstance(value, Real) else value
 
 
 def with_bias(x: Tensor) -> Tensor:
@@ -178,9 +238,11 @@ def check_budget(memory_budget: object, least: int, function: str) -> int:
     if memory_budget is None:
         return max(DEFAULT_BUDGET, least)
     if isinstance(memory_budget, bool) or not isinstance(memory_budget, int):
-        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {memory_budget!r}")
+        raise TypeError(f"{function}: memory_budget must be a number of bytes (int), got {shown(memory_budget)}")
     if memory_budget < least:
-        raise ValueError(f"{function}: memory_budget must be at least {least} bytes here, got {memory_budget}")
+        raise ValueError(f"{function}: memory_budget must be at least {least} bytes here, got {shown(memory_budget)}")
+    if memory_budget >= 2**63:
+        raise ValueError(f"{function}: memory_budget must be below 2^63 bytes, got {shown(memory_budget)}")
     return memory_budget
 
 
@@ -197,13 +259,14 @@ def check_draw(seed: object, first_neuron: object, count: object, name: str, fun
     """The seed and the numbers of drawn neurons."""
     for label, value in (("seed", seed), ("first_neuron", first_neuron), (name, count)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{function}: {label} must be an int, got {value!r}")
+            raise TypeError(f"{function}: {label} must be an int, got {shown(value)}")
     assert isinstance(seed, int)
     assert isinstance(first_neuron, int)
     assert isinstance(count, int)
     if not 0 <= seed < 2**64:
-        raise ValueError(f"{function}: seed must be in [0, 2^64), got {seed}")
+        raise ValueError(f"{function}: seed must be in [0, 2^64), got {shown(seed)}")
     if first_neuron < 0 or count < 0 or first_neuron + count > WIDEST:
         raise ValueError(
-            f"{function}: neurons are numbered 0 to 2^48 - 1, got first_neuron={first_neuron}, {name}={count}"
+            f"{function}: neurons are numbered 0 to 2^48 - 1, "
+            f"got first_neuron={shown(first_neuron)}, {name}={shown(count)}"
         )

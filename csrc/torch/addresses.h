@@ -23,10 +23,13 @@ inline Address address_of(const void* memory) {
   return reinterpret_cast<Address>(memory);
 }
 
-// Wrappers of functorch, tensors whose storage was freed and members that were not set have no memory to work on.
+// Where no program has data on Linux. Wrappers of functorch, tensors whose storage was freed and members that were not
+// set have no memory to work on: the address of such a tensor is null, or the offset of a view alone.
+constexpr Address kLowestData = Address(1) << 22;
+
 inline void require_memory(int64_t n, std::initializer_list<Address> addresses) {
   for (Address address : addresses) {
-    if (n > 0 && address == 0) throw std::runtime_error("hrta_ext: a tensor has no memory behind it");
+    if (n > 0 && address < kLowestData) throw std::runtime_error("hrta_ext: a tensor has no memory behind it");
   }
 }
 

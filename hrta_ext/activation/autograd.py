@@ -6,6 +6,7 @@ Forward notes which backend was asked for, and backward goes by that note, whate
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from hrta_ext.activation import native, reference
 from hrta_ext.activation.formula import compose
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_active, wants_grad
-from hrta_ext.inputs import Parameter
+from hrta_ext.inputs import Parameter, check_activation, check_finite
 
 _KINDS = compiled.KINDS
 _empty_like = torch.empty_like
@@ -27,8 +28,12 @@ def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
     """s as the kernels take it: a number where that costs no wait for a device, else float64 on x's device."""
     if not isinstance(s, Tensor):
         return float(s)
+    if s.untyped_storage().nbytes() == 0:
+        compiled.require_memory(s, "activation: s")
     if s.device.type == "cpu" and s.dim() == 0:
-        return s.item()
+        value = s.item()
+        # NaN and infinity go on as they do in tensors; a number that x's dtype cannot hold is refused, as a float is.
+        return value if -6e4 < value < 6e4 or not math.isfinite(value) else check_finite(value, "homotopy: s", x.dtype)
     return s.detach().to(torch.float32 if x.device.type == "mps" else torch.float64).contiguous()
 
 
@@ -40,7 +45,7 @@ def derivative(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     if order == 2 and (transforms_active() or wants_grad(x, s)):
         return compose(x, s, base, order)  # derivatives of the third order and up are torch's
     if transforms_active() or wants_grad(x, s):
-        return HomotopyFunction.apply(x, s, base, order)
+        return HomotopyFunction.of_checked(x, s, base, order)
     return serve(native, reference, x, base).evaluate(x, kernel_parameter(s, x), base, order)
 
 
@@ -113,7 +118,7 @@ def _operations(
 class HomotopyFunction(Function):
     """The ``torch.autograd.Function`` behind ``hx.homotopy``: ``HomotopyFunction.apply(x, s, base[, order])``.
 
-    Arguments are as for :func:`hrta_ext.homotopy`, positional and unchecked; order is 0 or 1.
+    Arguments are as for :func:`hrta_ext.homotopy`, positional; order is 0 or 1.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -124,11 +129,19 @@ class HomotopyFunction(Function):
     """
 
     @classmethod
-    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+    def apply(cls, x: Tensor, s: Parameter = 1.0, base: str = "relu", order: int = 0, /) -> Any:
+        """Check the arguments, and run it."""
+        s = check_activation("HomotopyFunction", x, s, base)
+        if order not in (0, 1):
+            raise ValueError(f"HomotopyFunction: order must be 0 or 1, got {order!r}")
+        return cls.of_checked(x, s, base, order)
+
+    @classmethod
+    def of_checked(cls, x: Tensor, s: Parameter, base: str, order: int) -> Any:
         """Run it: by way of the functorch-capable twin while a transform is open."""
         if transforms_active():
-            return _TransformableHomotopy.apply(*args, **kwargs)
-        return super().apply(*args, **kwargs)
+            return _TransformableHomotopy.apply(x, s, base, order)
+        return super().apply(x, s, base, order)
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Parameter = 1.0, base: str = "relu", order: int = 0) -> Tensor:

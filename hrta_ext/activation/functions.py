@@ -36,7 +36,7 @@ from hrta_ext.callers import (
     transforms_active,
     wants_grad,
 )
-from hrta_ext.inputs import Parameter, check_activation
+from hrta_ext.inputs import Parameter, check_activation, check_target
 
 # What the fast lane of `homotopy` looks up on every call.
 _KINDS = compiled.KINDS
@@ -59,7 +59,7 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int] | None:
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
-        and s - s == 0.0
+        and -6e4 < s < 6e4  # finite in every dtype
         and _native_value is not None
         and not open_blocks()
         and not functorch_active()
@@ -96,7 +96,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
 
     Raises:
         TypeError: x is no floating-point dense tensor, or s no number.
-        ValueError: unknown base, wrong shape or device of s, s not finite, order not 0, 1 or 2.
+        ValueError: unknown base, wrong shape or device of s, s not finite (in x's dtype), order not 0, 1 or 2.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -120,7 +120,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
-        and s - s == 0.0
+        and -6e4 < s < 6e4  # finite in every dtype
         and _native_value is not None
         and not open_blocks()
         and not functorch_active()
@@ -136,7 +136,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
             return y
         except RuntimeError:  # a wrapper without memory of its own: the slow lane knows what to do, or what to say
             pass
-    check_activation("homotopy", x, s, base, order)
+    s = check_activation("homotopy", x, s, base, order)
     return derivative(x, s, base, order)
 
 
@@ -161,7 +161,7 @@ def homotopy_value_and_slope(x: Tensor, s: Parameter = 1.0, base: str = "relu") 
             return value, slope
         except RuntimeError:  # as in homotopy
             pass
-    check_activation("homotopy_value_and_slope", x, s, base)
+    s = check_activation("homotopy_value_and_slope", x, s, base)
     if sees_formula(x) or transforms_active():
         return homotopy(x, s, base), homotopy(x, s, base, order=1)
     x, s = alive(x), alive(s)
@@ -178,7 +178,7 @@ def homotopy_(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> Tensor:
     gradient; every other case keeps a copy of the old x, since its derivatives cannot be had from the new one.
 
     Raises:
-        ValueError: x is a leaf that requires grad, whose old value autograd could not restore.
+        ValueError: x is a leaf that requires grad, whose old value autograd could not restore, or an expanded tensor.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -186,9 +186,10 @@ def homotopy_(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> Tensor:
         >>> hx.homotopy_(x, s=1.5) is x, x
         (True, tensor([1., 2.]))
     """
-    check_activation("homotopy_", x, s, base)
+    s = check_activation("homotopy_", x, s, base)
     if sees_formula(x) or transforms_active():
         return x.copy_(homotopy(x.clone(), s, base))
+    check_target("homotopy_", x)
     if (inner := alive(x)) is not x:
         homotopy_(inner, s, base)
         return x

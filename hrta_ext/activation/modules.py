@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.functions import homotopy
 from hrta_ext.bases import get_base
-from hrta_ext.inputs import check_homotopy_parameter
+from hrta_ext.inputs import check_homotopy_parameter, check_integer
 
 
 class HomotopyLayer(nn.Module):
@@ -27,11 +27,12 @@ class HomotopyLayer(nn.Module):
         get_base(base)
         if num_features is not None and (isinstance(num_features, bool) or not isinstance(num_features, int)):
             raise TypeError(f"num_features must be an int or None, got {type(num_features).__name__}")
-        if num_features is not None and num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        if num_features is not None:
+            check_integer(num_features, "num_features")
         self.base = base
         shape = () if num_features is None else (num_features,)
-        value = check_homotopy_parameter(s, f"{type(self).__name__}: s")
+        dtype = torch.get_default_dtype() if learnable else torch.float64
+        value = check_homotopy_parameter(s, f"{type(self).__name__}: s", dtype)
         if learnable:
             self.s = nn.Parameter(torch.full(shape, value))
         else:
@@ -40,7 +41,7 @@ class HomotopyLayer(nn.Module):
     def set_s(self, s: float) -> None:
         """Set s in place, so that optimizers, captured CUDA graphs and compiled code see it."""
         with torch.no_grad():
-            self.s.fill_(check_homotopy_parameter(s))
+            self.s.fill_(check_homotopy_parameter(s, dtype=self.s.dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HomotopyLayer:
         before = self._buffers.get("s")
@@ -114,5 +115,7 @@ def set_homotopy(module: nn.Module, s: float) -> None:
         raise ValueError(
             f"set_homotopy: {type(module).__name__} has no homotopy layer; put an hx.HomotopyActivation into it"
         )
+    for layer in layers:  # all of them, before any changes
+        check_homotopy_parameter(s, "set_homotopy: s", layer.s.dtype)
     for layer in layers:
         layer.set_s(s)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS
+from hrta_ext.compiled import _C, KINDS, address, own, plain, require_memory
 from hrta_ext.inputs import Parameter
 
 # Numbers of Quantity in csrc/ (_C.QUANTITIES); the derivatives of sigma_s by their order.
@@ -25,17 +25,21 @@ def serves(x: Tensor) -> bool:
 def _dense(x: Tensor) -> Tensor:
     """x itself if its memory is dense, else a dense copy; either way laid out as ``empty_like(x)``."""
     if x.is_neg():
+        require_memory(x, "activation: x")
         x = x.resolve_neg()
     if x.is_contiguous():
         return x
     like = torch.empty_like(x)
-    return x if like.stride() == x.stride() else like.copy_(x)
+    if x.stride() == like.stride():
+        return x
+    require_memory(x, "activation: x")
+    return like.copy_(x)
 
 
 def _arranged(x: Tensor, s: Parameter) -> Tensor:
     """x as the kernels want it: with one s per feature the features must be innermost."""
     if isinstance(s, Tensor) and s.numel() > 1:
-        return _dense(x.contiguous())
+        return plain(x, "activation: x")
     return _dense(x)
 
 
@@ -44,10 +48,11 @@ def _output(dense: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(dense) if dense is x else dense
 
 
-def _like(tensor: Tensor, x: Tensor) -> Tensor:
-    """``tensor`` in the memory order of ``x``."""
-    if tensor.is_neg() or tensor.stride() != x.stride():
-        return torch.empty_like(x).copy_(tensor)
+def _like(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """A gradient in the memory order of x."""
+    if tensor.is_neg() or tensor.stride() != stride:
+        require_memory(tensor, "activation: grad")
+        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
     return tensor
 
 
@@ -59,20 +64,35 @@ def _restored(y: Tensor, x: Tensor) -> Tensor:
     return y if y.stride() == result.stride() else result.copy_(y)
 
 
-def _number(s: Parameter) -> tuple[float, int, int]:
+def _ready(s: Parameter) -> Parameter:
+    """s with its own sign in contiguous memory; to be kept while the kernel runs."""
+    return plain(s, "activation: s") if isinstance(s, Tensor) else s
+
+
+def _number(s: Parameter, device: int) -> tuple[float, int, int]:
     """s as a number, its address and its count of features, as the kernels take it."""
     if isinstance(s, Tensor):
-        return 0.0, s.data_ptr(), s.numel()
+        features = s.numel()
+        return 0.0, address(s, "activation: s", torch.float64, device, features), features
     return s, 0, 0
 
 
-def _transform(x: Tensor, s: Parameter, base: str, quantity: int, y: Tensor, grad: int = 0, slope: int = 0) -> None:
-    number, address, features = _number(s)
-    index = BASES[base].number
+def _transform(
+    x: Tensor, s: Parameter, base: str, quantity: int, y: Tensor, *, grad: Tensor | None = None, slope: int = 0
+) -> None:
+    """The pass over dense x and, in its order, grad, to y and, at the address ``slope``, the slope."""
+    s = _ready(s)
+    dtype, device, n, strides = _about(x)
+    number, values, features = _number(s, device)
     _C.transform(
-        x.data_ptr(), y.data_ptr(), x.numel(), KINDS[x.dtype], index, quantity, number, address, features, grad, slope,
-        x.get_device(),
+        address(x, "activation: x", dtype, device, n, strides), own(y), n, KINDS[dtype], BASES[base].number, quantity,
+        number, values, features, address(grad, "activation: grad", dtype, device, n, strides), slope, device,
     )  # fmt: skip
+
+
+def _about(x: Tensor) -> tuple[torch.dtype, int, int, tuple[int, ...] | None]:
+    """What the kernels assume of x and of all that goes with it element by element: dtype, device, count, order."""
+    return x.dtype, x.get_device(), x.numel(), None if x.is_contiguous() else x.stride()
 
 
 def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
@@ -85,6 +105,8 @@ def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
 
 def evaluate_in_place(x: Tensor, s: Parameter, base: str) -> None:
     """Overwrite x with sigma_s(x)."""
+    if isinstance(s, Tensor):
+        s = s.clone()  # it may be a part of x
     dense = _arranged(x, s)
     _transform(dense, s, base, VALUE, dense)
     if dense is not x:
@@ -95,16 +117,16 @@ def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]
     """sigma_s(x) and sigma_s'(x) in one pass over x."""
     dense = _arranged(x, s)
     y, slope = _output(dense, x), torch.empty_like(dense)
-    _transform(dense, s, base, VALUE, y, slope=slope.data_ptr())
+    _transform(dense, s, base, VALUE, y, slope=own(slope))
     return _restored(y, x), _restored(slope, x)
 
 
 def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     """``grad`` times the derivative of order + 1 at x."""
     dense = _arranged(x, s)
-    grad = _like(grad, dense)
+    grad = _like(grad, dense.stride())
     grad_x = _output(dense, x)
-    _transform(dense, s, base, order + 1, grad_x, grad=grad.data_ptr())
+    _transform(dense, s, base, order + 1, grad_x, grad=grad)
     return _restored(grad_x, x)
 
 
@@ -113,38 +135,38 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
     if x.numel() == 0:
         return torch.zeros(s.shape, dtype=torch.float64, device=x.device)
     dense = _arranged(x, s)
-    grad = _like(grad, dense)
+    grad = _like(grad, dense.stride())
     grad_s = torch.empty(s.shape, dtype=torch.float64, device=x.device)
-    features, device = s.numel(), x.get_device()
-    scratch = _C.parameter_gradient_scratch(x.numel(), features, device)
-    partial = torch.empty(scratch, dtype=torch.float64, device=x.device)
+    (dtype, device, n, strides), features = _about(dense), s.numel()
+    partial = torch.empty(_C.parameter_gradient_scratch(n, features, device), dtype=torch.float64, device=x.device)
     _C.parameter_gradient(
-        grad.data_ptr(), dense.data_ptr(), grad_s.data_ptr(), partial.data_ptr(), x.numel(), KINDS[x.dtype],
-        BASES[base].number, PARAMETER_GRADIENT + order, features, device,
+        address(grad, "activation: grad", dtype, device, n, strides),
+        address(dense, "activation: x", dtype, device, n, strides),
+        own(grad_s), own(partial), n, KINDS[dtype], BASES[base].number, PARAMETER_GRADIENT + order, features, device,
     )  # fmt: skip
     return grad_s
 
 
 def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """sigma_s(x) for ReLU, the bits x > 0 in memory order (1/8 byte per element), and the strides of that order."""
+    s = _ready(s.clone() if in_place and isinstance(s, Tensor) else s)
     dense = _dense(x)
     y = dense if in_place else _output(dense, x)
-    mask = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
-    number, address, _ = _number(s)
-    _C.relu_mask_forward(
-        dense.data_ptr(), y.data_ptr(), mask.data_ptr(), x.numel(), KINDS[x.dtype], number, address, x.get_device()
-    )
+    dtype, device, n, strides = _about(dense)
+    mask = torch.empty((n + 7) // 8, dtype=torch.uint8, device=x.device)
+    number, value, _ = _number(s, device)
+    at = address(dense, "activation: x", dtype, device, n, strides)
+    _C.relu_mask_forward(at, own(y), own(mask), n, KINDS[dtype], number, value, device)
     return (x.copy_(y) if in_place and y is not x else y), mask, dense.stride()
 
 
 def relu_mask_backward(grad: Tensor, mask: Tensor, s: Parameter, stride: tuple[int, ...]) -> Tensor:
     """``grad`` where the bit is set, (1 - s) ``grad`` elsewhere."""
-    if grad.is_neg() or grad.stride() != stride:
-        grad = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device).copy_(grad)
+    s, grad = _ready(s), _like(grad, stride)
     grad_x = torch.empty_like(grad)
-    number, address, _ = _number(s)
-    _C.relu_mask_backward(
-        grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), KINDS[grad.dtype], number, address,
-        grad.get_device(),
-    )  # fmt: skip
+    device, n = grad.get_device(), grad.numel()
+    number, value, _ = _number(s, device)
+    at = address(grad, "activation: grad", grad.dtype, device, n, stride)
+    bits = address(mask, "activation: mask", torch.uint8, device, (n + 7) // 8)
+    _C.relu_mask_backward(at, own(grad_x), bits, n, KINDS[grad.dtype], number, value, device)
     return grad_x

@@ -22,6 +22,10 @@ _NAMES = [name for name, base in BASES.items() if base.number is not None]  # by
 
 
 def _check(x: Tensor, s: Tensor, base: int, order: int) -> None:
+    """What protects memory, for the kernel and the fake alike: the op may be called with anything."""
+    for name, tensor in (("x", x), ("s", s)):
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"homotopy: {name} must be a dense (strided) tensor, got layout {tensor.layout}")
     if x.dtype not in KINDS:
         raise TypeError(f"homotopy: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
     if s.dtype != torch.float64:
@@ -43,13 +47,12 @@ def _check(x: Tensor, s: Tensor, base: int, order: int) -> None:
 
 def _evaluate(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
     _check(x, s, base, order)
-    s = s.resolve_neg().contiguous()
-    return serve(native, reference, x, _NAMES[base]).evaluate(
-        x, s.reshape(()) if s.numel() == 1 else s, _NAMES[base], order
-    )
+    name = _NAMES[base]
+    return serve(native, reference, x, name).evaluate(x, s.reshape(()) if s.numel() == 1 else s, name, order)
 
 
 def _fake(x: Tensor, s: Tensor, base: int, order: int) -> Tensor:
+    _check(x, s, base, order)
     return torch.empty_like(x)
 
 

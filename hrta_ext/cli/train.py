@@ -38,6 +38,7 @@ from hrta_ext.cli.output import (
     print_table,
 )
 from hrta_ext.files import write_json
+from hrta_ext.inputs import check_integer, check_seed
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.tables.model import MODEL_FILES, Regression, check_columns
 from hrta_ext.tables.reading import open_table
@@ -120,6 +121,7 @@ def train(
 
     Example: `hrta train diabetes.csv --target progression --s 0.5 1 --steps 200 800 --out runs/diabetes`
     """
+    check_seed(seed, "--seed")
     _check_options(base, lr_schedule, optimizer, validation, device, overwrite and resume)
     text = text_format(header, delimiter, decimal, thousands, multiline)
     left_out = tuple(drop or ())
@@ -159,7 +161,7 @@ def _stages(s: list[float] | None, steps: list[int] | None, total: int) -> tuple
     """s and steps of every stage; ``total`` steps where none are given."""
     s_values = list(s or _S)
     if steps:
-        stage_steps = list(steps)
+        stage_steps = [check_integer(count, "--steps") for count in steps]
     elif len(s_values) == 2:
         stage_steps = [total // 5, total - total // 5]
     else:

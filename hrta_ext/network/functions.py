@@ -50,7 +50,7 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
 
     Raises:
         TypeError: an argument is no dense floating-point tensor, or the dtypes differ.
-        ValueError: shapes or devices do not fit, no neurons, unknown base, s not finite.
+        ValueError: shapes or devices do not fit, no neurons, unknown base, a number s that x's dtype cannot hold.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -63,7 +63,7 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         tensor([0.0000, 0.7500])
     """
     x, weight, output_weight = _autocast(x, weight, output_weight)
-    check_network("two_layer", x, weight, output_weight, s, base)
+    s = check_network("two_layer", x, weight, output_weight, s, base)
     if x.dtype in _HALF_TYPES:
         f = two_layer(x.float(), weight.float(), output_weight.float(), s, base=base)
         return f.to(x.dtype)
@@ -109,7 +109,7 @@ def two_layer_with_gradient(
         (tensor([5.2500]), tensor([[4.5000, 6.0000]]))
     """
     x, weight, output_weight = _autocast(x, weight, output_weight)
-    check_network("two_layer_with_gradient", x, weight, output_weight, s, base)
+    s = check_network("two_layer_with_gradient", x, weight, output_weight, s, base)
     if x.dtype in _HALF_TYPES:
         pair = two_layer_with_gradient(x.float(), weight.float(), output_weight.float(), s, base=base)
         return pair[0].to(x.dtype), pair[1].to(x.dtype)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from operator import index
-
 import torch
 from torch import Tensor, nn
 
 from hrta_ext.activation.modules import HomotopyLayer
-from hrta_ext.inputs import Parameters, check_integer, with_bias
+from hrta_ext.inputs import Parameters, check_homotopy_parameter, check_integer, check_seed, with_bias
 from hrta_ext.network.functions import two_layer
 from hrta_ext.ntk.gram import gram
 from hrta_ext.ntk.types import Gram
@@ -50,14 +48,12 @@ class TwoLayerNet(HomotopyLayer):
         bias: bool = True,
         seed: int | None = None,
     ) -> None:
-        super().__init__(s, base)
+        super().__init__(check_homotopy_parameter(s, "TwoLayerNet: s", torch.get_default_dtype()), base)
         self.in_features = check_integer(in_features, "TwoLayerNet: in_features")
         self.width = check_integer(width, "TwoLayerNet: width")
         self.bias = bool(bias)
-        try:
-            generator = None if seed is None else torch.Generator().manual_seed(index(seed))
-        except TypeError:
-            raise TypeError(f"TwoLayerNet: seed must be an int or None, got {seed!r}") from None
+        seed = None if seed is None else check_seed(seed, "TwoLayerNet: seed")
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         weight = torch.randn(self.width, self.in_features + self.bias, generator=generator)
         output_weight = torch.randn(self.width, generator=generator)
         self.weight = nn.Parameter(weight.to(torch.get_default_device()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address, most_features, plain
+from hrta_ext.compiled import _C, KINDS, address, most_features, own, plain
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import reference
 from hrta_ext.network.reference import Gradients, Needs
@@ -22,6 +22,14 @@ def serves(x: Tensor) -> bool:
     return x.shape[-1] <= most_features(x.device)
 
 
+def _plain(x: Tensor, weight: Tensor, output_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        plain(x, "two_layer: x"),
+        plain(weight, "two_layer: weight"),
+        plain(output_weight, "two_layer: output_weight"),
+    )
+
+
 class Problem:
     """What every pass is told about plain tensors, which it keeps."""
 
@@ -30,40 +38,46 @@ class Problem:
         self.tensors = x, weight, output_weight
         self.s = s.detach().to(torch.float64) if isinstance(s, Tensor) and on_device else None
         self.device = x.get_device()  # -1 for the CPU
-        width = weight.shape[-2]
+        n, features = x.shape
+        neurons, width = output_weight.numel(), weight.shape[-2]
+        self.count = neurons // width * n  # of outputs
         self.call = _C.TwoLayerCall(
             dtype=KINDS[x.dtype],
             base=BASES[base].number,
-            networks=output_weight.numel() // width,
-            n=x.shape[0],
-            features=x.shape[1],
+            networks=neurons // width,
+            n=n,
+            features=features,
             width=width,
-            x=x.data_ptr(),
-            weight=weight.data_ptr(),
-            output_weight=output_weight.data_ptr(),
+            x=self.address(x, "x", n * features),
+            weight=self.address(weight, "weight", neurons * features),
+            output_weight=self.address(output_weight, "output_weight", neurons),
             s=0.0 if on_device else float(s),
-            s_value=address(self.s),
+            s_value=address(self.s, "two_layer: s", torch.float64, self.device, 1),
         )
 
-    def run(self, function: Any, which: Any, *tensors: Tensor | None) -> None:
-        """The pass ``which`` by its function of ``_C``, on the tensors that it reads and writes."""
+    def address(self, tensor: Tensor | None, name: str, count: int) -> int:
+        """Where a tensor of x's dtype and device is."""
+        return address(tensor, f"two_layer: {name}", self.tensors[0].dtype, self.device, count)
+
+    def run(self, function: Any, which: Any, given: tuple[int, ...], *results: Tensor | None) -> None:
+        """The pass ``which`` by its function of ``_C``: the addresses of what it reads, and what it writes."""
         scratch = None
         if self.device >= 0:
             count = _C.two_layer_scratch(self.call, which, self.device)
             scratch = torch.empty(count, dtype=torch.uint8, device=self.tensors[0].device)
-        function(self.call, *map(address, tensors), address(scratch), self.device)
+        function(self.call, *given, *map(own, results), own(scratch), self.device)
 
 
 def outputs(
     x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
 ) -> tuple[Tensor, ...]:
     """f (..., n) and, if asked for, df/dx (..., n, D)."""
-    x, weight, output_weight = plain(x), plain(weight), plain(output_weight)
+    x, weight, output_weight = _plain(x, weight, output_weight)
     networks = output_weight.shape[:-1]
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
     which = _C.TwoLayerPass.forward_with_gradient if with_gradient else _C.TwoLayerPass.forward
-    Problem(x, weight, output_weight, s, base).run(_C.two_layer_forward, which, f, df_dx)
+    Problem(x, weight, output_weight, s, base).run(_C.two_layer_forward, which, (), f, df_dx)
     return (f,) if df_dx is None else (f, df_dx)
 
 
@@ -81,10 +95,11 @@ def gradients(
 
     Those in x and s have kernels where grad_df_dx is None, and are computed by ``reference`` otherwise.
     """
-    x, weight, output_weight = plain(x), plain(weight), plain(output_weight)
-    grad_f = None if grad_f is None else plain(grad_f)
-    grad_df_dx = None if grad_df_dx is None else plain(grad_df_dx)
+    x, weight, output_weight = _plain(x, weight, output_weight)
+    grad_f = None if grad_f is None else plain(grad_f, "two_layer: grad_f")
+    grad_df_dx = None if grad_df_dx is None else plain(grad_df_dx, "two_layer: grad_df_dx")
     problem, passes = Problem(x, weight, output_weight, s, base), _C.TwoLayerPass
+    of_f = problem.address(grad_f, "grad_f", problem.count)
     grad_x = grad_s = None
     if grad_df_dx is not None and (needs[0] or needs[3]):
         others = (needs[0], False, False, needs[3])
@@ -92,12 +107,13 @@ def gradients(
     elif grad_f is not None:
         if needs[0]:
             grad_x = torch.empty_like(x)
-            problem.run(_C.two_layer_input_gradient, passes.input_gradient, grad_f, grad_x)
+            problem.run(_C.two_layer_input_gradient, passes.input_gradient, (of_f,), grad_x)
         if needs[3]:
             grad_s = torch.empty((), dtype=torch.float64, device=x.device)
-            problem.run(_C.two_layer_parameter_gradient, passes.parameter_gradient, grad_f, grad_s)
+            problem.run(_C.two_layer_parameter_gradient, passes.parameter_gradient, (of_f,), grad_s)
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
     if needs[1] or needs[2]:
-        problem.run(_C.two_layer_backward, passes.backward, grad_f, grad_df_dx, grad_weight, grad_output_weight)
+        given = of_f, problem.address(grad_df_dx, "grad_df_dx", problem.count * x.shape[1])
+        problem.run(_C.two_layer_backward, passes.backward, given, grad_weight, grad_output_weight)
     return grad_x, grad_weight, grad_output_weight, grad_s

@@ -25,7 +25,9 @@ def _parameter(s: Parameter) -> Tensor:
     """s as the ops take it: 0-dim float64 on the CPU."""
     if not isinstance(s, Tensor):
         return torch.full((), s, dtype=torch.float64, device="cpu")
-    return torch.empty((), dtype=torch.float64, device="cpu") if s.is_meta else s.to("cpu", torch.float64)
+    if s.is_meta:
+        return torch.empty((), dtype=torch.float64, device="cpu")
+    return s.to("cpu", torch.float64).reshape(())
 
 
 def outputs(
@@ -44,60 +46,69 @@ def _filled(found: reference.Gradients, x: Tensor, s: Tensor) -> tuple[Tensor, T
     return first[0], first[1], first[2], s.new_empty(0) if found[3] is None else found[3].to(s)
 
 
-def _check(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> None:
-    """What protects memory: the ops may be called directly, with anything."""
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"two_layer: x must be float32 or float64, got {x.dtype}")
-    for name, tensor in (("weight", weight), ("output_weight", output_weight)):
+def _check(
+    function: str, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, **grads: Tensor
+) -> None:
+    """What protects memory, for the kernels and the fakes alike: the ops may be called directly, with anything."""
+    tensors = {"x": x, "weight": weight, "output_weight": output_weight, "s": s, **grads}
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{function}: {name} must be a dense (strided) tensor, got layout {tensor.layout}")
+        if name == "s":
+            continue
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{function}: {name} must be float32 or float64, got {tensor.dtype}")
         if tensor.dtype != x.dtype:
-            raise TypeError(f"two_layer: {name} must have x's dtype, {x.dtype}, got {tensor.dtype}")
+            raise TypeError(f"{function}: {name} must have x's dtype, {x.dtype}, got {tensor.dtype}")
         if tensor.device != x.device:
-            raise ValueError(f"two_layer: {name} must be on x's device, {x.device}, got {tensor.device}")
-    if s.dtype != torch.float64 or not s.is_cpu:
-        raise TypeError(f"two_layer: s must be a float64 tensor on the CPU, got {s.dtype} on {s.device}")
-    if s.numel() != 1:
-        raise ValueError(f"two_layer: s must be one number, got shape {tuple(s.shape)}")
+            raise ValueError(f"{function}: {name} must be on x's device, {x.device}, got {tensor.device}")
+    if s.dtype != torch.float64 or s.device.type != "cpu":
+        raise TypeError(f"{function}: s must be a float64 tensor on the CPU, got {s.dtype} on {s.device}")
+    if s.dim() != 0:
+        raise ValueError(f"{function}: s must have shape (), got {tuple(s.shape)}")
     if x.dim() != 2 or weight.dim() < 2 or not weight.shape[-1] == x.shape[1] > 0:
         raise ValueError(
-            "two_layer: x must have shape (n, D) and weight (..., m, D) with the same D > 0, "
+            f"{function}: x must have shape (n, D) and weight (..., m, D) with the same D > 0, "
             f"got {tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if output_weight.shape != weight.shape[:-1] or weight.shape[-2] < 1:
         raise ValueError(
-            "two_layer: output_weight must have weight's shape without the last dimension, m > 0, "
+            f"{function}: output_weight must have weight's shape without the last dimension, m > 0, "
             f"got {tuple(output_weight.shape)} for weight of shape {tuple(weight.shape)}"
         )
     if base not in _NAMES:
-        raise ValueError(f"two_layer: base must be in [0, {len(_NAMES)}), got {base}")
+        raise ValueError(f"{function}: base must be in [0, {len(_NAMES)}), got {base}")
+    for (name, grad), shape in zip(grads.items(), _result_shapes(x, output_weight), strict=False):
+        if tuple(grad.shape) != shape:
+            raise ValueError(f"{function}: {name} must have shape {shape}, got {tuple(grad.shape)}")
 
 
-def _check_gradient(grad: Tensor | None, name: str, x: Tensor, shape: tuple[int, ...]) -> None:
-    if grad is not None and (grad.shape != shape or grad.dtype != x.dtype or grad.device != x.device):
-        raise ValueError(
-            f"two_layer_backward: {name} must have the shape, dtype and device of the result, "
-            f"{shape}, {x.dtype} on {x.device}, got {tuple(grad.shape)}, {grad.dtype} on {grad.device}"
-        )
+def _result_shapes(x: Tensor, output_weight: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of f and of df/dx."""
+    networks = output_weight.shape[:-1]
+    return (*networks, x.shape[0]), (*networks, *x.shape)
 
 
 def _forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
-    _check(x, weight, output_weight, s, base)
+    _check("two_layer", x, weight, output_weight, s, base)
     return serve(native, reference, x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
 
 
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
 ) -> tuple[Tensor, ...]:
-    return _with_gradient_backward(grad, None, x, weight, output_weight, s, base, *needs)
+    _check("two_layer_backward", x, weight, output_weight, s, base, grad=grad)
+    return _gradients(grad, None, x, weight, output_weight, s, base, needs)
 
 
 def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
-    _check(x, weight, output_weight, s, base)
+    _check("two_layer_with_gradient", x, weight, output_weight, s, base)
     return serve(native, reference, x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], True)
 
 
 def _with_gradient_backward(
-    grad_f: Tensor | None,
-    grad_df_dx: Tensor | None,
+    grad_f: Tensor,
+    grad_df_dx: Tensor,
     x: Tensor,
     weight: Tensor,
     output_weight: Tensor,
@@ -105,25 +116,60 @@ def _with_gradient_backward(
     base: int,
     *needs: bool,
 ) -> tuple[Tensor, ...]:
-    _check(x, weight, output_weight, s, base)
-    networks, n = output_weight.shape[:-1], x.shape[0]
-    _check_gradient(grad_f, "grad", x, (*networks, n))
-    _check_gradient(grad_df_dx, "grad_df_dx", x, (*networks, n, x.shape[1]))
+    grads = {"grad_f": grad_f, "grad_df_dx": grad_df_dx}
+    _check("two_layer_with_gradient_backward", x, weight, output_weight, s, base, **grads)
+    return _gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
+
+
+def _gradients(
+    grad_f: Tensor,
+    grad_df_dx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Tensor,
+    base: int,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor, ...]:
     kernels = serve(native, reference, x, _NAMES[base])
     return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
 
 
 def _fake_forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
-    return x.new_empty((*output_weight.shape[:-1], x.shape[0]))
+    _check("two_layer", x, weight, output_weight, s, base)
+    return x.new_empty(_result_shapes(x, output_weight)[0])
 
 
 def _fake_with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
-    networks = output_weight.shape[:-1]
-    return x.new_empty((*networks, x.shape[0])), x.new_empty((*networks, *x.shape))
+    _check("two_layer_with_gradient", x, weight, output_weight, s, base)
+    of_f, of_df_dx = _result_shapes(x, output_weight)
+    return x.new_empty(of_f), x.new_empty(of_df_dx)
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
+) -> tuple[Tensor, ...]:
+    _check("two_layer_backward", x, weight, output_weight, s, base, grad=grad)
+    return _fake_gradients(x, weight, output_weight, s, needs)
+
+
+def _fake_with_gradient_backward(
+    grad_f: Tensor,
+    grad_df_dx: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Tensor,
+    base: int,
+    *needs: bool,
+) -> tuple[Tensor, ...]:
+    grads = {"grad_f": grad_f, "grad_df_dx": grad_df_dx}
+    _check("two_layer_with_gradient_backward", x, weight, output_weight, s, base, **grads)
+    return _fake_gradients(x, weight, output_weight, s, needs)
 
 
 def _fake_gradients(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor, ...]:
     found = [
         tensor.new_empty(tensor.shape if needed else 0)
@@ -157,9 +203,9 @@ def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ..
 def _register() -> None:
     kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "two_layer": (_forward, _fake_forward),
-        "two_layer_backward": (_backward, lambda _, *rest: _fake_gradients(*rest)),
+        "two_layer_backward": (_backward, _fake_backward),
         "two_layer_with_gradient": (_with_gradient, _fake_with_gradient),
-        "two_layer_with_gradient_backward": (_with_gradient_backward, lambda _, __, *rest: _fake_gradients(*rest)),
+        "two_layer_with_gradient_backward": (_with_gradient_backward, _fake_with_gradient_backward),
     }
     for name, (kernel, fake) in kernels.items():
         LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")

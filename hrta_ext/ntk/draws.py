@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.backends import serve
-from hrta_ext.inputs import DtypeError, check_draw
+from hrta_ext.inputs import DtypeError, check_draw, check_integer, shown
 from hrta_ext.ntk import native, reference
 
 
@@ -43,7 +43,8 @@ def random_weights(
     """
     check_draw(seed, first_neuron, count, "count", "random_weights")
     if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
-        raise ValueError(f"random_weights: n_features must be an int of at least 1, got {n_features!r}")
+        raise ValueError(f"random_weights: n_features must be an int of at least 1, got {shown(n_features)}")
+    check_integer(n_features, "random_weights: n_features")
     where = torch.empty(0, device=device)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:

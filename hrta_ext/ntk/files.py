@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hrta_ext.bases import get_base
 from hrta_ext.files import replaced
+from hrta_ext.inputs import WIDEST
 from hrta_ext.ntk.types import GramSums, sum_shapes
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, t
 
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                tensors = {name: torch.from_numpy(file[name]) for name in ("x", *GramSums._fields)}
+                # Other writers may choose Fortran's order, or the other order of bytes.
+                arrays = {name: file[name] for name in ("x", *GramSums._fields)}
+                tensors = {
+                    name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+                    for name, array in arrays.items()
+                }
         else:
             _, safe_open = _safetensors()
             with safe_open(str(path), "pt") as file:
@@ -69,8 +75,8 @@ def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, t
 
 def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:
     """Compiled code reads the sums by address, so shapes and types of a file are checked."""
-    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
-        raise ValueError(f"widths must be at least 1, got {widths}")
+    if not widths or any(not isinstance(width, int) or not 1 <= width <= WIDEST for width in widths):
+        raise ValueError("widths must be from 1 to 2^48")
     leading = (len(widths), *sums.square_sum.shape[1:-1])
     for name, tensor, shape in zip(("x", *sums._fields), (x, *sums), (x.shape, *sum_shapes(x)), strict=True):
         expected = tuple(shape) if name == "x" else (*leading, *shape)

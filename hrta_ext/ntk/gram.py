@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrta_ext.backends import serve
 from hrta_ext.bases import get_base
+from hrta_ext.compiled import require_memory
 from hrta_ext.inputs import (
     Parameters,
     check_budget,
@@ -86,6 +87,8 @@ def _gram_path(
     get_base(base)
     x = check_samples(x, function).detach().resolve_neg()
     check_weights(function, x, weight, output_weight)
+    for name, tensor in (("weight", weight), ("output_weight", output_weight)):
+        require_memory(tensor, f"{function}: {name}")
     weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
     builder, high = serve(native, reference, x, base), result == torch.float64
@@ -138,7 +141,8 @@ def gram(
         >>> hx.gram(x, net.weight, net.output_weight, s=0.5).ntk.shape
         torch.Size([4, 4])
     """
-    values = parameter_values(s, "gram")
+    wide = dtype == torch.float64 or (dtype is None and isinstance(x, Tensor) and x.dtype == torch.float64)
+    values = parameter_values(s, "gram", torch.float64 if wide else torch.float32)
     path = _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram")
     return path._evaluate(values, dtype=path.dtype)
 

@@ -72,8 +72,8 @@ def _deep(base: str, pairs: Pairs, s: Tensor, depth: int) -> Gram:
 
 def _check(x: Tensor, s: Parameters, base: str, x2: Tensor | None, depth: int, function: str) -> tuple[Pairs, Tensor]:
     get_base(base)
-    values = parameter_values(s, function)
     x = check_samples(x, function)
+    values = parameter_values(s, function, x.dtype)
     if x2 is not None:
         check_samples(x2, function, "x2")
         if x2.shape[1] != x.shape[1]:

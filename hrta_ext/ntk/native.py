@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address
-from hrta_ext.ntk.types import Gram, GramSums, Neurons
+from hrta_ext.compiled import _C, KINDS, address, own, plain
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 
 def serves(x: Tensor) -> bool:
@@ -26,7 +27,7 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
     """Weights (count, D) and output weights (count,) of the drawn neurons, float32."""
     weight = torch.empty(count, n_features, dtype=torch.float32)
     output_weight = torch.empty(count, dtype=torch.float32)
-    _C.random_weights(seed, first, count, n_features, weight.data_ptr(), output_weight.data_ptr())
+    _C.random_weights(seed, first, count, n_features, own(weight), own(output_weight))
     return weight, output_weight
 
 
@@ -34,38 +35,38 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
     """Add all neurons to the sums (upper triangles of the products). x (n, D) float64."""
     number, dtype, weight, output_weight = BASES[base].number, torch.float32, None, None
     if neurons.weight is not None and neurons.output_weight is not None:
-        weight, output_weight = neurons.weight.contiguous(), neurons.output_weight.contiguous()
+        weight, output_weight = (
+            plain(neurons.weight, "gram: weight"),
+            plain(neurons.output_weight, "gram: output_weight"),
+        )
         dtype = weight.dtype
+    n, features = x.shape
     call = _C.GramCall(
         base=number,
         digits=_C.gram_digits(number, high, neurons.count),
-        n=x.shape[0],
-        D=x.shape[1],
+        n=n,
+        D=features,
         m=neurons.count,
-        x=x.data_ptr(),
+        x=address(x, "gram: x", torch.float64, -1, n * features),
         neurons=_C.Neurons(
             dtype=KINDS[dtype],
-            weight=address(weight),
-            output_weight=address(output_weight),
+            weight=address(weight, "gram: weight", dtype, -1, neurons.count * features),
+            output_weight=address(output_weight, "gram: output_weight", dtype, -1, neurons.count),
             seed=neurons.seed,
             first=neurons.first,
         ),
         scratch_bytes=scratch_bytes,
-        sums=_described(sums),
+        sums=_described(sums, x),
     )
     if not _C.gram_sums(call):
         for tensor in sums:
             tensor.fill_(torch.nan)
 
 
-def _described(sums: GramSums) -> Any:
+def _described(sums: GramSums, x: Tensor) -> Any:
+    shapes = zip(sums._fields, sums, sum_shapes(x), strict=True)
     return _C.GramSums(
-        linear=sums.linear.data_ptr(),
-        cross=sums.cross.data_ptr(),
-        square_sum=sums.square_sum.data_ptr(),
-        slope_sum=sums.slope_sum.data_ptr(),
-        value_product=sums.value_product.data_ptr(),
-        slope_product=sums.slope_product.data_ptr(),
+        **{name: address(part, f"gram: {name}", torch.float64, -1, math.prod(shape)) for name, part, shape in shapes}
     )
 
 
@@ -74,23 +75,25 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     n, networks = x.shape[0], sums.square_sum.shape[:-1]
     count = networks.numel()
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
-    inner = x @ x.mT
+    s = plain(s, "gram: s")
+    inner = plain(x @ x.mT, "gram: x")
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
-        linear, cross = one.linear @ x.mT, one.cross @ x.mT
+        one = GramSums(*(plain(part, f"gram: {name}") for name, part in zip(sums._fields, one, strict=True)))
+        linear, cross = (plain(part @ x.mT, "gram: x") for part in (one.linear, one.cross))
         call = _C.GramEvaluation(
             n=n,
             S=s.numel(),
             high=dtype == torch.float64,
             derivative=derivative,
             width=width,
-            s=s.data_ptr(),
-            inner=inner.data_ptr(),
-            linear=linear.data_ptr(),
-            cross=cross.data_ptr(),
-            sums=_described(one),
-            a=a[network].data_ptr(),
-            w=w[network].data_ptr(),
+            s=address(s, "gram: s", torch.float64, -1, s.numel()),
+            inner=address(inner, "gram: inner", torch.float64, -1, n * n),
+            linear=address(linear, "gram: linear", torch.float64, -1, n * n),
+            cross=address(cross, "gram: cross", torch.float64, -1, n * n),
+            sums=_described(one, x),
+            a=own(a[network]),
+            w=own(w[network]),
         )
         _C.gram_evaluate(call)
     if not networks:
@@ -101,15 +104,16 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
 
 def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:
     """sum_k left[i, k] right[k, j] base[i, j]^k: left (n, terms), right (terms, n2), base (n, n2), float64."""
-    left, right, base = left.contiguous(), right.contiguous(), base.contiguous()
+    left, right, base = (plain(tensor, "infinite_gram: x") for tensor in (left, right, base))
     result = torch.empty_like(base)
+    (n, n2), terms = base.shape, left.shape[1]
     _C.power_sum(
-        n=base.shape[0],
-        n2=base.shape[1],
-        terms=left.shape[1],
-        left=left.data_ptr(),
-        right=right.data_ptr(),
-        base=base.data_ptr(),
-        result=result.data_ptr(),
+        n=n,
+        n2=n2,
+        terms=terms,
+        left=address(left, "infinite_gram: left", torch.float64, -1, n * terms),
+        right=address(right, "infinite_gram: right", torch.float64, -1, terms * n2),
+        base=address(base, "infinite_gram: base", torch.float64, -1, n * n2),
+        result=own(result),
     )
     return result

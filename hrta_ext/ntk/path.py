@@ -69,11 +69,11 @@ class GramPath:
 
     def __call__(self, s: Parameters) -> Gram:
         """Both matrices at s: (..., n, n) for one s, (S, ..., n, n) for S values; exactly symmetric."""
-        return self._evaluate(parameter_values(s, "GramPath"), dtype=self.dtype)
+        return self._evaluate(parameter_values(s, "GramPath", self.dtype), dtype=self.dtype)
 
     def derivative(self, s: Parameters) -> Gram:
         """Their derivative in s, same shapes."""
-        return self._evaluate(parameter_values(s, "GramPath.derivative"), dtype=self.dtype, derivative=True)
+        return self._evaluate(parameter_values(s, "GramPath.derivative", self.dtype), dtype=self.dtype, derivative=True)
 
     def eigenvalues(self, s: Parameters, kernel: str = "ntk") -> Tensor:
         """Eigenvalues in ascending order, float64: (..., n) for one s, (S, ..., n) for S values.
@@ -82,14 +82,14 @@ class GramPath:
             s: Homotopy parameters.
             kernel: "ntk", or "a" or "w" for one of its two parts.
         """
-        return self._spectrum(parameter_values(s, "GramPath.eigenvalues"), kernel)
+        return self._spectrum(parameter_values(s, "GramPath.eigenvalues", self.dtype), kernel)
 
     def lambda_min(self, s: Parameters, kernel: str = "ntk") -> Tensor:
         """Smallest eigenvalue at each s, float64: (...) for one s, (S, ...) for S values.
 
         It grows as s^2 once n > D (docs/theory.md 3.4), and the loss decays at least like exp(-2 lambda_min t / n).
         """
-        values = parameter_values(s, "GramPath.lambda_min")
+        values = parameter_values(s, "GramPath.lambda_min", self.dtype)
         self._need_samples("lambda_min")
         return self._spectrum(values, kernel)[..., 0]
 
@@ -99,7 +99,7 @@ class GramPath:
         Raises:
             ValueError: There are fewer than two batches: only :func:`random_gram_path` keeps several.
         """
-        values = parameter_values(s, "GramPath.standard_error")
+        values = parameter_values(s, "GramPath.standard_error", self.dtype)
         self._need_batches("standard_error")
         mean = self._evaluate(values)
         variance = [torch.zeros_like(part) for part in mean]
@@ -116,7 +116,7 @@ class GramPath:
         Raises:
             ValueError: There are fewer than two batches.
         """
-        values = parameter_values(s, "GramPath.lambda_min_error")
+        values = parameter_values(s, "GramPath.lambda_min_error", self.dtype)
         self._need_samples("lambda_min_error")
         self._need_batches("lambda_min_error")
         every = range(self.batches)
@@ -173,7 +173,10 @@ class GramPath:
     def _spectrum(self, s: Tensor, kernel: str, batches: tuple[int, ...] | None = None) -> Tensor:
         if kernel not in _KERNELS:
             raise ValueError(f"GramPath: kernel must be one of {', '.join(_KERNELS)}, got {kernel!r}")
-        return torch.linalg.eigvalsh(getattr(self._evaluate(s, batches), kernel))
+        matrices = getattr(self._evaluate(s, batches), kernel)
+        if not bool(matrices.isfinite().all()):
+            raise ValueError(f"GramPath: {kernel} is not finite at these s, so it has no eigenvalues")
+        return torch.linalg.eigvalsh(matrices)
 
     def _need_samples(self, method: str) -> None:
         if self.x.shape[0] == 0:

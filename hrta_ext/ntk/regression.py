@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrta_ext.inputs import with_bias
+from hrta_ext.inputs import as_float, check_finite, shown, with_bias
 from hrta_ext.ntk.infinite import infinite_gram
 from hrta_ext.ntk.types import Gram
 
@@ -90,11 +90,12 @@ class KernelRegression:
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'KernelRegression: kernel must be "ntk" or "nngp", got {self.kernel!r}')
         if not _is_number(self.s):
-            raise ValueError(f"KernelRegression: s must be one number, got {self.s!r}")
-        if not (_is_number(self.ridge) and self.ridge >= 0 and math.isfinite(self.ridge)):
-            raise ValueError(f"KernelRegression: ridge must be finite and not negative, got {self.ridge!r}")
+            raise ValueError(f"KernelRegression: s must be one number, got {shown(self.s)}")
+        check_finite(self.s, "KernelRegression: s")
+        if not (_is_number(self.ridge) and 0 <= as_float(self.ridge) < math.inf):
+            raise ValueError(f"KernelRegression: ridge must be finite and not negative, got {shown(self.ridge)}")
         if self.time is not None and not (_is_number(self.time) and self.time > 0):
-            raise ValueError(f"KernelRegression: time must be positive or None, got {self.time!r}")
+            raise ValueError(f"KernelRegression: time must be positive or None, got {shown(self.time)}")
         if self.time is not None and self.ridge > 0:
             raise ValueError("KernelRegression: time and ridge cannot be combined: gradient flow has no penalty")
         samples, targets = self._samples(x, "x"), _tensor(y, "y")
@@ -105,17 +106,21 @@ class KernelRegression:
             )
         if samples.shape[0] == 0:
             raise ValueError("KernelRegression: x must have at least one sample")
-        values, vectors = torch.linalg.eigh(self._kernel(infinite_gram(samples, **self._options())))
+        kernel = self._kernel(infinite_gram(samples, **self._options()))
+        if not bool(kernel.isfinite().all()):
+            raise ValueError(f"KernelRegression: the kernel overflows float64 at s = {self.s:g} on these x")
+        values, vectors = torch.linalg.eigh(kernel)
         n = samples.shape[0]
+        penalty = as_float(self.ridge) * n
         cutoff = n * torch.finfo(torch.float64).eps * values[-1]  # what rounding makes of a zero eigenvalue
         if self.time is not None:
             # (1 - exp(-lambda t / n)) / lambda, t / n at lambda = 0 until times that would blow rounding errors up.
-            t = torch.tensor(float(self.time) / n, dtype=torch.float64)
+            t = torch.tensor(as_float(self.time) / n, dtype=torch.float64)
             inverse = torch.where(
                 values > cutoff, -torch.expm1(-values * t) / values, torch.where(cutoff * t < 1e-3, t, 0.0)
             )
         else:
-            inverse = torch.where(values + self.ridge * n > cutoff, 1.0 / (values + self.ridge * n), 0.0)
+            inverse = torch.where(values + penalty > cutoff, 1.0 / (values + penalty), 0.0)
         rotated = vectors.mT @ targets.reshape(n, -1)
         self.dual_coef_ = (vectors @ (inverse[:, None] * rotated)).reshape(targets.shape)
         self.samples_ = samples
@@ -168,7 +173,7 @@ def _tensor(values: Array, name: str) -> Tensor:
         tensor = (
             values.detach().cpu().double()
             if isinstance(values, Tensor)
-            else torch.from_numpy(np.asarray(values, dtype=np.float64))
+            else torch.from_numpy(np.array(values, dtype=np.float64, order="C"))  # read-only and reversed arrays too
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"KernelRegression: {name} must hold numbers ({error})") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from hrta_ext.compiled import require_memory
 from hrta_ext.inputs import DtypeError
 
 
@@ -155,6 +156,7 @@ def _check_tensor(name: str, value: object) -> None:
         raise TypeError(f"fit: {name} must be a tensor, got {type(value).__name__}; torch.as_tensor makes one")
     if value.layout is not torch.strided:
         raise TypeError(f"fit: {name} must be a dense (strided) tensor, got layout {value.layout}")
+    require_memory(value, f"fit: {name}")
 
 
 def _check_finite(name: str, value: Tensor) -> None:

@@ -123,10 +123,11 @@ class FusedEngine:
     def _take_samples(self) -> None:
         given = self.given
         self.versions = self._versions()
-        self.x = with_bias(given.x).contiguous() if self.net.bias else plain(given.x)
-        self.y = plain(given.y.reshape(-1))
-        self.sample_weight = None if given.sample_weight is None else plain(given.sample_weight)
-        self.target_gradient = None if given.target_gradient is None else plain(given.target_gradient)
+        weight, gradient = given.sample_weight, given.target_gradient
+        self.x = plain(with_bias(given.x) if self.net.bias else given.x, "fit: x")
+        self.y = plain(given.y.reshape(-1), "fit: y")
+        self.sample_weight = None if weight is None else plain(weight, "fit: sample_weight")
+        self.target_gradient = None if gradient is None else plain(gradient, "fit: target_gradient")
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.given.given().values()]

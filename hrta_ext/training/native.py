@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address
+from hrta_ext.compiled import _C, KINDS, address, own
 
 
 def serves(weight: Tensor) -> bool:
@@ -41,30 +41,36 @@ class Training:
         """What the binary is told. Whoever holds it must hold the tensors too."""
         weight_first, output_first = self.first or (None, None)
         weight_second, output_second = self.second or (None, None)
+        dtype, device, gradient = self.weight.dtype, self.weight.get_device(), self.target_gradient
+        (n, features), width = self.x.shape, self.weight.shape[0]
+
+        def at(tensor: Tensor | None, name: str, count: int) -> int:
+            return address(tensor, f"fit: {name}", dtype, device, count)
+
         return _C.TwoLayerTraining(
-            dtype=KINDS[self.weight.dtype],
+            dtype=KINDS[dtype],
             base=BASES[self.base].number,
-            n=self.x.shape[0],
-            features=self.x.shape[1],
-            width=self.weight.shape[0],
-            x=address(self.x),
-            y=address(self.y),
-            sample_weight=address(self.sample_weight),
-            gradient_target=address(self.target_gradient),
-            gradient_features=0 if self.target_gradient is None else self.target_gradient.shape[1],
-            weight=address(self.weight),
-            output_weight=address(self.output_weight),
+            n=n,
+            features=features,
+            width=width,
+            x=at(self.x, "x", n * features),
+            y=at(self.y, "y", n),
+            sample_weight=at(self.sample_weight, "sample_weight", n),
+            gradient_target=at(gradient, "target_gradient", 0 if gradient is None else n * gradient.shape[1]),
+            gradient_features=0 if gradient is None else gradient.shape[1],
+            weight=at(self.weight, "weight", width * features),
+            output_weight=at(self.output_weight, "output_weight", width),
             rule=_C.UpdateRule.descent if self.second is None else _C.UpdateRule.adam,
-            weight_first=address(weight_first),
-            weight_second=address(weight_second),
-            output_first=address(output_first),
-            output_second=address(output_second),
+            weight_first=at(weight_first, "moments of weight", width * features),
+            weight_second=at(weight_second, "moments of weight", width * features),
+            output_first=at(output_first, "moments of output_weight", width),
+            output_second=at(output_second, "moments of output_weight", width),
             beta1=self.betas[0],
             beta2=self.betas[1],
             epsilon=self.epsilon,
             updates=self.updates,
             s=self.s,
-            f=address(self.f),
+            f=address(self.f, "fit: f", torch.float64, device, n if gradient is None else n + n * features),
         )
 
 
@@ -109,14 +115,15 @@ def _run(
     keep: bool,
     scratch: Tensor | None,
 ) -> None:
+    steps, device = losses.shape[1], losses.get_device()
     _C.two_layer_train(
         trainings=[training.described() for training in trainings],
-        steps=losses.shape[1],
-        lr=[address(tensor) for tensor in rates],
-        loss=[address(tensor) for tensor in losses],
-        done=[address(tensor) for tensor in done],
+        steps=steps,
+        lr=[address(tensor, "fit: lr", torch.float64, -1, steps) for tensor in rates],
+        loss=[address(tensor, "fit: loss", torch.float64, device, steps) for tensor in losses],
+        done=[address(tensor, "fit: done", torch.int64, device, 1) for tensor in done],
         outputs_on_entry=list(present),
         outputs_on_return=keep,
-        scratch=[address(scratch)] * len(trainings),
-        device=trainings[0].x.get_device(),
+        scratch=[own(scratch)] * len(trainings),
+        device=device,
     )

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from hrta_ext.inputs import as_float, shown
+
 # Elements above which torch splits an elementwise CPU operation among threads (at::internal::GRAIN_SIZE).
 _CPU_GRAIN = 32768
 
@@ -20,8 +22,8 @@ OptimizerFactory = Callable[..., Optimizer]
 def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
     """The optimizer that ``fit`` was asked for; TypeError or ValueError that names the argument otherwise."""
     if isinstance(lr, bool) or not isinstance(lr, Real):
-        raise TypeError(f"fit: lr must be a number, got {lr!r}")
-    lr = float(lr)
+        raise TypeError(f"fit: lr must be a number, got {shown(lr)}")
+    lr = as_float(lr)
     if not 0.0 < lr < math.inf:
         raise ValueError(f"fit: lr must be positive and finite, got {lr}")
     if isinstance(optimizer, Optimizer):
@@ -76,7 +78,7 @@ class LearningRate:
         assert self.factor is not None
         factor = self.factor(step)
         try:
-            value = float(factor)
+            value = as_float(factor)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 f"fit: lr_schedule must give a number at every step, got {factor!r} at step {step}"

@@ -94,7 +94,7 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     if samples.target_gradient is not None:
         _check_curvature(net)
     samples = samples.detach()
-    s_values, stage_steps = check_stages(recipe.s, recipe.steps)
+    s_values, stage_steps = check_stages(recipe.s, recipe.steps, samples.x.dtype)
     batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
@@ -140,6 +140,8 @@ def _check_net(net: nn.Module) -> list[nn.Parameter]:
         raise ValueError(f"fit: {type(net).__name__} has no parameter that requires grad, so there is nothing to train")
     if any(p.device.type == "meta" for p in parameters):
         raise ValueError(f"fit: net must hold numbers, {type(net).__name__} has parameters on the device meta")
+    if any(p.is_neg() for p in parameters):
+        raise ValueError("fit: net has a parameter with torch's negative bit, which optimizers cannot update; clone it")
     return parameters
 
 

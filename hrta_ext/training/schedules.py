@@ -8,35 +8,43 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hrta_ext.activation.modules import homotopy_layers, set_homotopy
-from hrta_ext.inputs import check_homotopy_parameter, check_integer
+from hrta_ext.inputs import as_float, check_homotopy_parameter, check_integer, shown
 
 
-def _check_values(values: Sequence[float], name: str) -> tuple[float, ...]:
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{name}: values must be a sequence of numbers, got {values!r}")
-    checked = tuple(check_homotopy_parameter(s, f"{name}: values[{i}]") for i, s in enumerate(values))
+def _check_values(values: Sequence[float], name: str, module: nn.Module) -> tuple[float, ...]:
+    if not _is_many(values):
+        raise TypeError(f"{name}: values must be a sequence of numbers, got {shown(values)}")
+    layers = homotopy_layers(module) if isinstance(module, nn.Module) else []
+    dtypes = {torch.float64, *(layer.s.dtype for layer in layers)}
+    narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
+    checked = tuple(check_homotopy_parameter(s, f"{name}: values[{i}]", narrowest) for i, s in enumerate(values))
     if not checked:
         raise ValueError(f"{name}: values must hold at least one s, got none")
     return checked
 
 
-def check_stages(s: float | Sequence[float], steps: int | Sequence[int]) -> tuple[list[float], list[int]]:
-    """``s`` and ``steps`` of ``fit`` as lists of one entry per stage."""
+def check_stages(
+    s: float | Sequence[float], steps: int | Sequence[int], dtype: torch.dtype
+) -> tuple[list[float], list[int]]:
+    """``s``, finite in ``dtype``, and ``steps`` of ``fit`` as lists of one entry per stage."""
     s_given: list[Any] = list(s) if _is_many(s) else [s]  # type: ignore[arg-type]
     steps_given: list[Any] = list(steps) if _is_many(steps) else [steps]  # type: ignore[arg-type]
     if len(s_given) != len(steps_given):
         raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(steps_given)}")
     if not s_given:
         raise ValueError("fit: s must hold at least one value, got none")
-    s_values = [check_homotopy_parameter(value, f"fit: s[{p}]") for p, value in enumerate(s_given)]
+    s_values = [check_homotopy_parameter(value, f"fit: s[{p}]", dtype) for p, value in enumerate(s_given)]
     return s_values, [check_integer(count, f"fit: steps[{p}]") for p, count in enumerate(steps_given)]
 
 
 def _is_many(value: object) -> bool:
-    return value.dim() > 0 if isinstance(value, Tensor) else hasattr(value, "__len__") and not isinstance(value, str)
+    """Whether it is a sequence: a tensor or an array of no dimension is none."""
+    many = hasattr(value, "__len__") or hasattr(value, "__iter__")
+    return many and getattr(value, "ndim", 1) > 0 and not isinstance(value, (str, bytes))
 
 
 class _Schedule:
@@ -45,7 +53,7 @@ class _Schedule:
     _saved: tuple[str, ...] = ("values", "stage")
 
     def __init__(self, module: nn.Module, values: Sequence[float]) -> None:
-        self.values = _check_values(values, type(self).__name__)
+        self.values = _check_values(values, type(self).__name__, module)
         self.module = module
         self.stage = 0
         set_homotopy(module, self.values[0])
@@ -114,9 +122,9 @@ class HomotopyScheduler(_Schedule):
     _saved = ("values", "stage", "milestones", "last_step")
 
     def __init__(self, module: nn.Module, values: Sequence[float], milestones: Sequence[int]) -> None:
-        values = _check_values(values, "HomotopyScheduler")
-        if isinstance(milestones, (str, bytes)) or not hasattr(milestones, "__iter__"):
-            raise TypeError(f"HomotopyScheduler: milestones must be a sequence of ints, got {milestones!r}")
+        values = _check_values(values, "HomotopyScheduler", module)
+        if not _is_many(milestones):
+            raise TypeError(f"HomotopyScheduler: milestones must be a sequence of ints, got {shown(milestones)}")
         self.milestones = tuple(
             check_integer(m, f"HomotopyScheduler: milestones[{i}]") for i, m in enumerate(milestones)
         )
@@ -166,9 +174,11 @@ class PlateauHomotopyScheduler(_Schedule):
     def __init__(self, module: nn.Module, values: Sequence[float], *, patience: int, threshold: float = 1e-3) -> None:
         self.patience = check_integer(patience, "PlateauHomotopyScheduler: patience")
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-            raise TypeError(f"PlateauHomotopyScheduler: threshold must be a number, got {threshold!r}")
+            raise TypeError(f"PlateauHomotopyScheduler: threshold must be a number, got {shown(threshold)}")
         if not 0.0 <= threshold < 1.0:
-            raise ValueError(f"PlateauHomotopyScheduler: threshold must be at least 0 and below 1, got {threshold}")
+            raise ValueError(
+                f"PlateauHomotopyScheduler: threshold must be at least 0 and below 1, got {shown(threshold)}"
+            )
         self.threshold = float(threshold)
         self.best, self.num_bad_steps = math.inf, 0
         super().__init__(module, values)
@@ -181,10 +191,10 @@ class PlateauHomotopyScheduler(_Schedule):
         Raises:
             ValueError: The loss is NaN: waiting for it to improve would train garbage.
         """
-        single = isinstance(loss, Tensor) and loss.numel() == 1
+        single = isinstance(loss, Tensor) and loss.numel() == 1 and not (loss.is_complex() or loss.is_meta)
         if isinstance(loss, bool) or not (single or isinstance(loss, (int, float))):
-            raise TypeError(f"PlateauHomotopyScheduler.step: loss must be one number, got {loss!r}")
-        value = float(loss)
+            raise TypeError(f"PlateauHomotopyScheduler.step: loss must be one number, got {shown(loss)}")
+        value = float(loss) if single else as_float(loss)
         if math.isnan(value):
             raise ValueError("PlateauHomotopyScheduler.step: loss is NaN, so the training has diverged; lower the lr")
         bar = self.best if math.isinf(self.best) else self.best - self.threshold * abs(self.best)

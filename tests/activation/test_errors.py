@@ -125,3 +125,22 @@ def test_two_layer_net() -> None:
         hx.with_bias([1.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"x must have shape \(..., d\), got a 0-dim tensor"):
         hx.with_bias(torch.zeros(()))
+
+
+def test_function_apply_checks_what_it_is_given() -> None:
+    """What stands behind hx.homotopy is public too: a wrong order once was a wrong quantity of the kernel."""
+    apply = hx.HomotopyFunction.apply
+    for order in (2, 3, -1, 0.5, "1", None):
+        with pytest.raises(ValueError, match=r"^HomotopyFunction: order must be 0 or 1, got"):
+            apply(X, 0.5, "relu", order)
+    for arguments, _, error, message in CALLS[:-3]:
+        with pytest.raises(error, match=f"^HomotopyFunction: .*{message}"):
+            apply(*arguments)
+    for base, error in (("swish", ValueError), (3, TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^base must be"):
+            apply(X, 0.5, base)
+    for count in (0, 5):
+        with pytest.raises(TypeError, match="positional argument"):
+            apply(*(X, 0.5, "relu", 0, 0)[:count])
+    with pytest.raises(TypeError, match="keyword"):
+        apply(X, s=0.5)

@@ -51,4 +51,13 @@ def test_a_device_without_kernels_is_an_error() -> None:
     if compiled.cuda_architectures():
         pytest.skip("this binary has CUDA kernels")
     with pytest.raises(RuntimeError, match="hrta_ext: relu_mask_forward: CUDA error: hrta_ext was built without CUDA"):
-        compiled._C.relu_mask_forward(64, 64, 64, 1, 2, 0.5, 0, 0)
+        compiled._C.relu_mask_forward(*[2**40] * 3, 1, 2, 0.5, 0, 0)
+
+
+def test_the_offset_of_a_view_is_no_memory() -> None:
+    """Of a view of freed storage torch gives the offset as its address."""
+    for address in (0, 4, 400, 4_000_000):
+        with pytest.raises(RuntimeError, match="no memory"):
+            compiled._C.value(address, 2**40, 0, 1, 2, 0, 0.5)
+        with pytest.raises(RuntimeError, match="no memory"):
+            compiled._C.relu_mask_backward(2**40, address, 2**40, 1, 2, 0.5, 0, -1)

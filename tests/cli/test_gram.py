@@ -257,6 +257,8 @@ def test_widths_and_values_of_s_are_read() -> None:
         (["--device", "tpu"], "--device must be cpu or cuda"),
         (["--max-rows", "0"], "--max-rows"),
         (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**64)], "seed must be in [0, 2^64), got 18446744073709551616"),
+        (["--s", "1e400"], "got '1e400'"),
         (["--target", "z"], "no column 'z'"),
         (["--drop", "a", "--drop", "b", "--target", "y"], "leave no column"),
     ],

@@ -219,5 +219,7 @@ def test_the_ops_check_what_protects_memory() -> None:
     for arguments in bad:
         with pytest.raises((TypeError, ValueError), match="two_layer: "):
             run(*arguments)
-    with pytest.raises(ValueError, match="two_layer_backward: grad must have the shape"):
-        torch.ops.hrta_ext.two_layer_backward(torch.ones(3), x, weight, output_weight, s, 0, True, True, True, True)
+    with pytest.raises(ValueError, match=r"two_layer_backward: grad must have shape \(4,\)"):
+        torch.ops.hrta_ext.two_layer_backward(
+            torch.ones(3).double(), x, weight, output_weight, s, 0, True, True, True, True
+        )

@@ -277,12 +277,45 @@ def test_files_without_safetensors(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+OTHER_WRITERS: dict[str, Any] = {
+    "Fortran's order": np.asfortranarray,
+    "bytes in the other order": lambda a: a.astype(a.dtype.newbyteorder()),
+    "both": lambda a: np.asfortranarray(a.astype(a.dtype.newbyteorder())),
+}
+
+
+@pytest.mark.parametrize("style", OTHER_WRITERS)
+@pytest.mark.parametrize("batches", [1, 3])
+def test_arrays_of_other_writers_give_the_same_numbers(
+    style: str, batches: int, tmp_path: Path, device: torch.device
+) -> None:
+    """The kernels read the sums by address, in C's order and the machine's own."""
+    path = hx.random_gram_path(X.to(device), 500, batches=batches)
+    path.save(tmp_path / "path.npz")
+    with np.load(tmp_path / "path.npz") as file:
+        arrays = {name: OTHER_WRITERS[style](file[name]) if file[name].ndim else file[name] for name in file.files}
+    np.savez(tmp_path / "other.npz", **arrays)
+    loaded = hx.GramPath.load(tmp_path / "other.npz")
+    assert torch.equal(loaded(0.7).ntk, path(0.7).ntk.cpu())
+    assert torch.equal((loaded + loaded).derivative([0.5, 1.5]).w, (path + path).derivative([0.5, 1.5]).w.cpu())
+
+
+def test_sums_of_any_strides_or_wrong_shapes() -> None:
+    """GramPath is public: whoever makes one by hand gets right numbers or an error."""
+    sums = type(PATH.sums)(*(torch.stack([part, part], -1)[..., 0] for part in PATH.sums))
+    assert torch.equal(hx.GramPath(PATH.x, "relu", torch.float64, (10,), sums)(0.7).ntk, PATH(0.7).ntk)
+    short = PATH.sums._replace(value_product=PATH.sums.value_product[:, :2])
+    with pytest.raises((ValueError, RuntimeError), match=r"value_product must be 16 values|size of tensor"):
+        hx.GramPath(PATH.x, "relu", torch.float64, (10,), short)(0.7)
+
+
 CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"base": "swish"}, {}),
     ({"dtype": "float16"}, {}),
     ({"widths": [10, 10]}, {}),
     ({"widths": []}, {}),
     ({"widths": [0]}, {}),
+    ({"widths": [10**30]}, {}),
     ({}, {"x": PATH.x.numpy()[:3]}),
     ({}, {"x": PATH.x.numpy()[:, :2]}),
     ({}, {"value_product": PATH.sums.value_product.numpy()[:, :3]}),

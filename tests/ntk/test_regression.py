@@ -141,3 +141,23 @@ def test_predict_needs_fit_and_the_same_features() -> None:
     x, y = data()
     with pytest.raises(ValueError, match=r"x must have shape \(n, 1\), as in fit"):
         hx.KernelRegression().fit(x, y).predict(torch.zeros(3, 2))
+
+
+def test_arrays_of_any_kind_are_read() -> None:
+    """Reversed, read-only, in Fortran's order, of the other order of bytes, or strided: the numbers are what counts."""
+    x, y = np.random.default_rng(0).normal(size=(12, 3)), np.linspace(-1, 1, 12)
+    expected = hx.KernelRegression().fit(x, y).predict(x)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    views = {
+        "reversed": x[::-1].copy()[::-1],
+        "read-only": frozen,
+        "Fortran": np.asfortranarray(x),
+        "other bytes": x.astype(">f8"),
+        "strided": np.repeat(x, 2, axis=1)[:, ::2],
+        "unaligned": np.frombuffer(b"\0" + x.tobytes(), dtype=np.uint8)[1:].view(np.float64).reshape(12, 3),
+        "negative bit": torch._neg_view(torch.from_numpy(-x)),
+    }
+    for name, view in views.items():
+        found = np.asarray(hx.KernelRegression().fit(view, y[::-1][::-1]).predict(view))
+        np.testing.assert_array_equal(found, expected, err_msg=name)

@@ -34,6 +34,15 @@ def test_text_of_every_delimiter_is_read_exactly(tmp_path, delimiter):
     assert np.array_equal(table.values(["c", "a"]), values[:, [2, 0]])
 
 
+@pytest.mark.parametrize("style", [np.asfortranarray, lambda a: a.astype(">f8"), lambda a: a[::-1, ::2].copy()[::-1]])
+def test_arrays_of_any_order_are_read_exactly(tmp_path, style):
+    values = style(np.random.default_rng(0).normal(size=(50, 4)))
+    np.savez(tmp_path / "table.npz", x=values, y=values[:, 0])
+    read = read_all(tmp_path / "table.npz")
+    assert np.array_equal(read, np.column_stack([values, values[:, 0]]))
+    assert (read.dtype, read.dtype.isnative, read.flags.c_contiguous) == (np.float64, True, True)
+
+
 def test_blocks_do_not_lose_or_repeat_rows(tmp_path, monkeypatch):
     path = write(tmp_path, "x\n" + "\n".join(map(str, range(20))) + "\n")
     for block in (1, 3, 20, 21):

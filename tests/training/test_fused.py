@@ -277,3 +277,35 @@ def test_losses_on_a_gpu_are_those_of_autograd_on_the_cpu(dtype, base, name) -> 
     ]  # fmt: skip
     torch.testing.assert_close(results[0].loss, expected.loss, rtol=TOLERANCES[dtype], atol=0)
     assert_same(nets[1], results[0], nets[2], results[1])
+
+
+def test_the_negative_bit_of_a_tensor_is_a_sign() -> None:
+    """The native code reads memory, where such a tensor's numbers lie without their sign."""
+    x, y = problem(20, 2, torch.float32)
+    weight, gradient = torch.linspace(0.5, 1.0, 20), torch.ones(20, 2)
+    plain, views = TwoLayerNet(2, 9, base="tanh", seed=0), TwoLayerNet(2, 9, base="tanh", seed=0)
+    given = {"sample_weight": weight, "target_gradient": gradient}
+    expected = fit(plain, x, y, s=0.5, steps=20, **given)
+    odd = {name: torch._neg_view(-tensor) for name, tensor in given.items()}
+    assert torch.equal(fit(views, torch._neg_view(-x), torch._neg_view(-y), s=0.5, steps=20, **odd).loss, expected.loss)
+    views = TwoLayerNet(2, 9, base="tanh", seed=0)
+    views.weight = nn.Parameter(torch._neg_view(-views.weight.detach()))
+    with pytest.raises(ValueError, match=r"^fit: net has a parameter with torch's negative bit"):
+        fit(views, x, y, s=0.5, steps=20)
+
+
+def test_a_moment_that_does_not_fit_is_an_error() -> None:
+    """A callback may put anything in the optimizer's state: it must not reach the native code."""
+    x, y = problem(20, 2, torch.float32)
+    for replaced in (torch._neg_view(torch.zeros(9, 3)), torch.zeros(9, 3).to("meta")):
+        optimizers: list[torch.optim.Optimizer] = []
+
+        def adam(parameters, lr, kept=optimizers):  # type: ignore[no-untyped-def]
+            kept.append(torch.optim.Adam(parameters, lr=lr))
+            return kept[0]
+
+        def put(info, kept=optimizers, tensor=replaced):  # type: ignore[no-untyped-def]
+            kept[0].state[info.net.weight]["exp_avg"] = tensor
+
+        with pytest.raises((ValueError, RuntimeError), match=r"moments of weight must be|exp_avg must be"):
+            fit(TwoLayerNet(2, 9), x, y, s=1.0, steps=5, optimizer=adam, engine="fused", callbacks=[put])
