@@ -1,6 +1,6 @@
 """Files: written as a whole beside what they replace, and read only where their checksums hold.
 
-Torch's files and ``.npz`` are zip archives, whose CRC-32 of every part neither torch nor a loaded network ever asks for:
+Torch's files and ``.npz`` are zip archives, with a CRC-32 of every part that torch itself does not look at:
 :func:`load_tensors` does (0.4 s a GB). JSON that the package reads back carries a CRC-32 of its own.
 """
 
@@ -54,7 +54,7 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def replaced(path: AnyPath) -> Iterator[Path]:
-    """Yield a temporary path beside the file that ``path`` names; on success rename it onto that, on an error delete it.
+    """Yield a temporary path beside the file that ``path`` names; rename it onto that, or delete it on an error.
 
     A crash at any moment, power loss included, leaves either the old file or the new one. A symbolic link stays and the
     file at its end is replaced; the new file has the mode of the old one, or that of any new file; another hard link to
@@ -132,7 +132,7 @@ def _status(place: Path) -> os.stat_result | None:
 
 
 def _is_descriptor(place: Path) -> bool:
-    # In /proc the links are more than their text: a file that was redirected to would be replaced under the redirection.
+    # Links in /proc are more than their text: a file that stdout goes to would be replaced under the redirection.
     return re.fullmatch(r"/proc/\d+(/task/\d+)?/fd|/dev/fd", str(place.parent)) is not None
 
 
@@ -141,7 +141,7 @@ def _is_own_descriptor(place: Path) -> bool:
 
 
 def _temporary(target: Path, old: os.stat_result | None) -> tuple[Path, int | None]:
-    """A new file beside ``target``, and its lock: held while the writer lives, by no clock and no number of a process."""
+    """A new file beside ``target``, and its lock, which the kernel keeps as long as the writer lives."""
     _remove_left_over(target.parent)
     suffix = target.suffix if len(target.suffix) <= 16 else ""
     while True:
@@ -296,7 +296,7 @@ def _finite(value: Any) -> Any:
 
 
 def save_tensors(path: AnyPath, content: Mapping[str, Any]) -> None:
-    """``torch.save`` of tensors and plain containers, with a checksum for each part; equal content gives equal bytes."""
+    """``torch.save`` of tensors and plain containers, with checksums; equal content gives equal bytes."""
     with replaced(path) as temporary, temporary.open("wb") as stream:
         wanted = torch.serialization.get_crc32_options()
         torch.serialization.set_crc32_options(True)
@@ -346,5 +346,5 @@ def checksum_of(about: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous()
         crc = zlib.crc32(f"{name} {values.dtype} {tuple(values.shape)}".encode(), crc)
-        crc = zlib.crc32(values.reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(values.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"

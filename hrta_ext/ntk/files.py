@@ -81,7 +81,9 @@ def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, t
         _check_loaded(tensors["x"], sums, about["widths"])
         return tensors["x"], about["base"], dtype, tuple(about["widths"]), sums
     except Exception as error:
-        raise ValueError(f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error}); compute it anew") from error
+        raise ValueError(
+            f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error}); compute it anew"
+        ) from error
 
 
 def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:

@@ -141,13 +141,12 @@ def _read_description(path: Path) -> dict[str, Any]:
     if type(version) is int and version > _VERSION:
         raise ModelError(f"{path}: has format version {version}, this hrta_ext reads {_VERSION}; upgrade hrta_ext")
     features, base, s, width = (description.get(name) for name in ("features", "base", "s", "width"))
-    named = isinstance(features, list) and all(isinstance(name, str) for name in features) and len(features) > 0
     checks = {
         "version": type(version) is int and version == _VERSION,
-        "features": named and len(set(features)) == len(features),
+        "features": isinstance(features, list) and _are_names(features),
         "target": isinstance(description.get("target"), str),
         "base": isinstance(base, str),
-        "s": type(s) in (int, float) and abs(s) <= torch.finfo(torch.float32).max,
+        "s": isinstance(s, (int, float)) and not isinstance(s, bool) and abs(s) <= torch.finfo(torch.float32).max,
         "width": type(width) is int and width >= 1,
         "bias": isinstance(description.get("bias"), bool),
         "tensors_crc32": isinstance(description.get("tensors_crc32", ""), str),
@@ -163,6 +162,10 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+def _are_names(features: list[object]) -> bool:
+    return 0 < len(features) and all(isinstance(name, str) for name in features) and len({*features}) == len(features)
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         content = load_tensors(path)
@@ -171,7 +174,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     except DamagedFile as error:
-        raise ModelError(f"{path}: is damaged or not a model that `hrta train` wrote ({error}); train it again") from error
+        raise ModelError(
+            f"{path}: is damaged or not a model that `hrta train` wrote ({error}); train it again"
+        ) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(name), Tensor) for name in _TENSORS):
         raise ModelError(f"{path}: is not a model that `hrta train` wrote")
     for name in _TENSORS:

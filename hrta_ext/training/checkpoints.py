@@ -196,9 +196,8 @@ class Keeper:
 
 def _is_plain(value: object) -> bool:
     """What ``torch.load(weights_only=True)`` reads."""
-    if type(value) in (dict, OrderedDict):
-        assert isinstance(value, dict)
+    if isinstance(value, dict) and type(value) in (dict, OrderedDict):
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    if type(value) in (list, tuple):
-        return all(map(_is_plain, value))  # type: ignore[arg-type]
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, complex, str, Tensor, nn.Parameter)
