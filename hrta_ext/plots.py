@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,13 +77,14 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def plain(text: str, most: int = 60) -> str:
-    """``text`` for matplotlib to draw as it is, in one line of at most ``most`` characters, whatever it holds.
+    """``text`` for matplotlib to draw as it is, in one line as wide as at most ``most`` letters, whatever it holds.
 
     To matplotlib dollar signs are markup, and a label that begins with an underscore is not for the legend.
     """
     line = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    if len(line) > most:
-        line = line[: most - 1] + "…"
+    widths = list(accumulate(1 + (unicodedata.east_asian_width(c) in "WF") for c in line[: most + 1]))
+    if widths and widths[-1] > most:
+        line = line[: bisect_right(widths, most - 1)] + "…"
     return (" " if line.startswith("_") else "") + line.replace("$", r"\$")
 
 
@@ -103,6 +106,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
             text.set_fontfamily(families)
     with replaced(path) as temporary, rc_context(_NO_TEX), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)  # labels leave no room
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)  # some scripts
         figure.savefig(temporary, dpi=160)
 

@@ -115,9 +115,8 @@ NO_PLOTS = "No pictures: matplotlib is missing (pip install 'hrta_ext[plot]')."
 def output_directory(out: Path, names: Sequence[str], *, overwrite: bool, or_else: str = "") -> Iterator[Path]:
     """Make sure that ``out`` can be written and holds no earlier run; enter it once all input is read.
 
-    Yields the absolute path: the working directory may change.
-
-    Directories made here that are empty when an error ends the block are taken away again.
+    Yields the absolute path: the working directory may change. Directories made here that are empty when an error ends
+    the block are taken away again.
 
     Args:
         out: Where the run is to be written; made if it is not there.

@@ -145,7 +145,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         "version": type(version) is int and version == _VERSION,
         "features": isinstance(features, list) and _are_names(features),
         "target": isinstance(description.get("target"), str),
-        "base": isinstance(base, str),
+        "base": isinstance(base, str) and len(base) < 100,
         "s": isinstance(s, (int, float)) and not isinstance(s, bool) and abs(s) <= torch.finfo(torch.float32).max,
         "width": type(width) is int and width >= 1,
         "bias": isinstance(description.get("bias"), bool),
@@ -158,12 +158,12 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         get_base(str(base))
     except ValueError as error:
-        raise ModelError(f"{path}: {error}; one of your own must be registered first") from error
+        raise ModelError(f"{path}: {error}") from error
     return description
 
 
 def _are_names(features: list[object]) -> bool:
-    return 0 < len(features) and all(isinstance(name, str) for name in features) and len({*features}) == len(features)
+    return len(features) > 0 and all(isinstance(name, str) for name in features) and len({*features}) == len(features)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
