@@ -2,14 +2,18 @@
 
 Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; line styles and direct labels say the
 same in grey print. Figures are objects of their own: pyplot's global state and the user's backend are never touched.
+Texts of users, such as names of columns, go through :func:`plain`: in matplotlib a dollar sign begins a formula.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import unicodedata
+import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +37,14 @@ LINE_STYLES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 GREY = "#595959"
+# Widespread fonts for what matplotlib's own one lacks; Chinese, Japanese and Korean above all.
+_FAMILIES = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans",
+    "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS", "Noto Sans", "Droid Sans Fallback",
+)  # fmt: skip
+# Tick labels are made while the figure is drawn, by what the settings say then.
+_NO_TEX: dict[Any, Any] = {"text.usetex": False, "text.parse_math": True}
 # More points than this are drawn as the lowest and highest of equal groups: nothing that shows on paper is lost.
 _MAX_POINTS = 4000
 
@@ -64,9 +76,38 @@ def line_style(i: int) -> dict[str, Any]:
     return {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[style % len(LINE_STYLES)], "linewidth": 1.3}
 
 
+def plain(text: str, most: int = 60) -> str:
+    """``text`` for matplotlib to draw as it is, in one line as wide as at most ``most`` letters, whatever it holds.
+
+    To matplotlib dollar signs are markup, and a label that begins with an underscore is not for the legend.
+    """
+    line = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    widths = list(accumulate(1 + (unicodedata.east_asian_width(c) in "WF") for c in line[: most + 1]))
+    if widths and widths[-1] > most:
+        line = line[: bisect_right(widths, most - 1)] + "…"
+    return (" " if line.startswith("_") else "") + line.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write ``figure`` in the format that the suffix of ``path`` names: png, pdf, svg, ..."""
-    with replaced(path) as temporary:
+    """Write ``figure`` in the format that the suffix of ``path`` names: png, pdf, svg, ...
+
+    Letters that matplotlib's own font lacks come from an installed one that has them, or are boxes. A user's settings
+    for TeX are not for these figures: they would make markup of every text.
+    """
+    from matplotlib import font_manager, rc_context, rcParams
+    from matplotlib.text import Text
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    families = [*rcParams["font.family"], *(name for name in _FAMILIES if name in installed)]
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set(usetex=False, parse_math=True)
+        if not text.get_text().isascii():
+            text.set_fontfamily(families)
+    with replaced(path) as temporary, rc_context(_NO_TEX), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)  # labels leave no room
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)  # some scripts
         figure.savefig(temporary, dpi=160)
 
 
@@ -101,7 +142,7 @@ def draw_loss(axis: Axes, loss: Tensor, *, label: str | None = None, style: int 
     if shown.any():
         axis.set_yscale("log")
         step, value = step[shown], value[shown]
-    axis.plot(step.tolist(), value.tolist(), label=label, **line_style(style))
+    axis.plot(step.tolist(), value.tolist(), label=None if label is None else plain(label), **line_style(style))
     axis.locator_params(axis="x", integer=True)
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlabel("step")
@@ -166,7 +207,7 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, 
     heights = _apart([math.log10(max(value, low) / low) / height for value, _, _ in ends])
     for (value, name, color), position in zip(ends, heights, strict=True):
         axis.annotate(
-            name, (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
+            plain(name), (last, value), xytext=(place, position), textcoords=("data", "axes fraction"),
             color=color, fontsize=8.5, va="center",
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0.0, 0.5)},
         )  # fmt: skip
@@ -225,5 +266,5 @@ def plot_loss(loss: Tensor, s: Tensor, path: str | os.PathLike[str], *, title: s
     draw_loss(axis, loss)
     mark_stages(axis, s)
     if title:
-        axis.set_title(title, fontsize=10, pad=20)
+        axis.set_title(plain(title), fontsize=10, pad=20)
     save_figure(figure, path)

@@ -29,6 +29,7 @@ from hrta_ext.cli.output import (
     NO_PLOTS,
     CommandError,
     can_plot,
+    draw_picture,
     output_directory,
     print_line,
     print_note,
@@ -61,9 +62,9 @@ def demo(
     Example: `hrta demo --out demo --seeds 5`
     """
     settings = Settings(_stages(steps, full), width, tuple(range(seeds)), lr)
-    with output_directory(out, _FILES, overwrite=overwrite), _few_threads(settings.width):
+    with output_directory(out, _FILES, overwrite=overwrite) as folder, _few_threads(settings.width):
         runs = _train(settings)
-        written = _write(settings, runs, out)
+        written = _write(settings, runs, folder)
     _print_summary(settings, runs)
     if not can_plot():
         print_line(NO_PLOTS)
@@ -127,13 +128,16 @@ def _write(settings: Settings, runs: list[Run], out: Path) -> list[str]:
         out / "results.json",
         {"versions": {"hrta_ext": __version__, "torch": torch.__version__}, **as_json(settings, runs)},
     )
-    if not can_plot():
-        return ["results.json"]
     from hrta_ext.cli.figures import plot_fits, plot_losses
 
-    plot_losses(runs, settings, out / "loss.png")
-    plot_fits(runs, out / "fitted.png")
-    return list(_FILES)
+    pictures = {
+        "loss.png": lambda path: plot_losses(runs, settings, path),
+        "fitted.png": lambda path: plot_fits(runs, path),
+    }
+    return [
+        "results.json",
+        *(name for name, draw in pictures.items() if draw_picture(out / name, draw if can_plot() else None)),
+    ]
 
 
 def _print_summary(settings: Settings, runs: list[Run]) -> None:

@@ -14,7 +14,7 @@ from hrta_ext.activation.functions import homotopy
 from hrta_ext.backends import backends, build_info, use_backend, why_not
 from hrta_ext.bases import BASES
 from hrta_ext.cli.output import CommandError, print_table
-from hrta_ext.files import write_json
+from hrta_ext.files import replaces, write_json
 
 _EXTRAS = {
     "tqdm": "progress bars: pip install 'hrta_ext[cli]'",
@@ -49,7 +49,7 @@ def doctor(
         rows.append([name, state, remark])
     print_table("Backends", ["backend", "state", "remark"], rows, text_columns=3)
     if out is not None:
-        if out.exists():
+        if out.exists() and (out.is_dir() or replaces(out)):
             raise CommandError(f"{out}: exists already; choose another --out")
         states = {
             name: {"usable": works, "reason": reasons[name], "failure": results[name]} for name, works in usable.items()

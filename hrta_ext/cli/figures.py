@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.cli.example1 import METHODS, N_POINTS, Run, Settings, fine_grid, runs_of, target
-from hrta_ext.plots import COLORS, GREY, draw_loss, label_ends, line_style, mark_stages, new_figure, save_figure
+from hrta_ext.plots import COLORS, GREY, draw_loss, label_ends, line_style, mark_stages, new_figure, plain, save_figure
 from hrta_ext.tables.model import FloatArray
 
 _LOG_FLOOR = 1e-12
@@ -112,8 +112,9 @@ def plot_regression(
     ends = [float(truth.min()), float(truth.max())]
     right.plot(ends, ends, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
     right.annotate("prediction = truth", (ends[1], ends[1]), xytext=(-6, 4), textcoords="offset points", ha="right")
-    right.set_xlabel(f"{target_name} in the table")
-    right.set_ylabel(f"{target_name} predicted")
+    name = plain(target_name, 40)
+    right.set_xlabel(f"{name} in the table")
+    right.set_ylabel(f"{name} predicted")
     right.set_title("validation rows", fontsize=10)
     save_figure(figure, path)
 

@@ -35,6 +35,7 @@ from hrta_ext.cli.output import (
     NO_PLOTS,
     CommandError,
     can_plot,
+    draw_picture,
     output_directory,
     print_line,
     print_table,
@@ -125,7 +126,7 @@ def gram(
     x = samples.features.to(device)
     x = with_bias(x) if bias else x
     start = time.perf_counter()
-    with output_directory(out, _FILES, overwrite=overwrite):
+    with output_directory(out, _FILES, overwrite=overwrite) as folder:
         path = _build(x, neurons, seed, base, _DTYPES[dtype])
         report = _analyse(path, values)
         seconds = time.perf_counter() - start
@@ -142,9 +143,10 @@ def gram(
             "dtype": dtype,
             "device": device,
         }
-        _write(out, path, report, samples, {"file": data.name, "rows": samples.rows_in_table}, options, notes, seconds)
+        about = {"file": data.name, "rows": samples.rows_in_table}
+        written = _write(folder, path, report, samples, about, options, notes, seconds)
     _print(report, notes)
-    print_line(f"Written to {out} in {seconds:.0f} s: {', '.join(_FILES if can_plot() else _FILES[:2])}")
+    print_line(f"Written to {out} in {seconds:.0f} s: {', '.join(written)}")
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -262,7 +264,8 @@ def _write(
     options: dict[str, Any],
     notes: list[str],
     seconds: float,
-) -> None:
+) -> list[str]:
+    """Write everything; returns the names of the files."""
     content = {
         "data": {**data, "features": list(samples.columns), "rows_used": report.n_samples},
         "options": options,
@@ -273,9 +276,14 @@ def _write(
     }
     write_json(out / "results.json", content)
     report.write_csv(out / "spectrum.csv")
-    if can_plot():
-        plot_spectra(report, out / "spectrum.png")
-        plot_kernels(path, samples.features, report.s.tolist(), out / "kernels.png")
+    pictures = {
+        "spectrum.png": lambda target: plot_spectra(report, target),
+        "kernels.png": lambda target: plot_kernels(path, samples.features, report.s.tolist(), target),
+    }
+    return [
+        *_FILES[:2],
+        *(name for name, draw in pictures.items() if draw_picture(out / name, draw if can_plot() else None)),
+    ]
 
 
 def _print(report: SpectraReport, notes: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -23,21 +24,27 @@ class Interrupted(Exception):
     """Ctrl-C, and one line that says how to go on."""
 
 
+def _plain(text: str) -> Text:
+    """Text that is no markup, nor orders to the terminal: names of columns and files may hold anything."""
+    harmless = (c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return Text("".join(harmless))
+
+
 def print_line(text: str) -> None:
     """Plain text on stdout, wrapped at words to the width of the terminal and left whole in a pipe or a file."""
     console = Console(highlight=False)
-    console.print(Text(text), soft_wrap=not console.is_terminal)
+    console.print(_plain(text), soft_wrap=not console.is_terminal)
 
 
 def print_note(text: str) -> None:
     """Plain text on stderr, for commands whose stdout is data."""
     console = Console(stderr=True, highlight=False)
-    console.print(Text(text), soft_wrap=not console.is_terminal)
+    console.print(_plain(text), soft_wrap=not console.is_terminal)
 
 
 def print_error(text: str) -> None:
-    """``hrta: error: ...`` on stderr, in one line whatever ``text`` holds; other white space may belong to a name."""
-    line = Text.assemble(("hrta: error: ", "bold red"), " ".join(text.splitlines()))
+    """``hrta: error: ...`` on stderr, in one line whatever ``text`` holds; white space may belong to a name."""
+    line = Text.assemble(("hrta: error: ", "bold red"), _plain(" ".join(text.splitlines())))
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 
@@ -46,15 +53,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     table = Table(
         box=box.SIMPLE_HEAD,
         show_header=any(columns),
-        title=Text(title),
+        title=_plain(title),
         title_justify="left",
         pad_edge=False,
         title_style="bold",
     )
     for k, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if k < text_columns else "right")
+        table.add_column(_plain(column), justify="left" if k < text_columns else "right")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(_plain(cell) for cell in row))
     Console(highlight=False).print(table)
 
 
@@ -81,14 +88,35 @@ def can_plot() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def draw_picture(path: Path, draw: Callable[[Path], None] | None) -> bool:
+    """Whether ``draw`` made the picture ``path``; None where matplotlib is missing.
+
+    What fails is no failure of the run, whose results are written: one line on stderr says so, and no picture of an
+    earlier run is left beside them.
+    """
+    reason = None
+    try:
+        if draw is not None:
+            draw(path)
+            return True
+    except Exception as error:  # matplotlib raises whatever its parsers, fonts and settings meet
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    with suppress(OSError):
+        path.unlink()
+    if reason is not None:
+        print_note(f"hrta: warning: {path} could not be drawn ({reason}); all other results are written")
+    return False
+
+
 NO_PLOTS = "No pictures: matplotlib is missing (pip install 'hrta_ext[plot]')."
 
 
 @contextmanager
-def output_directory(out: Path, names: Sequence[str], *, overwrite: bool, or_else: str = "") -> Iterator[None]:
+def output_directory(out: Path, names: Sequence[str], *, overwrite: bool, or_else: str = "") -> Iterator[Path]:
     """Make sure that ``out`` can be written and holds no earlier run; enter it once all input is read.
 
-    Directories made here that are empty when an error ends the block are taken away again.
+    Yields the absolute path: the working directory may change. Directories made here that are empty when an error ends
+    the block are taken away again.
 
     Args:
         out: Where the run is to be written; made if it is not there.
@@ -105,6 +133,7 @@ def output_directory(out: Path, names: Sequence[str], *, overwrite: bool, or_els
         if present:
             choices = ", ".join(filter(None, ("choose another --out", or_else, "--overwrite to replace it")))
             raise CommandError(f"{out} already holds a run ({present}): {choices}")
+    out = out.absolute()
     made = [directory for directory in (out, *out.parents) if not directory.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +142,7 @@ def output_directory(out: Path, names: Sequence[str], *, overwrite: bool, or_els
     if not os.access(out, os.W_OK | os.X_OK):
         raise CommandError(f"{out}: cannot be written (permission denied); choose another --out")
     try:
-        yield
+        yield out
     except BaseException:
         for directory in made:
             with suppress(OSError):

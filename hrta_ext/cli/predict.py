@@ -10,7 +10,7 @@ import typer
 
 from hrta_ext.cli.options import Data, DecimalMark, Delimiter, Header, Multiline, Thousands, text_format
 from hrta_ext.cli.output import CommandError, print_line, print_note, print_table
-from hrta_ext.files import replaced
+from hrta_ext.files import is_stdout, replaced, replaces
 from hrta_ext.tables.model import Regression
 from hrta_ext.tables.reading import open_table
 from hrta_ext.tables.scaling import FloatArray
@@ -42,6 +42,8 @@ def predict(
     table = open_table(data, text_format(header, delimiter, decimal, thousands, multiline), model.features)
     prediction = model.predict(table.values(_feature_columns(model, table)))
     truth = _truth(model, table)
+    if out is not None and not out.is_dir() and is_stdout(out):
+        out = None
     say = print_note if out is None else print_line
     say(table.summary(len(prediction)))
     for note in table.notes:
@@ -109,9 +111,9 @@ def _write(stream: TextIO, prediction: FloatArray) -> None:
 def _write_file(out: Path, prediction: FloatArray, overwrite: bool) -> None:
     if out.is_dir():
         raise CommandError(f"{out}: is a directory; give --out the name of a file")
-    if out.exists() and not overwrite:
-        raise CommandError(f"{out}: exists already; choose another --out or --overwrite it")
     try:
+        if not overwrite and replaces(out):
+            raise CommandError(f"{out}: exists already; choose another --out or --overwrite it")
         out.parent.mkdir(parents=True, exist_ok=True)
         with replaced(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
             _write(stream, prediction)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from hrta_ext.cli.output import (
     CommandError,
     Interrupted,
     can_plot,
+    draw_picture,
     output_directory,
     print_line,
     print_table,
@@ -50,6 +52,8 @@ from hrta_ext.training.results import FitResult, StepInfo
 
 _CHECKPOINT = "checkpoint.pt"
 _FILES = ("report.json", *MODEL_FILES, "training.png", _CHECKPOINT)
+# There from the start of a run to its last step: a run that was killed before its first checkpoint begins again.
+_BEGUN = ".hrta_train_begun"
 _S = (0.5, 1.0)
 # Steps when none are given. On a few hundred rows longer runs score worse on unseen rows, on 100 000 they score better.
 _TOTAL_STEPS = 1000
@@ -117,7 +121,8 @@ def train(
 
     All columns but the target are features; all must be numbers (leave others out with --drop). The columns are
     standardised and the scaling is saved with the model, for `hrta predict`. Writes model.json, model.pt, report.json
-    and training.png.
+    and training.png. A run that was killed, whenever that was, ends with the same files by --resume. A picture that
+    cannot be drawn is said on stderr and is no failure: the exit code is 0.
 
     Example: `hrta train diabetes.csv --target progression --s 0.5 1 --steps 200 800 --out runs/diabetes`
     """
@@ -136,7 +141,7 @@ def train(
     net = TwoLayerNet(x.shape[1], width, s=s_values[0], base=base, seed=seed).to(device)
     model = Regression(net, scaling, held.features, target)
     watch = _ValidationLoss(model, held, sum(stage_steps))
-    with _run_directory(out, overwrite, resume):
+    with _run_directory(out, overwrite, resume) as folder:
         result = fit(
             net,
             scaling.scale_x(x).to(device, torch.float32),
@@ -148,13 +153,18 @@ def train(
             lr_schedule=None if lr_schedule == "constant" else lr_schedule,
             batch_size=batch_size or None,
             progress=True,
-            checkpoint=out / _CHECKPOINT,
+            checkpoint=folder / _CHECKPOINT,
             checkpoint_every=max(1000, sum(stage_steps) // 20),
             resume=resume,
             callbacks=(watch,),
         )
-        _check_finished(result, out, lr)
-    _report(model, held, result, watch, data, out, {"seed": seed, "validation": validation, "device": device})
+        _check_finished(result, folder, lr)
+        (folder / _BEGUN).unlink(
+            missing_ok=True
+        )  # from here on the checkpoint, which goes last, says that files are missing
+        options = {"seed": seed, "validation": validation, "device": device}
+        _report(model, held, result, watch, data, folder, options)
+    print_line(f"Written to {out} in {result.seconds:.0f} s of training; next: hrta predict {out} NEW.csv")
 
 
 def _stages(s: list[float] | None, steps: list[int] | None, total: int) -> tuple[list[float], list[int]]:
@@ -215,21 +225,29 @@ def _read(table: Table, target: str, drop: tuple[str, ...], validation: float, s
     return _Data(x, y, features, target, training, held_out)
 
 
-def _run_directory(out: Path, overwrite: bool, resume: bool) -> AbstractContextManager[None]:
-    """The directory of the run, without an earlier checkpoint unless that is to be resumed."""
-    finished = (out / "report.json").exists()
-    interrupted = (out / _CHECKPOINT).exists() and not finished
-    if resume and not interrupted:
+@contextmanager
+def _run_directory(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
+    """The directory of the run, absolute, without an earlier checkpoint unless that is to be resumed."""
+    saved, begun = (out / _CHECKPOINT).exists(), (out / _BEGUN).exists()
+    finished = (out / "report.json").exists() and not saved and not begun
+    if resume and (finished or not out.is_dir()):
         state = "a finished run" if finished else "no interrupted run"
         raise CommandError(f"{out} holds {state}, so there is nothing to resume; run without --resume")
-    or_else = "--resume to go on with it" if interrupted else ""
-    if overwrite:
-        (out / _CHECKPOINT).unlink(missing_ok=True)
-    return output_directory(out, _FILES, overwrite=overwrite or resume, or_else=or_else)
+    or_else = "--resume to go on with it" if saved or begun else ""
+    with output_directory(out, _FILES, overwrite=overwrite or resume, or_else=or_else) as folder:
+        if resume and not saved:
+            print_line(f"{out} holds no checkpoint yet: the run starts from the beginning")
+        if saved and overwrite:
+            (folder / _CHECKPOINT).replace(folder / _BEGUN)  # in one step: neither run is ever taken for the other
+        (folder / _BEGUN).write_bytes(b"")
+        try:
+            yield folder
+        finally:
+            (folder / _BEGUN).unlink(missing_ok=True)
 
 
 class _ValidationLoss:
-    """Callback that follows the loss on the validation rows, every ``every`` steps."""
+    """Callback that follows the loss on the validation rows, every ``every`` steps; kept in the checkpoint."""
 
     def __init__(self, model: Regression, data: _Data, total_steps: int) -> None:
         # The rows of the split are sorted: every k-th of them is as good a sample as the split itself.
@@ -243,6 +261,16 @@ class _ValidationLoss:
     def __call__(self, info: StepInfo) -> None:
         with torch.no_grad():
             self.losses.append((info.step + 1, 0.5 * float((info.net(self.x) - self.y).square().mean())))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses = list(state["losses"])
+
+    def is_whole(self) -> bool:
+        """Whether the curve starts at the start: checkpoints of 0.1.0 kept none of it."""
+        return len(self.losses) >= 2 and self.losses[0][0] == self.every
 
 
 def _check_finished(result: FitResult, out: Path, lr: float) -> None:
@@ -292,12 +320,14 @@ def _report(
             "validation_loss": [list(pair) for pair in watch.losses],
         },
     )
-    if can_plot():
+
+    def draw(picture: Path) -> None:
         from hrta_ext.cli.figures import plot_regression
 
-        truth, guess = y_held, predicted[held_rows]
-        plot_regression(result.loss, result.s, watch.losses, truth, guess, data.target, out / "training.png")
-    else:
+        plot_regression(result.loss, result.s, watch.losses, y_held, predicted[held_rows], data.target, picture)
+
+    draw_picture(out / "training.png", draw if can_plot() else None)
+    if not can_plot():
         notes.append(NO_PLOTS)
     (out / _CHECKPOINT).unlink(missing_ok=True)
 
@@ -309,7 +339,6 @@ def _report(
     print_table(title, ["", "RMSE\ntraining", "R^2\ntraining", "RMSE\nvalidation", "R^2\nvalidation"], cells)
     for note in notes:
         print_line(note)
-    print_line(f"Written to {out} in {result.seconds:.0f} s of training; next: hrta predict {out} NEW.csv")
 
 
 def _against_linear(y: FloatArray, network: FloatArray, linear: FloatArray) -> str:
@@ -327,7 +356,7 @@ def _against_linear(y: FloatArray, network: FloatArray, linear: FloatArray) -> s
 
 def _advice(watch: _ValidationLoss, scores: dict[str, dict[str, Score]], data: _Data, result: FitResult) -> list[str]:
     """Whether the network overfits or has not finished learning, and what to try."""
-    if len(watch.losses) < 2:
+    if not watch.is_whole():
         return []
     total = result.loss.numel()
     step, lowest = min(watch.losses, key=lambda pair: pair[1])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
-from hrta_ext.files import replaced
+from hrta_ext.files import checksum_of, replaced
 from hrta_ext.inputs import WIDEST
 from hrta_ext.ntk.types import GramSums, sum_shapes
 
@@ -24,28 +24,45 @@ def save_path(gram_path: GramPath, path: str | os.PathLike[str]) -> None:
     """Write ``gram_path`` to ``path``, whose suffix names the format."""
     tensors = {"x": gram_path.x.cpu(), **{name: value.cpu() for name, value in gram_path.sums._asdict().items()}}
     dtype = str(gram_path.dtype).removeprefix("torch.")
-    about = {"base": gram_path.base, "dtype": dtype, "widths": list(gram_path.widths)}
+    about = json.dumps({"base": gram_path.base, "dtype": dtype, "widths": list(gram_path.widths)})
     _check_suffix(path, "GramPath.save")
-    with replaced(path) as temporary:
+    with replaced(path) as temporary, temporary.open("wb") as stream:
         if temporary.suffix == ".npz":
             import numpy as np
 
-            with temporary.open("wb") as stream:
-                np.savez(stream, about=np.array(json.dumps(about)), **{k: v.numpy() for k, v in tensors.items()})
+            np.savez(stream, about=np.array(about), **{k: v.numpy() for k, v in tensors.items()})
         else:
-            save_file, _ = _safetensors()
-            contiguous = {name: value.contiguous() for name, value in tensors.items()}
-            save_file(contiguous, str(temporary), metadata={"about": json.dumps(about)})
+            _write_safetensors(stream, tensors, {"about": about, "crc32": checksum_of(about, tensors)})
+
+
+def _write_safetensors(stream: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """The format in full: length of the header, header, numbers. The package's own writer has a temporary file too."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, value in tensors.items():
+        end = offset + value.numel() * value.element_size()
+        header[name] = {"dtype": "F64", "shape": list(value.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for value in tensors.values():
+        stream.write(value.contiguous().numpy().astype("<f8", copy=False).data)
 
 
 def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, tuple[int, ...], GramSums]:
-    """Read what :func:`save_path` wrote: the arguments of GramPath.
+    """Read what :func:`save_path` wrote: the arguments of GramPath. NumPy's reader verifies the checksums of ``.npz``.
 
     Raises:
-        ValueError: The file is not a saved GramPath.
+        ValueError: The file is not a saved GramPath, or damaged.
+        OSError: It cannot be read.
     """
     _check_suffix(path, "GramPath.load")
+    with open(path, "rb") as stream:
+        empty = not stream.read(1)
     try:
+        if empty:
+            raise ValueError("it is empty")
         if Path(path).suffix == ".npz":
             import numpy as np
 
@@ -58,19 +75,21 @@ def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, t
                     for name, array in arrays.items()
                 }
         else:
-            _, safe_open = _safetensors()
-            with safe_open(str(path), "pt") as file:
-                about = json.loads(file.metadata()["about"])
+            with _safe_open()(str(path), "pt") as file:
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in ("x", *GramSums._fields)}
+            about = json.loads(metadata["about"])
+            if metadata.get("crc32") not in (None, checksum_of(metadata["about"], tensors)):
+                raise ValueError("it is damaged: its checksum does not fit")
         sums = GramSums(*(tensors[name] for name in GramSums._fields))
         dtype = {"float32": torch.float32, "float64": torch.float64}[about["dtype"]]
         get_base(about["base"])
         _check_loaded(tensors["x"], sums, about["widths"])
         return tensors["x"], about["base"], dtype, tuple(about["widths"]), sums
-    except FileNotFoundError:
-        raise
     except Exception as error:
-        raise ValueError(f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error})") from error
+        raise ValueError(
+            f"GramPath.load: {os.fspath(path)} is not a saved GramPath ({error}); compute it anew"
+        ) from error
 
 
 def _check_loaded(x: Tensor, sums: GramSums, widths: list[int]) -> None:
@@ -89,11 +108,11 @@ def _check_suffix(path: str | os.PathLike[str], function: str) -> None:
         raise ValueError(f"{function}: path must end in .npz or .safetensors, got {os.fspath(path)}")
 
 
-def _safetensors() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """save_file and safe_open."""
+def _safe_open() -> Callable[..., Any]:
     try:
-        import safetensors
-        import safetensors.torch
+        from safetensors import safe_open
     except ImportError as error:
-        raise ValueError("GramPath: .safetensors files need the package safetensors; .npz files need none") from error
-    return safetensors.torch.save_file, safetensors.safe_open
+        raise ValueError(
+            "GramPath: reading .safetensors needs the package safetensors; .npz files need none"
+        ) from error
+    return safe_open

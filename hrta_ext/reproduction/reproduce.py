@@ -64,6 +64,7 @@ def reproduce(
     Returns:
         The report as it was written.
     """
+    out = out.absolute()  # progress may change the working directory
     results = Results(out / RUNS)
     experiments = [EXPERIMENTS[name] for name in names]
     while True:  # tuned runs follow once their tuning is done

@@ -1,12 +1,12 @@
 """Regression on a table: a two-layer network together with the scaling of its columns, saved and loaded as one.
 
 A model is a directory with two files that any machine can read: ``model.json`` (columns, base, s) and ``model.pt``
-(plain tensors, loaded with ``weights_only=True``, so that opening somebody's model never runs code).
+(plain tensors, loaded with ``weights_only=True``, so that opening somebody's model never runs code). Checksums show
+damage, and that the two belong together.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrta_ext.files import replaced, write_json
+from hrta_ext.bases import get_base
+from hrta_ext.files import DamagedFile, checksum_of, load_tensors, read_json, save_tensors, write_json
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.tables.scaling import FloatArray, ModelError, Scaling
 from hrta_ext.tables.table import drop_options, list_names
@@ -23,7 +24,8 @@ from hrta_ext.tables.table import drop_options, list_names
 MODEL_FILES = ("model.json", "model.pt")
 _FORMAT = "hrta_ext regression model"
 _VERSION = 1
-_TENSORS = ("weight", "output_weight", "x_mean", "x_scale", "y_mean", "y_scale")
+_SCALING = ("x_mean", "x_scale", "y_mean", "y_scale")
+_TENSORS = ("weight", "output_weight", *_SCALING)
 # Entries of the (rows, width) activation of one block of predictions: 64 MiB in float32, whatever the table's length.
 _BLOCK_ENTRIES = 1 << 24
 
@@ -66,6 +68,11 @@ class Regression:
         """Write ``model.json`` and ``model.pt`` into ``directory``, which must exist."""
         directory = Path(directory)
         net = self.net
+        tensors = {
+            "weight": net.weight.detach().cpu().clone(),
+            "output_weight": net.output_weight.detach().cpu().clone(),
+            **{name: getattr(self.scaling, name) for name in _SCALING},
+        }
         description = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -75,75 +82,112 @@ class Regression:
             "s": float(net.s),
             "width": net.width,
             "bias": net.bias,
+            "tensors_crc32": checksum_of("", tensors),
         }
-        tensors = {
-            "weight": net.weight.detach().cpu().clone(),
-            "output_weight": net.output_weight.detach().cpu().clone(),
-            **{name: getattr(self.scaling, name) for name in ("x_mean", "x_scale", "y_mean", "y_scale")},
-        }
-        with replaced(directory / "model.pt") as temporary:
-            torch.save(tensors, temporary)
-        write_json(directory / "model.json", description)
+        save_tensors(directory / "model.pt", tensors)
+        write_json(directory / "model.json", description, checksum=True)
 
     @classmethod
     def load(cls, directory: str | Path) -> Regression:
         """Read the model in ``directory``.
 
         Raises:
-            ModelError: There is no model there, or its two files do not belong together.
+            ModelError: There is no model there, it is damaged, or its two files do not belong together.
         """
         directory = Path(directory)
-        description = _read_description(directory)
-        features, width, bias = description["features"], description["width"], description["bias"]
+        description = _read_description(directory / "model.json")
+        width, inputs, bias = description["width"], len(description["features"]), description["bias"]
         tensors = _read_tensors(directory / "model.pt")
-        inputs = len(features)
         expected = {
             "weight": (width, inputs + bias),
             "output_weight": (width,),
             "x_mean": (inputs,),
             "x_scale": (inputs,),
         }
+        other = f"{directory}: model.pt is of another model than model.json"
         for name, shape in {**expected, "y_mean": (), "y_scale": ()}.items():
             if tuple(tensors[name].shape) != shape:
                 raise ModelError(
-                    f"{directory}: model.pt is of another model than model.json: {name} has shape "
-                    f"{tuple(tensors[name].shape)} where {shape} was expected"
+                    f"{other}: {name} has shape {tuple(tensors[name].shape)} where {shape} was expected; train it again"
                 )
-        net = TwoLayerNet(inputs, width, s=description["s"], base=description["base"], bias=bias, seed=0)
+        if description.get("tensors_crc32") not in (None, checksum_of("", tensors)):
+            raise ModelError(f"{other}: its checksum is not the one noted there; train it again")
+        try:
+            net = TwoLayerNet(inputs, width, s=description["s"], base=description["base"], bias=bias, seed=0)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{directory / 'model.json'}: {error}; train it again") from error
+        net.to(tensors["weight"].dtype)
         with torch.no_grad():
             net.weight.copy_(tensors["weight"])
             net.output_weight.copy_(tensors["output_weight"])
-        scaling = Scaling(*(tensors[name] for name in ("x_mean", "x_scale", "y_mean", "y_scale")))
-        return cls(net, scaling, tuple(features), description["target"])
+        scaling = Scaling(*(tensors[name] for name in _SCALING))
+        return cls(net, scaling, tuple(description["features"]), description["target"])
 
 
-def _read_description(directory: Path) -> dict[str, Any]:
-    path = directory / "model.json"
+def _read_description(path: Path) -> dict[str, Any]:
+    """model.json, every entry of the kind it must be; entries that are unknown are left to those who know them."""
     if not path.is_file():
-        raise ModelError(f"{directory}: there is no trained model here (no model.json); give the --out of `hrta train`")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
-        raise ModelError(f"{path}: is not a model that `hrta train` wrote")
-    if description.get("version") != _VERSION:
         raise ModelError(
-            f"{path}: has format version {description.get('version')}, this hrta_ext reads {_VERSION}; upgrade hrta_ext"
+            f"{path.parent}: there is no trained model here (no model.json); give the --out of `hrta train`"
         )
+    try:
+        description = read_json(path)
+    except DamagedFile as error:
+        raise ModelError(f"{path}: cannot be read, {error}; train it again") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if description.get("format") != _FORMAT:
+        raise ModelError(f"{path}: is not a model that `hrta train` wrote")
+    version = description.get("version")
+    if type(version) is int and version > _VERSION:
+        raise ModelError(f"{path}: has format version {version}, this hrta_ext reads {_VERSION}; upgrade hrta_ext")
+    features, base, s, width = (description.get(name) for name in ("features", "base", "s", "width"))
+    checks = {
+        "version": type(version) is int and version == _VERSION,
+        "features": isinstance(features, list) and _are_names(features),
+        "target": isinstance(description.get("target"), str),
+        "base": isinstance(base, str) and len(base) < 100,
+        "s": isinstance(s, (int, float)) and not isinstance(s, bool) and abs(s) <= torch.finfo(torch.float32).max,
+        "width": type(width) is int and width >= 1,
+        "bias": isinstance(description.get("bias"), bool),
+        "tensors_crc32": isinstance(description.get("tensors_crc32", ""), str),
+    }
+    for name, fits in checks.items():
+        if not fits:
+            what = f"{str(description[name])[:40]!r}" if name in description else "nothing"
+            raise ModelError(f"{path}: is damaged: {name} cannot be {what}; train it again")
+    try:
+        get_base(str(base))
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
     return description
+
+
+def _are_names(features: list[object]) -> bool:
+    return len(features) > 0 and all(isinstance(name, str) for name in features) and len({*features}) == len(features)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; the model is incomplete, train it again") from None
-    except Exception as error:  # torch raises whatever its zip reader and unpickler happen to meet
-        raise ModelError(f"{path}: is damaged or not a model that `hrta train` wrote") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except DamagedFile as error:
+        raise ModelError(
+            f"{path}: is damaged or not a model that `hrta train` wrote ({error}); train it again"
+        ) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(name), Tensor) for name in _TENSORS):
         raise ModelError(f"{path}: is not a model that `hrta train` wrote")
-    return content
+    for name in _TENSORS:
+        tensor = content[name]
+        right = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+        if not right or (name in _SCALING and tensor.dtype is not torch.float64):
+            raise ModelError(f"{path}: is damaged: {name} cannot be {tensor.dtype}, {tensor.layout}; train it again")
+        if not bool(tensor.isfinite().all()) or (name.endswith("_scale") and not bool((tensor > 0).all())):
+            raise ModelError(f"{path}: is damaged: {name} holds numbers that cannot be; train it again")
+    return {name: content[name] for name in _TENSORS}
 
 
 def check_columns(x: FloatArray, y: FloatArray, features: tuple[str, ...], target: str) -> None:

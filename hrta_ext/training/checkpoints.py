@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers
-from hrta_ext.files import replaced
+from hrta_ext.files import DamagedFile, destination, load_tensors, replaces, save_tensors
 from hrta_ext.training.data import Samples
 from hrta_ext.training.run import Run
 
@@ -34,15 +35,24 @@ _IMPLEMENTATION_FLAGS = frozenset({"params", "fused", "foreach", "capturable"})
 def prepare_checkpoint(path: str | os.PathLike[str], *, resume: bool) -> Path:
     """Find out before any work whether a checkpoint can be written at ``path``; creates its folder.
 
+    Returns:
+        The file itself, absolute and with links resolved: the working directory may change while the run goes on.
+
     Raises:
         FileExistsError: There is a file already and ``resume`` is False. Nothing is ever overwritten unasked.
         IsADirectoryError, NotADirectoryError, PermissionError: Nothing can be written there.
+        ValueError: What is there is no file that could be read back, but a device or a FIFO.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"fit: checkpoint must be a path or None, got {type(path).__name__}")
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(f"fit: checkpoint must name a file, {target} is a folder")
+    try:
+        target = destination(path)
+    except IsADirectoryError:
+        raise IsADirectoryError(f"fit: checkpoint must name a file, {os.fspath(path)} is a folder") from None
+    except OSError as error:
+        raise type(error)(f"fit: checkpoint {os.fspath(path)} cannot be written: {error.strerror}") from None
+    if target.exists() and not replaces(target):
+        raise ValueError(f"fit: checkpoint must name a file that can be read back, {os.fspath(path)} is a device")
     if target.exists() and not resume:
         raise FileExistsError(
             f"fit: checkpoint {target} exists already; pass resume=True to continue that run, or remove the file"
@@ -91,25 +101,20 @@ def fingerprint(net: nn.Module, optimizer: Optimizer, samples: Samples, settings
     }
 
 
-def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write ``content``. A crash at any moment, power loss included, leaves the old file or the new one."""
-    with replaced(path, one_writer=True) as temporary:
-        torch.save({"format": _FORMAT, **content}, temporary)
-
-
-def load_checkpoint(path: str | os.PathLike[str], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint, onto the CPU, that carries the fingerprint ``expected``.
+def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint, onto the CPU, whose checksums hold and that carries the fingerprint ``expected``.
 
     Raises:
-        ValueError: The file is no checkpoint of this version of ``fit``, or is of another run. It is left as it is.
+        ValueError: The file is damaged, no checkpoint of this version of ``fit``, or of another run. It is left as it
+            is.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises whatever its zip reader and unpickler happen to meet
-        raise ValueError(f"fit: {path} is not a checkpoint that can be read; remove it or use another path") from error
-    if not isinstance(content, dict) or set(content) != _KEYS or content["format"] != _FORMAT:
+        content = load_tensors(path)
+    except DamagedFile as error:
+        raise ValueError(
+            f"fit: {path} is not a checkpoint that can be read; remove it or use another path ({error})"
+        ) from error
+    if not _is_checkpoint(content):
         raise ValueError(f"fit: {path} is not a checkpoint of this version of fit; remove it or use another path")
     found = content["fingerprint"]
     differing = [key for key in (*expected, *found) if expected.get(key) != found.get(key)]
@@ -120,6 +125,21 @@ def load_checkpoint(path: str | os.PathLike[str], expected: Mapping[str, Any]) -
             "Use another path, or the model, data and settings that it was made with"
         )
     return content
+
+
+def _is_checkpoint(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and set(content) - {"callbacks"} == _KEYS
+        and type(content["format"]) is int
+        and content["format"] == _FORMAT
+        and isinstance(content["fingerprint"], dict)
+        and type(content["step"]) is int
+        and isinstance(content["loss"], Tensor)
+        and content["loss"].shape == (content["step"],)
+        and isinstance(content["seconds"], float)
+        and isinstance(content.get("callbacks", {}), dict)
+    )
 
 
 def _difference(key: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
@@ -138,12 +158,46 @@ def _difference(key: str, found: Mapping[str, Any], expected: Mapping[str, Any])
 
 @dataclass(frozen=True)
 class Keeper:
-    """Writes the checkpoints of one run."""
+    """Writes the checkpoints of one run, and what its callbacks want to keep."""
 
     path: Path
     every: int
     mark: dict[str, Any]
+    callbacks: Sequence[object] = ()
+
+    def __post_init__(self) -> None:
+        for name, callback in self._stateful().items():
+            if not _is_plain(callback.state_dict()):
+                raise TypeError(
+                    f"fit: state_dict() of callback {name} must hold tensors and plain values alone, for the checkpoint"
+                )
 
     def save(self, run: Run) -> None:
-        """Replace the file by the present state of ``run``."""
-        save_checkpoint(self.path, {"fingerprint": self.mark, **run.state()})
+        """Replace the file by the present state of ``run``; a crash at any moment leaves the old one or the new one."""
+        states = {name: callback.state_dict() for name, callback in self._stateful().items()}
+        content = {"format": _FORMAT, "fingerprint": self.mark, **run.state()}
+        save_tensors(self.path, {**content, "callbacks": states} if states else content)
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Hand the callbacks what a checkpoint kept for them; older ones kept nothing."""
+        states = saved.get("callbacks", {})
+        for name, callback in self._stateful().items():
+            if name in states:
+                callback.load_state_dict(states[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        """Callbacks with ``state_dict`` and ``load_state_dict``, named by their class and place."""
+        return {
+            f"{k} {type(callback).__qualname__}": callback
+            for k, callback in enumerate(self.callbacks)
+            if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
+        }
+
+
+def _is_plain(value: object) -> bool:
+    """What ``torch.load(weights_only=True)`` reads."""
+    if isinstance(value, dict) and type(value) in (dict, OrderedDict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, complex, str, Tensor, nn.Parameter)

@@ -10,7 +10,19 @@ import torch
 pytest.importorskip("matplotlib")
 
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.plots import COLORS, LINE_STYLES, draw_loss, line_style, mark_stages, new_figure, plot_loss, thinned
+from hrta_ext.plots import (
+    COLORS,
+    LINE_STYLES,
+    draw_loss,
+    label_ends,
+    line_style,
+    mark_stages,
+    new_figure,
+    plain,
+    plot_loss,
+    save_figure,
+    thinned,
+)
 from hrta_ext.training.fit import fit
 
 
@@ -116,3 +128,55 @@ def test_plot_without_matplotlib_names_the_cure(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"plots need matplotlib: pip install 'hrta_ext\[plot\]'"):
         plot_loss(torch.ones(3), torch.ones(3), tmp_path / "loss.png")
+
+
+# A name, and what it is drawn as.
+NAMES = {
+    **{
+        name: name
+        for name in ("cost_$_per_$", r"$\frac{a", "$x^2$", r"\$", "$", "温度", "درجة", "🎉", r"%#&~^{}\n", "")
+    },
+    "_first": " _first",
+    "a\tb\nc\r": "a b c ",
+    "\0\x1b\ud800": "���",
+    "n" * 5000: "n" * 59 + "…",
+    "温" * 31: "温" * 29 + "…",
+    "温" * 30: "温" * 30,
+}
+
+
+@pytest.mark.parametrize("tex", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_texts_of_users_are_drawn_as_they_are(tex: bool, tmp_path) -> None:
+    """In every place where a text can be, under the user's own settings for TeX as well."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": tex, "text.parse_math": not tex}):
+        figure, (axis, ticks) = new_figure(columns=2)
+        figure.set_layout_engine("none")  # long labels take it seconds
+        for k, name in enumerate(NAMES):
+            draw_loss(axis, torch.tensor([1.0, 0.5]) + k, label=name)
+        label_ends(axis, [(0.5 + k, name, "black") for k, name in enumerate(NAMES)], 1.0)
+        legend = axis.legend()
+        axis.set_title(plain("$a$"))
+        ticks.set_yticks(range(len(NAMES)), [plain(name) for name in NAMES])
+        for suffix in ("pdf",) if tex else ("png", "svg"):
+            save_figure(figure, tmp_path / f"picture.{suffix}")
+        assert matplotlib.rcParams["text.usetex"] is tex
+    for texts in (axis.texts, ticks.get_yticklabels()):
+        drawn = [text._preprocess_math(text.get_text()) for text in texts]
+        assert drawn == [(shown, False) for shown in NAMES.values()]
+    assert len(legend.get_texts()) == len(NAMES) - 1  # all but the empty name
+    assert axis.title._preprocess_math(axis.title.get_text()) == ("$a$", False)
+
+
+def test_letters_that_the_font_lacks_come_from_another(tmp_path, monkeypatch) -> None:
+    from matplotlib import rcParams
+
+    monkeypatch.setattr("hrta_ext.plots._FAMILIES", ("Not Installed", "STIXGeneral"))
+    figure, (axis,) = new_figure()
+    axis.set_title(plain("温度"))
+    axis.set_xlabel("steps")
+    save_figure(figure, tmp_path / "picture.png")
+    assert axis.title.get_fontfamily() == [*rcParams["font.family"], "STIXGeneral"]
+    assert axis.xaxis.label.get_fontfamily() == rcParams["font.family"]

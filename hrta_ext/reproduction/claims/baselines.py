@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hrta_ext.plots import new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import Runs, draw_against, draw_dots
+from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.page.drawing import Runs, draw_against, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import CRITICS, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Comparison, Spread, compare, number, verdict_of
 from hrta_ext.reproduction.runs.tasks import Results, Task
@@ -341,7 +341,7 @@ def _draw_final(
         draw_dots(axis, rows, reference=next(iter(rows)), xlabel=what)
         axis.set_title(f"{case.title}: {scale.seeds} seeds at the tuned learning rate", fontsize=10)
         name = f"baselines_{_slug(case)}"
-        save_figure(figure, folder / f"{name}.png")
+        save_picture(figure, folder / f"{name}.png")
         caption = f"{case.title}. One dot per seed; bars: medians, lines: quartiles, dashed: Adam at s = 1."
         figures.append(Figure(name, caption))
     return figures
@@ -359,5 +359,5 @@ def _draw_rates(tuning: Mapping[Case, Mapping[str, Mapping[float, Runs]]], folde
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final training loss R")
         axis.set_title(case.title, fontsize=10)
-    save_figure(figure, folder / "baselines_rates.png")
+    save_picture(figure, folder / "baselines_rates.png")
     return Figure("baselines_rates", "The coarse tuning: median final loss against Adam's rate, quartiles as bars.")

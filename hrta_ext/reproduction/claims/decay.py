@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hrta_ext.plots import COLORS, label_ends, line_style, new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import draw_against
+from hrta_ext.plots import COLORS, label_ends, line_style, new_figure
+from hrta_ext.reproduction.page.drawing import draw_against, save_picture
 from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import (
     FEWEST_PAIRS,
@@ -325,7 +325,7 @@ def _draw_losses(descents: Mapping[tuple[int, int, float], Runs], width: int, fo
         axis.set_xlabel("time t = h k")
         axis.set_ylabel("training loss R")
         axis.set_title(f"d = {d}, width {width:,}, seed 0", fontsize=10)
-    save_figure(figure, folder / "decay_loss.png")
+    save_picture(figure, folder / "decay_loss.png")
     return Figure("decay_loss", "Gradient descent (lines), and what the NTK at the start predicts (circles).")
 
 
@@ -338,7 +338,7 @@ def _draw_rates(descents: Mapping[tuple[int, int, float], Runs], widths: Sequenc
         axis.set_xlabel("width m")
         axis.set_ylabel("rate of decay of the loss")
         axis.set_title(f"d = {d}, s = 1", fontsize=10)
-    save_figure(figure, folder / "decay_rate.png")
+    save_picture(figure, folder / "decay_rate.png")
     return Figure(
         "decay_rate",
         "Rate of decay over the second half of the steps: as measured, as the full spectrum of the first NTK predicts "
@@ -354,7 +354,7 @@ def _draw_deviation(descents: Mapping[tuple[int, int, float], Runs], widths: Seq
         axis.set_xlabel("width m")
         axis.set_ylabel("largest deviation, decades")
         axis.set_title(f"d = {d}", fontsize=10)
-    save_figure(figure, folder / "decay_deviation.png")
+    save_picture(figure, folder / "decay_deviation.png")
     return Figure(
         "decay_deviation", "How far the loss goes from the prediction of the first NTK: medians, quartiles as bars."
     )
@@ -376,5 +376,5 @@ def _draw_switch(switches: Mapping[tuple[int, tuple[float, float]], Runs], width
         axis.set_xlabel("step of gradient descent")
         axis.set_ylabel("training loss R")
         axis.set_title(f"d = 1, width {width:,}", fontsize=10)
-    save_figure(figure, folder / "decay_switch.png")
+    save_picture(figure, folder / "decay_switch.png")
     return Figure("decay_switch", "A switch of s half-way, and no switch: medians over the seeds, quartiles as bands.")

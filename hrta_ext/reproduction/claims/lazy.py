@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from hrta_ext import TwoLayerNet, fit
-from hrta_ext.plots import new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import draw_against
+from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.page.drawing import draw_against, save_picture
 from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Spread, number, verdict_of_checks
 from hrta_ext.reproduction.runs.problems import make_problem
@@ -199,5 +199,5 @@ def _draw(done: Mapping[Key, Runs], widths: Sequence[int], folder: Path) -> Figu
         axis.set_xlabel("width m")
         axis.set_ylabel(labels[quantity])
         axis.set_title(OPTIMIZERS[optimizer], fontsize=10)
-    save_figure(figure, folder / "lazy.png")
+    save_picture(figure, folder / "lazy.png")
     return Figure("lazy", "Movement of the weights and of the kernel against the width: medians, quartiles as bars.")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from hrta_ext.plots import new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import Runs, draw_curves, draw_dots
+from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.page.drawing import Runs, draw_curves, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import CRITICS, PAPER, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Comparison, Spread, compare, number, verdict_of
 from hrta_ext.reproduction.runs.problems import grid, make_problem
@@ -157,7 +157,7 @@ def _draw_curves(done: Mapping[float, Mapping[str, Runs]], folder: Path, scale: 
         draw_curves(axis, methods)
         axis.set_ylabel("Sobolev training loss")
         axis.set_title(f"lr {lr:g}", fontsize=10)
-    save_figure(figure, folder / "poisson_loss.png")
+    save_picture(figure, folder / "poisson_loss.png")
     return Figure("poisson_loss", f"Training loss: medians of {scale.seeds} seeds, quartiles as bands.")
 
 
@@ -168,7 +168,7 @@ def _draw_errors(done: Mapping[float, Mapping[str, Runs]], folder: Path, scale: 
         rows = {method: [run[quantity] for run in runs] for method, runs in done[lr].items()}
         draw_dots(axis, rows, reference=BASELINE, xlabel=_QUANTITIES[quantity])
         axis.set_title(f"lr {lr:g}", fontsize=10)
-    save_figure(figure, folder / "poisson_errors.png")
+    save_picture(figure, folder / "poisson_errors.png")
     caption = f"One dot per seed ({scale.seeds}); bars: medians, lines: quartiles, dashed: s = 1."
     return Figure("poisson_errors", caption)
 
@@ -197,7 +197,7 @@ def _draw_solutions(pictures: Mapping[str, Mapping[str, Any]], folder: Path) -> 
         if axis in (axes[0], axes[-1]):
             figure.colorbar(shown, ax=axis, shrink=0.8)
     axes[0].set_ylabel("x₂")
-    save_figure(figure, folder / "poisson_solution.png")
+    save_picture(figure, folder / "poisson_solution.png")
     return Figure(
         "poisson_solution", f"The solution u*, and how far the networks of seed 0 at lr {RATES[-1]:g} are from it."
     )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hrta_ext import with_bias
-from hrta_ext.plots import new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import Runs, draw_dots
+from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.page.drawing import Runs, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import CRITICS, PAPER, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Comparison, Spread, compare, number, verdict_of
 from hrta_ext.reproduction.runs.problems import make_problem
@@ -228,7 +228,7 @@ def _draw(
         rows[LINEAR] = _errors(linear[table])
         draw_dots(axis, rows, reference=next(iter(rows)), xlabel="relative error on held-out rows")
         axis.set_title(TABLES[table], fontsize=10)
-    save_figure(figure, folder / "real.png")
+    save_picture(figure, folder / "real.png")
     return Figure(
         "real", f"One dot per seed and split ({scale.seeds}); bars: medians, lines: quartiles, dashed: s = 1."
     )

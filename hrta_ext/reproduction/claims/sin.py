@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hrta_ext.plots import new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import Runs, draw_curves, draw_dots
+from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.page.drawing import Runs, draw_curves, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import PAPER, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Comparison, compare, count_outcomes, number, verdict_of
 from hrta_ext.reproduction.runs.tasks import Results, Task
@@ -187,7 +187,7 @@ class SinExperiment:
         for axis, case in zip(axes, wide, strict=True):
             draw_curves(axis, {method.name: runs for method, runs in done[case].items()})
             axis.set_title(case.text(), fontsize=10)
-        save_figure(figure, folder / f"{self.name}_loss.png")
+        save_picture(figure, folder / f"{self.name}_loss.png")
         curves = Figure(
             f"{self.name}_loss",
             f"Training loss at the largest width: medians of {scale.seeds} seeds, quartiles as bands, each point the "
@@ -199,7 +199,7 @@ class SinExperiment:
             rows = {method.name: [run["final_loss"] for run in runs] for method, runs in done[case].items()}
             draw_dots(axis, rows, reference=BASELINE, xlabel="final training loss R")
             axis.set_title(case.text(), fontsize=10)
-        save_figure(figure, folder / f"{self.name}_final.png")
+        save_picture(figure, folder / f"{self.name}_final.png")
         dots = Figure(
             f"{self.name}_final",
             "Final losses, one dot per seed; bars: medians, lines: quartiles, dashed: the median of plain Adam.",

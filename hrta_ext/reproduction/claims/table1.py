@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hrta_ext.plots import new_figure, save_figure
+from hrta_ext.plots import new_figure
 from hrta_ext.reproduction.claims.sin import BASELINE, METHODS, PAPER_STEPS
-from hrta_ext.reproduction.page.drawing import Runs, draw_dots
+from hrta_ext.reproduction.page.drawing import Runs, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import CRITICS, PAPER, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Comparison, compare, count_outcomes, number, verdict_of
 from hrta_ext.reproduction.runs.tasks import Results, Task
@@ -160,7 +160,7 @@ def _draw(done: Mapping[Case, Mapping[str, Runs]], folder: Path, scale: Scale) -
         rows = {name: [run["final_loss"] for run in runs] for name, runs in done[case].items()}
         draw_dots(axis, rows, reference=BASELINE, xlabel="final training loss R")
         axis.set_title(_named(case), fontsize=10)
-    save_figure(figure, folder / "table1.png")
+    save_picture(figure, folder / "table1.png")
     return Figure(
         "table1", f"Final losses of {scale.seeds} seeds; bars: medians, lines: quartiles, dashed: plain Adam."
     )

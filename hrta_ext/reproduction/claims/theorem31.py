@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from hrta_ext import infinite_gram, random_gram_path, square_law, with_bias
-from hrta_ext.plots import COLORS, line_style, new_figure, save_figure
-from hrta_ext.reproduction.page.drawing import draw_against
+from hrta_ext.plots import COLORS, line_style, new_figure
+from hrta_ext.reproduction.page.drawing import draw_against, save_picture
 from hrta_ext.reproduction.page.sections import PAPER, PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import FloatArray, Verdict, number, verdict_of_checks
 from hrta_ext.reproduction.runs.problems import make_problem
@@ -271,7 +271,7 @@ def _draw_smallest(
         axis.set_xlabel("s")
         axis.set_ylabel("smallest eigenvalue of the NTK")
         axis.set_title(DIMENSIONS[d], fontsize=10)
-    save_figure(figure, folder / "theorem31_lambda_min.png")
+    save_picture(figure, folder / "theorem31_lambda_min.png")
     return Figure(
         "theorem31_lambda_min",
         "Smallest eigenvalue of the NTK against s: medians over the draws, quartiles as bars. Slope 2 is the s² law.",
@@ -293,7 +293,7 @@ def _draw_condition(infinite: Mapping[int, Any], folder: Path) -> Figure:
         axis.set_xlabel("s")
         axis.set_ylabel("condition number")
         axis.set_title(f"{DIMENSIONS[d]}, infinite width", fontsize=10)
-    save_figure(figure, folder / "theorem31_condition.png")
+    save_picture(figure, folder / "theorem31_condition.png")
     return Figure("theorem31_condition", "Largest over smallest eigenvalue against s.")
 
 
@@ -311,7 +311,7 @@ def _draw_width(infinite: Mapping[int, Any], finite: Mapping[int, Mapping[int, S
         axis.set_xlabel("width m")
         axis.set_ylabel("smallest eigenvalue / its limit")
         axis.set_title(f"{DIMENSIONS[d]}, s = 1", fontsize=10)
-    save_figure(figure, folder / "theorem31_width.png")
+    save_picture(figure, folder / "theorem31_width.png")
     return Figure(
         "theorem31_width",
         "Smallest eigenvalue of finite networks over that of infinite width: medians, quartiles as bars.",

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hrta_ext.plots import COLORS, GREY, label_ends, line_style, readable_log_ticks
+from hrta_ext.plots import COLORS, GREY, label_ends, line_style, plain, readable_log_ticks, save_figure
 from hrta_ext.reproduction.page.verdicts import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _FLOOR = 1e-30
 Runs = Sequence[Mapping[str, Any]]
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Save a figure; where that fails the page goes without it, and a line on stderr says so."""
+    try:
+        save_figure(figure, path)
+    except Exception as error:  # whatever matplotlib or the disk met, hours of runs are worth their page
+        path.unlink(missing_ok=True)
+        print(f"hrta: warning: {path} could not be drawn: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def draw_curves(axis: Axes, methods: Mapping[str, Runs]) -> None:
@@ -88,7 +100,8 @@ def draw_against(
         axis.set_xlim(min(drawn) / 2, 2 * min(drawn))
     label_ends(axis, [end[:3] for end in ends], max((end[3] for end in ends), default=0.0), log_x=True)
     axis.text(
-        1.0, 0.01, "\n".join(zeros), transform=axis.transAxes, ha="right", va="bottom", fontsize=8, color=GREY
+        1.0, 0.01, "\n".join(map(plain, zeros)), transform=axis.transAxes, ha="right", va="bottom", fontsize=8,
+        color=GREY,
     )  # fmt: skip
     if linear_ticks:
         axis.set_xticks(list(x), [f"{value:g}" for value in x])
@@ -126,7 +139,7 @@ def draw_dots(
         if math.isfinite(middle):
             axis.axvline(middle, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     readable_log_ticks(axis.xaxis)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [plain(name) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(False, axis="y")
     axis.set_xlabel(xlabel)

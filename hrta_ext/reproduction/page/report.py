@@ -67,7 +67,8 @@ def render(report: Report, out: Path) -> str:
     from jinja2 import Environment, StrictUndefined  # torch brings it
 
     def image(section: Section, figure: Figure) -> str:
-        return base64.b64encode((out / section.name / f"{figure.name}.png").read_bytes()).decode()
+        path = out / section.name / f"{figure.name}.png"
+        return base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))

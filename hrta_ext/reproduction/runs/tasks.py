@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from hrta_ext.files import write_json
+from hrta_ext.files import read_json, write_json
 
 # Part of every key: the format of the results, named after the version that set it, and a number to be raised when a
 # task's function computes something else from the same parameters.
@@ -74,7 +74,7 @@ class Results:
     """The results in a folder, one file per task, each there as a whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
         self._read: dict[str, dict[str, Any]] = {}
 
     def __contains__(self, task: Task) -> bool:
@@ -84,16 +84,21 @@ class Results:
         if task.key not in self._read:
             path = self._path(task)
             try:
-                self._read[task.key] = json.loads(path.read_text(encoding="utf-8"))["result"]
+                content = read_json(path)
+                if (content["function"], content["parameters"]) != (task.function, json.loads(task.parameters)):
+                    raise ValueError("it is that of another task")
+                self._read[task.key] = content["result"]
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is not a result of this program; remove it, and it is made anew") from error
+                raise ValueError(
+                    f"{path} is not a result of this program; remove it, and it is made anew ({error})"
+                ) from error
         return self._read[task.key]
 
     def put(self, task: Task, result: dict[str, Any]) -> None:
         """Keep a result. It is read back from its file, so that a resumed run sees the same numbers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"function": task.function, "parameters": json.loads(task.parameters), "result": result}
-        write_json(self._path(task), content)
+        write_json(self._path(task), content, checksum=True)
 
     def _path(self, task: Task) -> Path:
         return self.folder / f"{task.key}.json"
