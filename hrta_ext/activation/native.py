@@ -48,12 +48,13 @@ def _output(dense: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(dense) if dense is x else dense
 
 
-def _like(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+def _like(grad: Tensor, x: Tensor) -> Tensor:
     """A gradient in the memory order of x."""
-    if tensor.is_neg() or tensor.stride() != stride:
-        require_memory(tensor, "activation: grad")
-        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-    return tensor
+    if grad.is_neg() or grad.stride() != x.stride():
+        if grad.untyped_storage().nbytes() == 0:
+            require_memory(grad, "activation: grad")
+        return torch.empty_like(x).copy_(grad)
+    return grad
 
 
 def _restored(y: Tensor, x: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]
 def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     """``grad`` times the derivative of order + 1 at x."""
     dense = _arranged(x, s)
-    grad = _like(grad, dense.stride())
+    grad = _like(grad, dense)
     grad_x = _output(dense, x)
     _transform(dense, s, base, order + 1, grad_x, grad=grad)
     return _restored(grad_x, x)
@@ -136,7 +137,7 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
     if x.numel() == 0:
         return torch.zeros(s.shape, dtype=torch.float64, device=x.device)
     dense = _arranged(x, s)
-    grad = _like(grad, dense.stride())
+    grad = _like(grad, dense)
     grad_s = torch.empty(s.shape, dtype=torch.float64, device=x.device)
     device, n, features = x.get_device(), x.numel(), s.numel()
     partial = torch.empty(_C.parameter_gradient_scratch(n, features, device), dtype=torch.float64, device=x.device)
@@ -162,7 +163,9 @@ def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[
 
 def relu_mask_backward(grad: Tensor, mask: Tensor, s: Parameter, stride: tuple[int, ...]) -> Tensor:
     """``grad`` where the bit is set, (1 - s) ``grad`` elsewhere."""
-    s, grad = _ready(s), _like(grad, stride)
+    s = _ready(s)
+    if grad.is_neg() or grad.stride() != stride:
+        grad = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device).copy_(grad)
     grad_x = torch.empty_like(grad)
     device, n = grad.get_device(), grad.numel()
     number, value, _ = _number(s, device)
