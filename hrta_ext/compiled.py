@@ -76,9 +76,18 @@ def address(
             f"{name} must be {count} values of {dtype}, {order}, on device {device}; got {tensor.dtype} of shape "
             f"{tuple(tensor.shape)} and strides {tensor.stride()} on {tensor.device}{sign}"
         )
-    at, before = tensor.data_ptr(), tensor.storage_offset() * dtype.itemsize
+    return memory(tensor, name)
+
+
+def memory(tensor: Tensor, name: str) -> int:
+    """The address of a dense tensor by whose own dtype, device and order the kernel goes: is all of it there?"""
+    at, size, held = tensor.data_ptr(), tensor.nbytes, tensor.untyped_storage().nbytes()
+    before = tensor.storage_offset()
+    if before == 0 and at and held >= size:
+        return at
+    before *= tensor.itemsize
     # Without memory (a fake tensor, a wrapper) the address is the offset alone.
-    if count and (at == before or tensor.untyped_storage().nbytes() < before + count * dtype.itemsize):
+    if size and (at == before or held < before + size):
         require_memory(tensor, name)
         raise ValueError(f"{name} must be a tensor with memory of its own, got {type(tensor).__name__} without")
     return at
@@ -91,6 +100,8 @@ def own(tensor: Tensor | None) -> int:
 
 def require_memory(tensor: Tensor, name: str) -> None:
     """ValueError where storage was freed under the tensor, as sharded training does: torch's copies would crash."""
+    if tensor.is_contiguous() and tensor.storage_offset() == 0 and tensor.untyped_storage().nbytes() >= tensor.nbytes:
+        return
     if tensor.numel() == 0:
         return
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

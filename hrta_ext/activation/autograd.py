@@ -28,12 +28,12 @@ def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
     """s as the kernels take it: a number where that costs no wait for a device, else float64 on x's device."""
     if not isinstance(s, Tensor):
         return float(s)
-    if s.untyped_storage().nbytes() == 0:
-        compiled.require_memory(s, "activation: s")
     if s.device.type == "cpu" and s.dim() == 0:
         value = s.item()
         # NaN and infinity go on as they do in tensors; a number that x's dtype cannot hold is refused, as a float is.
         return value if -6e4 < value < 6e4 or not math.isfinite(value) else check_finite(value, "homotopy: s", x.dtype)
+    if s.untyped_storage().nbytes() == 0:
+        compiled.require_memory(s, "activation: s")
     return s.detach().to(torch.float32 if x.device.type == "mps" else torch.float64).contiguous()
 
 

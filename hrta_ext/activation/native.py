@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address, own, plain, require_memory
+from hrta_ext.compiled import _C, KINDS, address, memory, own, plain, require_memory
 from hrta_ext.inputs import Parameter
 
 # Numbers of Quantity in csrc/ (_C.QUANTITIES); the derivatives of sigma_s by their order.
@@ -48,12 +48,13 @@ def _output(dense: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(dense) if dense is x else dense
 
 
-def _like(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+def _like(grad: Tensor, x: Tensor) -> Tensor:
     """A gradient in the memory order of x."""
-    if tensor.is_neg() or tensor.stride() != stride:
-        require_memory(tensor, "activation: grad")
-        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-    return tensor
+    if grad.is_neg() or grad.stride() != x.stride():
+        if grad.untyped_storage().nbytes() == 0:
+            require_memory(grad, "activation: grad")
+        return torch.empty_like(x).copy_(grad)
+    return grad
 
 
 def _restored(y: Tensor, x: Tensor) -> Tensor:
@@ -82,17 +83,18 @@ def _transform(
 ) -> None:
     """The pass over dense x and, in its order, grad, to y and, at the address ``slope``, the slope."""
     s = _ready(s)
-    dtype, device, n, strides = _about(x)
+    device = x.get_device()
     number, values, features = _number(s, device)
     _C.transform(
-        address(x, "activation: x", dtype, device, n, strides), own(y), n, KINDS[dtype], BASES[base].number, quantity,
-        number, values, features, address(grad, "activation: grad", dtype, device, n, strides), slope, device,
+        memory(x, "activation: x"), own(y), x.numel(), KINDS[x.dtype], BASES[base].number, quantity, number, values,
+        features, 0 if grad is None else _beside(grad, x), slope, device,
     )  # fmt: skip
 
 
-def _about(x: Tensor) -> tuple[torch.dtype, int, int, tuple[int, ...] | None]:
-    """What the kernels assume of x and of all that goes with it element by element: dtype, device, count, order."""
-    return x.dtype, x.get_device(), x.numel(), None if x.is_contiguous() else x.stride()
+def _beside(grad: Tensor, x: Tensor) -> int:
+    """Where a gradient is, which the kernel takes to be like x, element by element."""
+    strides = None if x.is_contiguous() else x.stride()
+    return address(grad, "activation: grad", x.dtype, x.get_device(), x.numel(), strides)
 
 
 def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
@@ -124,7 +126,7 @@ def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]
 def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     """``grad`` times the derivative of order + 1 at x."""
     dense = _arranged(x, s)
-    grad = _like(grad, dense.stride())
+    grad = _like(grad, dense)
     grad_x = _output(dense, x)
     _transform(dense, s, base, order + 1, grad_x, grad=grad)
     return _restored(grad_x, x)
@@ -135,14 +137,13 @@ def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int
     if x.numel() == 0:
         return torch.zeros(s.shape, dtype=torch.float64, device=x.device)
     dense = _arranged(x, s)
-    grad = _like(grad, dense.stride())
+    grad = _like(grad, dense)
     grad_s = torch.empty(s.shape, dtype=torch.float64, device=x.device)
-    (dtype, device, n, strides), features = _about(dense), s.numel()
+    device, n, features = x.get_device(), x.numel(), s.numel()
     partial = torch.empty(_C.parameter_gradient_scratch(n, features, device), dtype=torch.float64, device=x.device)
     _C.parameter_gradient(
-        address(grad, "activation: grad", dtype, device, n, strides),
-        address(dense, "activation: x", dtype, device, n, strides),
-        own(grad_s), own(partial), n, KINDS[dtype], BASES[base].number, PARAMETER_GRADIENT + order, features, device,
+        _beside(grad, dense), memory(dense, "activation: x"), own(grad_s), own(partial), n, KINDS[x.dtype],
+        BASES[base].number, PARAMETER_GRADIENT + order, features, device,
     )  # fmt: skip
     return grad_s
 
@@ -152,17 +153,19 @@ def relu_mask_forward(x: Tensor, s: Parameter, in_place: bool = False) -> tuple[
     s = _ready(s.clone() if in_place and isinstance(s, Tensor) else s)
     dense = _dense(x)
     y = dense if in_place else _output(dense, x)
-    dtype, device, n, strides = _about(dense)
+    device, n = x.get_device(), x.numel()
     mask = torch.empty((n + 7) // 8, dtype=torch.uint8, device=x.device)
     number, value, _ = _number(s, device)
-    at = address(dense, "activation: x", dtype, device, n, strides)
-    _C.relu_mask_forward(at, own(y), own(mask), n, KINDS[dtype], number, value, device)
+    at = memory(dense, "activation: x")
+    _C.relu_mask_forward(at, own(y), own(mask), n, KINDS[x.dtype], number, value, device)
     return (x.copy_(y) if in_place and y is not x else y), mask, dense.stride()
 
 
 def relu_mask_backward(grad: Tensor, mask: Tensor, s: Parameter, stride: tuple[int, ...]) -> Tensor:
     """``grad`` where the bit is set, (1 - s) ``grad`` elsewhere."""
-    s, grad = _ready(s), _like(grad, stride)
+    s = _ready(s)
+    if grad.is_neg() or grad.stride() != stride:
+        grad = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device).copy_(grad)
     grad_x = torch.empty_like(grad)
     device, n = grad.get_device(), grad.numel()
     number, value, _ = _number(s, device)

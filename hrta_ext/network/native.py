@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address, most_features, own, plain
+from hrta_ext.compiled import _C, KINDS, address, memory, most_features, own, plain
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import reference
 from hrta_ext.network.reference import Gradients, Needs
@@ -48,7 +48,7 @@ class Problem:
             n=n,
             features=features,
             width=width,
-            x=self.address(x, "x", n * features),
+            x=memory(x, "two_layer: x"),
             weight=self.address(weight, "weight", neurons * features),
             output_weight=self.address(output_weight, "output_weight", neurons),
             s=0.0 if on_device else float(s),

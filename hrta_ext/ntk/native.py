@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,18 +55,11 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
             first=neurons.first,
         ),
         scratch_bytes=scratch_bytes,
-        sums=_described(sums, x),
+        sums=_C.GramSums(**{name: own(part) for name, part in zip(sums._fields, sums, strict=True)}),
     )
     if not _C.gram_sums(call):
         for tensor in sums:
             tensor.fill_(torch.nan)
-
-
-def _described(sums: GramSums, x: Tensor) -> Any:
-    shapes = zip(sums._fields, sums, sum_shapes(x), strict=True)
-    return _C.GramSums(
-        **{name: address(part, f"gram: {name}", torch.float64, -1, math.prod(shape)) for name, part, shape in shapes}
-    )
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
@@ -75,12 +67,12 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     n, networks = x.shape[0], sums.square_sum.shape[:-1]
     count = networks.numel()
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
-    s = plain(s, "gram: s")
-    inner = plain(x @ x.mT, "gram: x")
+    s, inner = plain(s, "gram: s"), plain(x @ x.mT, "gram: x")
+    sizes = [math.prod(shape) for shape in sum_shapes(x)]
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
-        one = GramSums(*(plain(part, f"gram: {name}") for name, part in zip(sums._fields, one, strict=True)))
-        linear, cross = (plain(part @ x.mT, "gram: x") for part in (one.linear, one.cross))
+        one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
+        linear, cross = plain(one.linear @ x.mT, "linear"), plain(one.cross @ x.mT, "cross")
         call = _C.GramEvaluation(
             n=n,
             S=s.numel(),
@@ -88,10 +80,15 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
             derivative=derivative,
             width=width,
             s=address(s, "gram: s", torch.float64, -1, s.numel()),
-            inner=address(inner, "gram: inner", torch.float64, -1, n * n),
-            linear=address(linear, "gram: linear", torch.float64, -1, n * n),
-            cross=address(cross, "gram: cross", torch.float64, -1, n * n),
-            sums=_described(one, x),
+            inner=own(inner),
+            linear=own(linear),
+            cross=own(cross),
+            sums=_C.GramSums(
+                **{
+                    name: address(part, name, torch.float64, -1, size)
+                    for name, part, size in zip(one._fields, one, sizes, strict=True)
+                }
+            ),
             a=own(a[network]),
             w=own(w[network]),
         )
