@@ -229,9 +229,9 @@ def _read(table: Table, target: str, drop: tuple[str, ...], validation: float, s
 def _run_directory(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
     """The directory of the run, absolute, without an earlier checkpoint unless that is to be resumed."""
     saved, begun = (out / _CHECKPOINT).exists(), (out / _BEGUN).exists()
-    finished = (out / "report.json").exists() and not saved and not begun
-    if resume and (finished or not out.is_dir()):
-        state = "a finished run" if finished else "no interrupted run"
+    just_made = out.is_dir() and not any(out.iterdir())
+    if resume and not (saved or begun or just_made):
+        state = "a finished run" if (out / "report.json").exists() else "no interrupted run"
         raise CommandError(f"{out} holds {state}, so there is nothing to resume; run without --resume")
     or_else = "--resume to go on with it" if saved or begun else ""
     with output_directory(out, _FILES, overwrite=overwrite or resume, or_else=or_else) as folder:

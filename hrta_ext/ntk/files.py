@@ -26,6 +26,8 @@ def save_path(gram_path: GramPath, path: str | os.PathLike[str]) -> None:
     dtype = str(gram_path.dtype).removeprefix("torch.")
     about = json.dumps({"base": gram_path.base, "dtype": dtype, "widths": list(gram_path.widths)})
     _check_suffix(path, "GramPath.save")
+    if Path(path).suffix == ".safetensors":
+        _safe_open()  # a file that could not be read back here is not written
     with replaced(path) as temporary, temporary.open("wb") as stream:
         if temporary.suffix == ".npz":
             import numpy as np
@@ -112,7 +114,5 @@ def _safe_open() -> Callable[..., Any]:
     try:
         from safetensors import safe_open
     except ImportError as error:
-        raise ValueError(
-            "GramPath: reading .safetensors needs the package safetensors; .npz files need none"
-        ) from error
+        raise ValueError("GramPath: .safetensors files need the package safetensors; .npz files need none") from error
     return safe_open

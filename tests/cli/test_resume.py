@@ -151,6 +151,13 @@ def test_a_killed_run_says_how_to_go_on(table, tmp_path, monkeypatch, capsys) ->
     assert "already holds a run (report.json): choose another --out, --resume to go on" in capsys.readouterr().err
 
 
+def test_a_folder_with_other_files_is_no_run_to_resume(table, tmp_path, capsys) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert train(table, tmp_path, "--resume") == 1
+    assert "holds no interrupted run, so there is nothing to resume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_checkpoint_of_the_first_version_gives_no_advice_from_half_a_curve(table, tmp_path, monkeypatch) -> None:
     copies = moments(table, tmp_path, monkeypatch)
     for copy in copies:

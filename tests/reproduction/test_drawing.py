@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from hrta_ext.plots import new_figure, readable_log_ticks
-from hrta_ext.reproduction.page.drawing import draw_against, draw_dots
+from hrta_ext.reproduction.page.drawing import draw_against, draw_dots, save_picture
 
 
 @pytest.mark.parametrize("low", [1e-14, 0.0023, 0.29, 0.61, 7.0])
@@ -37,3 +37,17 @@ def test_diverged_runs_are_counted_beside_their_row():
     _, (axis,) = new_figure()
     draw_dots(axis, {"one": [1.0, 2.0], "other": [1.0, None]}, reference="one")
     assert [text.get_text() for text in axis.texts] == ["1 diverged"]
+
+
+def test_a_picture_that_fails_costs_the_page_nothing_else(tmp_path, monkeypatch, capsys):
+    figure, _ = new_figure()
+    save_picture(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+
+    def fail(*_):
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr("hrta_ext.reproduction.page.drawing.save_figure", fail)
+    save_picture(figure, tmp_path / "a.png")
+    assert capsys.readouterr().err == f"hrta: warning: {tmp_path / 'a.png'} could not be drawn: no font\n"
+    assert not (tmp_path / "a.png").exists()  # the picture of an earlier report

@@ -206,6 +206,14 @@ def test_the_page_is_self_contained_and_escaped(tmp_path, section):
     assert page.count("holds in part</span>") == 2  # in the table and beside its numbers
 
 
+def test_a_page_without_one_of_its_pictures_says_so(tmp_path, section):
+    (tmp_path / "one" / "figure.png").unlink()
+    write_report(Report((section,), TOY, {}, "hrta reproduce one", ""), tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "This picture could not be drawn." in page
+    assert "<img" not in page
+
+
 def test_verdicts_as_files(tmp_path, section):
     write_report(Report((section,), TOY, {"torch": "2"}, "hrta reproduce one", ""), tmp_path)
     with (tmp_path / "verdicts.csv").open(encoding="utf-8") as file:
