@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 # Bound once: the fast lane asks on every call.
 grad_enabled = torch.is_grad_enabled
@@ -40,6 +41,15 @@ def sees_formula(x: Tensor) -> bool:
         or x.layout is not torch.strided
         or x.device.type == "meta"
         or _is_functional(x)
+    )
+
+
+def stand_in(*values: object) -> bool:
+    """One of the values is no tensor but speaks for one, as torch.fx's proxies do: it takes the call as a whole."""
+    return (
+        not is_dynamo_compiling()
+        and has_torch_function(values)
+        and any(not isinstance(value, Tensor) and has_torch_function((value,)) for value in values)
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from hrta_ext.bases import get_base
+from hrta_ext.callers import is_dynamo_compiling, stand_in
 from hrta_ext.compiled import KINDS, require_memory
 
-Parameter = float | Tensor  # s of an activation: a number, or a tensor of shape () or (F,) with F = x.shape[-1]
+Parameter = float | Tensor  # s of an activation: a number, or a tensor of shape (), (1,) or (F,) with F = x.shape[-1]
 Parameters = float | Sequence[float] | Tensor  # one s, or a 1-D sequence of S values
 
 
@@ -89,30 +91,44 @@ def check_homotopy_parameter(s: object, name: str = "s", dtype: torch.dtype = to
     return check_finite(s, name, dtype)
 
 
+def check_symbolic(s: Any, name: str, dtype: torch.dtype) -> None:
+    """ValueError unless ``dtype`` holds s, a number that compilers may know by its bounds alone, or not at all."""
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # with sympy, which compilers have loaded
+
+    largest = torch.finfo(dtype).max
+    if not (guard_or_true(-largest <= s) and guard_or_true(s <= largest)):
+        raise ValueError(f"{name} must be finite in {dtype}, got {s}")
+
+
 def check_activation(function: str, x: object, s: object, base: str, order: int = 0) -> Parameter:
-    """The activation's arguments: what no backend can serve is refused. Returns s, a number as a float."""
+    """The activation's arguments: what no backend can serve is refused. Returns s: a number as a float, (1,) as ()."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
     if x.dtype not in KINDS:
         raise TypeError(f"{function}: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    if x.layout is not torch.strided:
-        raise TypeError(f"{function}: x must be a dense (strided) tensor, got layout {x.layout}")
+    if x.layout is not torch.jagged and (x.layout is not torch.strided or x.is_nested):
+        what = "a nested tensor, whose layout must be torch.jagged, not" if x.is_nested else "layout"
+        raise TypeError(f"{function}: x must be a dense (strided) tensor, got {what} {x.layout}")
     get_base(base)
     if isinstance(s, Tensor):
         if not s.is_floating_point():
             raise TypeError(f"{function}: s must be a float or a floating-point tensor, got a tensor of {s.dtype}")
+        if s.dim() == 1 and s.shape[0] == 1:  # sharded training has no 0-dim parameters
+            s = s.reshape(())
         features = x.shape[-1] if x.dim() > 0 else None
         if s.dim() > 1 or (s.dim() == 1 and s.shape[0] != features):
-            expected = "()" if features is None else f"() or ({features},)"
+            expected = "() or (1,)" if features is None else f"(), (1,) or ({features},)"
             raise ValueError(
                 f"{function}: s must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(s.shape)}"
             )
         if s.device != x.device and not (s.dim() == 0 and s.device.type == "cpu"):
             raise ValueError(f"{function}: s must be on x's device {x.device}, got {s.device}")
-    elif type(s) is not float or not -_LARGEST[x.dtype] <= s <= _LARGEST[x.dtype]:
-        if isinstance(s, bool) or not isinstance(s, (Real, torch.SymFloat)):
+    elif type(s) is not float or is_dynamo_compiling() or not -_LARGEST[x.dtype] <= s <= _LARGEST[x.dtype]:
+        if isinstance(s, bool) or not isinstance(s, (Real, torch.SymFloat, torch.SymInt)):
             raise TypeError(f"{function}: s must be a float or a tensor, got {type(s).__name__}")
-        if not isinstance(s, torch.SymFloat):
+        if is_dynamo_compiling() or isinstance(s, (torch.SymFloat, torch.SymInt)):
+            check_symbolic(s, f"{function}: s", x.dtype)
+        else:
             s = check_finite(s, f"{function}: s", x.dtype)
     if order not in (0, 1, 2):
         raise ValueError(f"{function}: order must be 0, 1 or 2, got {shown(order)}")
@@ -129,7 +145,7 @@ def check_target(function: str, x: Tensor) -> None:
 
 
 def check_network(function: str, x: object, weight: object, output_weight: object, s: object, base: str) -> Parameter:
-    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, a number as a float."""
+    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, as above."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
     if x.layout is not torch.strided:
@@ -139,8 +155,8 @@ def check_network(function: str, x: object, weight: object, output_weight: objec
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"{function}: x must have shape (n, D) with D at least 1, got {tuple(x.shape)}")
     check_weights(function, x, weight, output_weight)
-    if isinstance(s, Tensor) and s.dim() != 0:
-        raise ValueError(f"{function}: s must be a float or a 0-dim tensor, got shape {tuple(s.shape)}")
+    if isinstance(s, Tensor) and s.shape not in ((), (1,)):
+        raise ValueError(f"{function}: s must be a float or a tensor of shape () or (1,), got shape {tuple(s.shape)}")
     return check_activation(function, x, s, base)
 
 
@@ -200,6 +216,8 @@ def with_bias(x: Tensor) -> Tensor:
         tensor([[2., 1.],
                 [3., 1.]])
     """
+    if stand_in(x):
+        return handle_torch_function(with_bias, (x,), x)
     if not isinstance(x, Tensor):
         raise TypeError(f"with_bias: x must be a tensor, got {type(x).__name__}")
     if x.dim() < 1:

@@ -21,7 +21,10 @@ from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_a
 from hrta_ext.inputs import Parameter, check_activation, check_finite
 
 _KINDS = compiled.KINDS
+_empty = torch.empty
 _empty_like = torch.empty_like
+_WORDS = torch.complex64
+_relu_mask_forward: Any = None if compiled._C is None else compiled._C.relu_mask_forward
 
 
 def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
@@ -68,17 +71,18 @@ def _saved(ctx: Any) -> tuple[Tensor, Parameter]:
     return saved if len(saved) == 2 else (saved[0], ctx.s)
 
 
-def _relu_mask_backward(ctx: Any, grad: Tensor) -> Tensor:
-    """grad times the slope that the mask stands for; linear in grad, so its own backward multiplies again."""
-    mask, s = _saved(ctx)
-    kernels = reference if mask.dtype == torch.bool else native
-    if needs_operations(grad) or per_feature(s):
-        with torch.no_grad():  # ones of its own: grad may carry a batch dimension of vmap that the mask lacks
-            ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
-            active = kernels.relu_mask_backward(ones, mask, 1.0, ctx.stride)
-            slope = (active + (1.0 - active) * (1.0 - s)).to(grad.dtype)
-        return grad * slope
-    return kernels.relu_mask_backward(grad, mask, s, ctx.stride)
+def _times_slope(
+    grad: Tensor, mask: Tensor, link: Tensor, s: Parameter, stride: tuple[int, ...], kernels: Any = native
+) -> Tensor:
+    """grad times the slope that the mask stands for, by operations: linear in grad, and constant, not unknown, in x.
+
+    ``link`` is an empty output of the Function, whose gradient leads autograd back to x, which is not kept.
+    """
+    with torch.no_grad():  # ones of its own: grad may carry a batch dimension of vmap that the mask lacks
+        ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
+        active = kernels.relu_mask_backward(ones, mask, 1.0, stride)
+        slope = (active + (1.0 - active) * (1.0 - s)).to(grad.dtype)
+    return grad * (slope + link.sum().to(slope.dtype))
 
 
 def _input_gradients(ctx: Any, grad: Tensor, order: int) -> tuple[Tensor | None, Tensor | None]:
@@ -130,86 +134,97 @@ class HomotopyFunction(Function):
 
     @classmethod
     def apply(cls, x: Tensor, s: Parameter = 1.0, base: str = "relu", order: int = 0, /) -> Any:
-        """Check the arguments, and run it."""
+        """Check the arguments, and run it, or what serves such a call in its place."""
         s = check_activation("HomotopyFunction", x, s, base)
         if order not in (0, 1):
             raise ValueError(f"HomotopyFunction: order must be 0 or 1, got {order!r}")
-        return cls.of_checked(x, s, base, order)
+        return derivative(x, s, base, order)
 
     @classmethod
     def of_checked(cls, x: Tensor, s: Parameter, base: str, order: int) -> Any:
         """Run it: by way of the functorch-capable twin while a transform is open."""
         if transforms_active():
             return _TransformableHomotopy.apply(x, s, base, order)
+        if base == "relu" and order == 0 and not (isinstance(s, Tensor) and s.requires_grad):
+            return MaskedRelu.apply(x, s, False)[0]
         return super().apply(x, s, base, order)
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Parameter = 1.0, base: str = "relu", order: int = 0) -> Tensor:
-        """The kernel, and what backward needs of x."""
-        kernels, number = serve(native, reference, x, base), kernel_parameter(s, x)
+        """The kernel; x is kept."""
         ctx.base, ctx.order = base, order
-        ctx.masked = base == "relu" and order == 0 and not ctx.needs_input_grad[1]
-        if ctx.masked:
-            y, mask, ctx.stride = kernels.relu_mask_forward(x, 1.0 if per_feature(number) else number)
-            _save(ctx, mask, number)
-            return kernels.evaluate(x, number, base, 0) if per_feature(number) else y
-        ctx.kernels, ctx.choice = kernels, asked_for()
+        ctx.kernels, ctx.choice = serve(native, reference, x, base), asked_for()
         _save(ctx, x, s)
-        return kernels.evaluate(x, number, base, order)
+        return ctx.kernels.evaluate(x, kernel_parameter(s, x), base, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Fused, one pass; differentiable in turn."""
-        if ctx.masked:
-            gradients: tuple[Tensor | None, Tensor | None] = (_relu_mask_backward(ctx, grad), None)
-        else:
-            gradients = _input_gradients(ctx, grad, ctx.order)
-        return (*gradients, None, None)[: len(ctx.needs_input_grad)]
+        return (*_input_gradients(ctx, grad, ctx.order), None, None)
 
 
 class _LeanRelu(Function):
-    """The case that is called most, sigma_s of ReLU on a contiguous CPU tensor, with the least Python."""
+    """The case that is called most, sigma_s of ReLU on a contiguous CPU tensor, with the least Python.
+
+    The bits themselves are the link of ``_times_slope``. They are of a type that autograd connects, and that no hook
+    which shortens floating-point numbers takes for its own.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, s: float) -> tuple[Tensor, Tensor]:
         y, n = _empty_like(x), x.numel()
-        mask = torch.empty((n + 7) >> 3, dtype=torch.uint8)
-        compiled._C.relu_mask_forward(x.data_ptr(), y.data_ptr(), mask.data_ptr(), n, _KINDS[x.dtype], s, 0, -1)
-        ctx.s = s
+        mask = _empty((n + 63) >> 6, dtype=_WORDS)
+        _relu_mask_forward(x.data_ptr(), y.data_ptr(), mask.data_ptr(), n, _KINDS[x.dtype], s, 0, -1)
+        ctx.s = s, x.shape
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask)
-        return y
+        return y, mask
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        (mask,), (s, shape) = ctx.saved_tensors, ctx.s
+        if grad is None:
+            return torch.zeros(shape), None
         if needs_operations(grad) or not grad.is_contiguous() or grad.is_neg():
             grad = grad.contiguous()
-            ctx.stride = grad.stride()
-            return _relu_mask_backward(ctx, grad), None
-        (mask,) = ctx.saved_tensors
+            with torch.no_grad():
+                bits = mask.view(torch.uint8)[: (grad.numel() + 7) >> 3]
+            return _times_slope(grad, bits, mask[:0].real, s, grad.stride()), None
         grad_x = _empty_like(grad)
         compiled._C.relu_mask_backward(
-            grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], ctx.s, 0, -1
+            grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], s, 0, -1
         )
         return grad_x, None
 
 
-class InPlaceRelu(Function):
-    """sigma_s for ReLU, overwriting x; the mask alone is kept."""
+class MaskedRelu(Function):
+    """sigma_s for ReLU with an s that needs no gradient, over x if so asked: the mask alone is kept of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s: Parameter) -> Tensor:
-        """The kernel, over x."""
-        number = kernel_parameter(s, x)
-        y, mask, stride = serve(native, reference, x, "relu").relu_mask_forward(x, number, in_place=True)
-        ctx.mark_dirty(x)
-        ctx.stride = stride
-        _save(ctx, mask, number)
-        return y
+    def forward(ctx: Any, x: Tensor, s: Parameter, in_place: bool) -> tuple[Tensor, Tensor]:
+        """The kernel; the second result is the link of ``_times_slope``."""
+        ctx.kernels, number, link = serve(native, reference, x, "relu"), kernel_parameter(s, x), x.new_empty(0)
+        y, mask, ctx.stride = ctx.kernels.relu_mask_forward(x, 1.0 if per_feature(number) else number, in_place)
+        if per_feature(number):
+            y = ctx.kernels.evaluate(x, number, "relu", 0)
+        if in_place:
+            ctx.mark_dirty(x)
+        ctx.shape = x.shape
+        ctx.set_materialize_grads(False)
+        ctx.s = None if isinstance(number, Tensor) else number
+        ctx.save_for_backward(mask, link, *((number,) if isinstance(number, Tensor) else ()))
+        return y, link
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """From the mask."""
-        return _relu_mask_backward(ctx, grad), None
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """From the mask; differentiable in turn."""
+        mask, link, *rest = ctx.saved_tensors
+        s = rest[0] if rest else ctx.s
+        if grad is None:
+            return torch.zeros(ctx.shape, dtype=link.dtype, device=link.device), None, None
+        if needs_operations(grad) or per_feature(s):
+            return _times_slope(grad, mask, link, s, ctx.stride, ctx.kernels), None, None
+        return ctx.kernels.relu_mask_backward(grad, mask, s, ctx.stride), None, None
 
 
 class ValueAndSlope(Function):

@@ -11,11 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function
 
 from hrta_ext import compiled
 from hrta_ext.activation import native, reference
 from hrta_ext.activation.autograd import (
-    InPlaceRelu,
+    MaskedRelu,
     ValueAndSlope,
     derivative,
     kernel_parameter,
@@ -32,6 +33,7 @@ from hrta_ext.callers import (
     grad_enabled,
     is_dynamo_compiling,
     sees_formula,
+    stand_in,
     tracing_state,
     transforms_active,
     wants_grad,
@@ -79,7 +81,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
 
     Args:
         x: Any shape and strides; float16, bfloat16 (computed in float32), float32 or float64.
-        s: Homotopy parameter: a finite float, a 0-dim tensor, or shape (x.shape[-1],) for one s per feature.
+        s: Homotopy parameter: a finite float, a tensor of shape () or (1,), or (x.shape[-1],) for one s per feature.
         base: "relu", "relu2" (ReLU^2 / 2), "tanh", "gelu" (exact), "silu", "softplus", "erf", "sin", or a name given to
             :func:`register_base`.
         order: 0 for the value, 1 for sigma_s', 2 for sigma_s''.
@@ -130,12 +132,14 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
     ):
         try:
             if x.requires_grad and grad_enabled():
-                return lean_relu(x, s) if base == "relu" else light_homotopy(x, s, base, 0)
+                return lean_relu(x, s)[0] if base == "relu" else light_homotopy(x, s, base, 0)
             y = _empty_like(x)
             _native_value(x.data_ptr(), y.data_ptr(), 0, x.numel(), kind, number, s)
             return y
         except RuntimeError:  # a wrapper without memory of its own: the slow lane knows what to do, or what to say
             pass
+    if stand_in(x, s):
+        return handle_torch_function(homotopy, (x, s), x, s, base, order=order)
     s = check_activation("homotopy", x, s, base, order)
     return derivative(x, s, base, order)
 
@@ -161,6 +165,8 @@ def homotopy_value_and_slope(x: Tensor, s: Parameter = 1.0, base: str = "relu") 
             return value, slope
         except RuntimeError:  # as in homotopy
             pass
+    if stand_in(x, s):
+        return handle_torch_function(homotopy_value_and_slope, (x, s), x, s, base)
     s = check_activation("homotopy_value_and_slope", x, s, base)
     if sees_formula(x) or transforms_active():
         return homotopy(x, s, base), homotopy(x, s, base, order=1)
@@ -186,6 +192,8 @@ def homotopy_(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> Tensor:
         >>> hx.homotopy_(x, s=1.5) is x, x
         (True, tensor([1., 2.]))
     """
+    if stand_in(x, s):
+        return handle_torch_function(homotopy_, (x, s), x, s, base)
     s = check_activation("homotopy_", x, s, base)
     if sees_formula(x) or transforms_active():
         return x.copy_(homotopy(x.clone(), s, base))
@@ -194,6 +202,11 @@ def homotopy_(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> Tensor:
         homotopy_(inner, s, base)
         return x
     s = alive(s)
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "homotopy_: x is an inference tensor, which torch lets nobody overwrite outside inference mode; "
+            "call hx.homotopy, or x.clone() first"
+        )
     if not wants_grad(x, s):
         serve(native, reference, x, base).evaluate_in_place(x, kernel_parameter(s, x), base)
         # The kernel writes behind autograd's back: let saved tensors know that x has changed.
@@ -203,6 +216,8 @@ def homotopy_(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> Tensor:
         raise ValueError(
             "homotopy_: x is a leaf tensor that requires grad; call hx.homotopy, or wrap in torch.no_grad()"
         )
-    if base == "relu" and not (isinstance(s, Tensor) and s.requires_grad) and not per_feature(s):
-        return InPlaceRelu.apply(x, s)
+    fused = base == "relu" and not (isinstance(s, Tensor) and s.requires_grad) and not per_feature(s)
+    if fused and not x._is_view():
+        return MaskedRelu.apply(x, s, True)[0]
+    # Of some views torch lets nobody overwrite the base; copy_ says so before it writes.
     return x.copy_(homotopy(x.clone(), s, base))

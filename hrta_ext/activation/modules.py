@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,18 @@ class HomotopyLayer(nn.Module):
 
     def set_s(self, s: float) -> None:
         """Set s in place, so that optimizers, captured CUDA graphs and compiled code see it."""
+        value = check_homotopy_parameter(s, dtype=self.s.dtype)
         with torch.no_grad():
-            self.s.fill_(check_homotopy_parameter(s, dtype=self.s.dtype))
+            if "s" in self._parameters or "s" in self._buffers:
+                self.s.fill_(value)
+            else:  # parametrized: self.s is computed anew each time, and assigning it asks for right_inverse
+                self.s = torch.full_like(self.s, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        saved = state_dict.get(f"{prefix}s")
+        if isinstance(saved, Tensor) and saved.numel() == 1 == self.s.numel():  # shapes () and (1,) are one s
+            state_dict[f"{prefix}s"] = saved.reshape(self.s.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HomotopyLayer:
         before = self._buffers.get("s")
@@ -59,9 +70,10 @@ class HomotopyActivation(HomotopyLayer):
         s: Homotopy parameter, a finite float: 0 is the identity, 1 the base, beyond 1 relaxation.
         base: Name of the base activation, see :func:`hrta_ext.homotopy`.
         learnable: Make ``.s`` a Parameter in the default dtype; otherwise it is a float64 buffer.
-        num_features: One s per feature of the last dimension, shape (num_features,); None for a single s.
+        num_features: One s per feature of the last dimension, shape (num_features,); None for a single s of shape (),
+            1 for a single s of shape (1,), which serves every F as well and is what FSDP2 asks of a parameter.
     Shapes:
-        Input (..., F), any F when ``num_features`` is None; output of the input's shape and dtype.
+        Input (..., F), any F when ``num_features`` is None or 1; output of the input's shape and dtype.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -81,9 +93,20 @@ class HomotopyActivation(HomotopyLayer):
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        s = f"{self.s.item():g}" if self.s.dim() == 0 else f"<{self.s.numel()} values>"
         learnable = ", learnable=True" if isinstance(self.s, nn.Parameter) else ""
-        return f"s={s}, base={self.base!r}{learnable}"
+        return f"s={shown(self.s)}, base={self.base!r}{learnable}"
+
+
+def shown(s: Tensor) -> str:
+    """s for ``repr``: its value, where that can be read without asking other processes; "?" on the meta device."""
+    if s.numel() != 1:
+        return f"<{s.numel()} values>"
+    if type(s) not in (Tensor, nn.Parameter):
+        return "?"
+    try:
+        return f"{s.item():g}"
+    except RuntimeError:
+        return "?"
 
 
 def homotopy_layers(module: nn.Module) -> list[HomotopyLayer]:

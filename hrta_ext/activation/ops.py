@@ -63,7 +63,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    if ctx.order == 2:
+    if ctx.order == 2 and _NAMES[ctx.base] not in ("relu", "relu2"):
         raise RuntimeError("torch.ops.hrta_ext.homotopy ends at order 2; hx.homotopy(x, s, base, order=2) goes on")
     with as_chosen(ctx.choice):
         return _gradients(ctx, grad)
@@ -72,7 +72,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     x, s = ctx.saved_tensors
     op = torch.ops.hrta_ext.homotopy
-    grad_x = grad * op(x, s, ctx.base, ctx.order + 1) if ctx.needs_input_grad[0] else None
+    grad_x = None
+    if ctx.needs_input_grad[0]:
+        grad_x = grad * op(x, s, ctx.base, ctx.order + 1) if ctx.order < 2 else torch.zeros_like(grad)
     grad_s = None
     if ctx.needs_input_grad[1]:
         ones = torch.ones_like(s)

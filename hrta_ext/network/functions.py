@@ -6,10 +6,11 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from hrta_ext.backends import serve
 from hrta_ext.bases import BASES
-from hrta_ext.callers import functorch_active, is_compiling, sees_formula, transforms_active, wants_grad
+from hrta_ext.callers import functorch_active, is_compiling, sees_formula, stand_in, transforms_active, wants_grad
 from hrta_ext.compiled import KINDS
 from hrta_ext.inputs import Parameter, check_network
 from hrta_ext.network import native, ops, reference
@@ -37,7 +38,7 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         x: Samples, shape (n, D), with the column of ones if there is a bias (:func:`with_bias`); n may be 0.
         weight: W, shape (..., m, D).
         output_weight: a, shape (..., m).
-        s: Homotopy parameter: a finite float or a 0-dim tensor.
+        s: Homotopy parameter: a finite float or a tensor of shape () or (1,).
         base: Base activation, see :func:`homotopy`.
     Returns:
         f, shape (..., n), of x's dtype: float32 or float64; float16 and bfloat16 are computed in float32, of which
@@ -62,6 +63,8 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         >>> torch.autograd.grad(f.sum(), weight)[0][0]
         tensor([0.0000, 0.7500])
     """
+    if stand_in(x, weight, output_weight, s):
+        return handle_torch_function(two_layer, (x, weight, output_weight, s), x, weight, output_weight, s, base=base)
     x, weight, output_weight = _autocast(x, weight, output_weight)
     s = check_network("two_layer", x, weight, output_weight, s, base)
     if x.dtype in _HALF_TYPES:
@@ -108,6 +111,10 @@ def two_layer_with_gradient(
         >>> hx.two_layer_with_gradient(x, weight, torch.ones(4), 1.0, base="relu2")
         (tensor([5.2500]), tensor([[4.5000, 6.0000]]))
     """
+    if stand_in(x, weight, output_weight, s):
+        return handle_torch_function(
+            two_layer_with_gradient, (x, weight, output_weight, s), x, weight, output_weight, s, base=base
+        )
     x, weight, output_weight = _autocast(x, weight, output_weight)
     s = check_network("two_layer_with_gradient", x, weight, output_weight, s, base)
     if x.dtype in _HALF_TYPES:

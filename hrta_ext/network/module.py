@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hrta_ext.activation.modules import HomotopyLayer
+from hrta_ext.activation.modules import HomotopyLayer, shown
+from hrta_ext.callers import stand_in
 from hrta_ext.inputs import Parameters, check_homotopy_parameter, check_integer, check_seed, with_bias
 from hrta_ext.network.functions import two_layer
 from hrta_ext.ntk.gram import gram
@@ -61,10 +62,11 @@ class TwoLayerNet(HomotopyLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """f_s at every sample: x (n, d) -> (n,)."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"TwoLayerNet: x must be a tensor, got {type(x).__name__}")
-        if x.dim() != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"TwoLayerNet: x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
+        if not stand_in(x):  # a tracer's proxy has no shape to look at
+            if not isinstance(x, Tensor):
+                raise TypeError(f"TwoLayerNet: x must be a tensor, got {type(x).__name__}")
+            if x.dim() != 2 or x.shape[1] != self.in_features:
+                raise ValueError(f"TwoLayerNet: x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
         samples = with_bias(x) if self.bias else x
         return two_layer(samples, self.weight, self.output_weight, self.s, base=self.base)
 
@@ -101,6 +103,6 @@ class TwoLayerNet(HomotopyLayer):
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
         return (
-            f"in_features={self.in_features}, width={self.width}, s={self.s.item():g}, base={self.base!r}, "
+            f"in_features={self.in_features}, width={self.width}, s={shown(self.s)}, base={self.base!r}, "
             f"bias={self.bias}"
         )

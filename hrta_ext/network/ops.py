@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.bases import BASES
+from hrta_ext.callers import grad_enabled
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import native, reference
 from hrta_ext.schemas import LIBRARY
@@ -23,8 +24,8 @@ _NAMES = {base.number: name for name, base in BASES.items()}
 
 def _parameter(s: Parameter) -> Tensor:
     """s as the ops take it: 0-dim float64 on the CPU."""
-    if not isinstance(s, Tensor):
-        return torch.full((), s, dtype=torch.float64, device="cpu")
+    if not isinstance(s, Tensor):  # a sum: torch.full is compiled anew for every value of a symbolic s
+        return torch.zeros((), dtype=torch.float64, device="cpu") + s
     if s.is_meta:
         return torch.empty((), dtype=torch.float64, device="cpu")
     return s.to("cpu", torch.float64).reshape(())
@@ -188,16 +189,24 @@ def _needed(ctx: Any, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     return *(t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:4], strict=True)), None
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    op = torch.ops.hrta_ext.two_layer_backward
+def _derived(ctx: Any, op: Any, grad_f: Tensor, *grad_df_dx: Tensor) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad[:4]
     with as_chosen(ctx.choice):
-        return _needed(ctx, op(grad, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
+        if not grad_enabled():
+            return _needed(ctx, op(grad_f, *grad_df_dx, *ctx.saved_tensors, ctx.base, *needs))
+        # create_graph: the backward ops cannot be differentiated, these operations can.
+        x, weight, output_weight, s = ctx.saved_tensors
+        of_slope = grad_df_dx[0] if grad_df_dx else None
+        found = reference.gradients(grad_f, of_slope, x, weight, output_weight, s, _NAMES[ctx.base], needs)
+        return *found[:3], None if found[3] is None else found[3].to(s), None
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _derived(ctx, torch.ops.hrta_ext.two_layer_backward, grad)
 
 
 def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    op = torch.ops.hrta_ext.two_layer_with_gradient_backward
-    with as_chosen(ctx.choice):
-        return _needed(ctx, op(*grads, *ctx.saved_tensors, ctx.base, *ctx.needs_input_grad[:4]))
+    return _derived(ctx, torch.ops.hrta_ext.two_layer_with_gradient_backward, *grads)
 
 
 def _register() -> None:

@@ -22,7 +22,7 @@ ORDER = [
     {"cli"},
 ]
 # Within the steps of single files, who may see whom.
-WITHIN = {"inputs": {"bases", "compiled"}, "backends": {"bases", "compiled"}, "plots": {"files"}}
+WITHIN = {"inputs": {"bases", "compiled", "callers"}, "backends": {"bases", "compiled"}, "plots": {"files"}}
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 OWN = {"native", "reference"}
 FOR_REPRODUCTION = {"plots", "files"}

@@ -346,7 +346,7 @@ BAD = [
     ((X, WEIGHT[:0], OUTPUT_WEIGHT[:0]), ValueError, r"weight must hold at least one neuron, got shape \(0, 3\)"),
     ((X, WEIGHT, OUTPUT_WEIGHT[:4]), ValueError, r"output_weight must have shape \(5,\) to match weight, got \(4,\)"),
     ((X, WEIGHT, OUTPUT_WEIGHT[:, None]), ValueError, r"output_weight must have shape \(5,\) .* got \(5, 1\)"),
-    ((X, WEIGHT, OUTPUT_WEIGHT, torch.ones(3)), ValueError, r"s must be a float or a 0-dim tensor, got shape \(3,\)"),
+    ((X, WEIGHT, OUTPUT_WEIGHT, torch.ones(3)), ValueError, r"s must .* of shape \(\) or \(1,\), got shape \(3,\)"),
     ((X, WEIGHT, OUTPUT_WEIGHT, "1"), TypeError, "s must be a float or a tensor, got str"),
     ((X, WEIGHT, OUTPUT_WEIGHT, torch.tensor(1)), TypeError, "s must be a float or a floating-point tensor"),
     ((X, WEIGHT, OUTPUT_WEIGHT, float("nan")), ValueError, "s must be finite, got nan"),
