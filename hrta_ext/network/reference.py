@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from hrta_ext.activation.formula import compose, sum_dtype
+from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
 from hrta_ext.inputs import Parameter
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
@@ -174,7 +174,7 @@ def chunk_gradients(
     if needs[2]:
         grad_output_weight = combined(lambda: order(0), lambda: order(1)).sum(-2)
     if needs[3]:
-        of_s = combined(lambda: compose(z, 1.0, base, 0) - z, lambda: compose(z, 1.0, base, 1) - 1.0)
+        of_s = combined(lambda: by_parameter(z, base, 0), lambda: by_parameter(z, base, 1))
         grad_s = (of_s.to(wide) @ output_weight.to(wide).unsqueeze(-1)).sum()
     return grad_x, grad_weight, grad_output_weight, grad_s
 
@@ -232,7 +232,7 @@ def tangents(
             if a_dot is not None:
                 terms.append(a_dot.unsqueeze(-2) * compose(z, s, base, k))
             if s_dot is not None:
-                terms.append(a.unsqueeze(-2) * s_dot * (compose(z, 1.0, base, k) - compose(z, 0.0, base, k)))
+                terms.append(a.unsqueeze(-2) * s_dot * by_parameter(z, base, k))
             for term in terms:
                 total.add(term.to(wide) @ w.to(wide) if k else term.to(wide).sum(-1))
             if k and w_dot is not None:
