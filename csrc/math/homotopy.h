@@ -74,7 +74,7 @@ HRTA_INLINE T homotopy_slope(T x, Homotopy<T> h) {
   if constexpr (Base::kGrowth == Growth::kRamp) {
     return x > T(0) ? T(1) : h.linear;
   } else if constexpr (Base::kGrowth == Growth::kOscillating) {
-    return h.s == T(0) ? T(1) : multiply_add(h.s, Base::slope(x), h.linear);
+    return h.s == T(0) && x == x ? T(1) : multiply_add(h.s, Base::slope(x), h.linear);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     T bounded = h.s == T(0) ? at_most(x, FloatTraits<T>::kLargest) : x;
     return multiply_add(h.s, Base::slope(bounded), h.linear);

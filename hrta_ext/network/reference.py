@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
 from hrta_ext.inputs import Parameter
+from hrta_ext.memory import aligned
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
 
@@ -123,6 +124,7 @@ def outputs(
     x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
 ) -> tuple[Tensor, ...]:
     """f (..., n) and, if asked for, df/dx (..., n, D)."""
+    x, weight, output_weight = map(aligned, (x, weight, output_weight))
     sums = [_Sum() for _ in range(1 + with_gradient)]
     for at in neuron_chunks(x.shape[0], output_weight):
         parts = chunk_outputs(x, weight[..., at, :], output_weight[..., at], s, base, with_gradient)
@@ -194,6 +196,8 @@ def gradients(
 
     grad_f (..., n), grad_df_dx (..., n, D); one of them may be None.
     """
+    x, weight, output_weight = map(aligned, (x, weight, output_weight))
+    grad_f, grad_df_dx = (None if grad is None else aligned(grad) for grad in (grad_f, grad_df_dx))
     sums = _Sum(), _Sum()
     rows, values = _PerNeuron(weight, True), _PerNeuron(output_weight, False)
     for at in neuron_chunks(x.shape[0], output_weight):
@@ -218,7 +222,9 @@ def tangents(
     with_gradient: bool,
 ) -> tuple[Tensor, ...]:
     """The derivatives of ``outputs`` along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
-    x_dot, weight_dot, output_weight_dot, s_dot = dots
+    x, weight, output_weight = map(aligned, (x, weight, output_weight))
+    x_dot, weight_dot, output_weight_dot = (None if dot is None else aligned(dot) for dot in dots[:3])
+    s_dot = dots[3]
     wide = sum_dtype(x)
     sums = [_Sum() for _ in range(1 + with_gradient)]
     for at in neuron_chunks(x.shape[0], output_weight):
@@ -268,6 +274,7 @@ def recomputed_gradients(
     live = torch.is_grad_enabled()
 
     def leaf(tensor: Tensor, needed: bool) -> Tensor:
+        tensor = aligned(tensor)
         return tensor if live else tensor.detach().requires_grad_(needed)
 
     sums = [_Sum() for _ in shared]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address
+from hrta_ext.memory import aligned
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
 
@@ -74,10 +75,11 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     n, networks = x.shape[0], sums.square_sum.shape[:-1]
     count = networks.numel()
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
+    x = aligned(x)
     inner = x @ x.mT
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
-        linear, cross = one.linear @ x.mT, one.cross @ x.mT
+        linear, cross = aligned(one.linear) @ x.mT, aligned(one.cross) @ x.mT
         call = _C.GramEvaluation(
             n=n,
             S=s.numel(),
