@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
+from hrta_ext.callers import aligned
 from hrta_ext.inputs import Parameter
-from hrta_ext.memory import aligned
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrta_ext.backends import serve
 from hrta_ext.bases import get_base
+from hrta_ext.callers import aligned
 from hrta_ext.inputs import (
     Parameters,
     check_budget,
@@ -24,7 +25,6 @@ from hrta_ext.inputs import (
     check_weights,
     parameter_values,
 )
-from hrta_ext.memory import aligned
 from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.path import GramPath
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
+from hrta_ext.callers import aligned
 from hrta_ext.inputs import Parameters, check_integer, check_samples, parameter_values
-from hrta_ext.memory import aligned
 from hrta_ext.ntk.expectations import CLOSED_FORMS, MIXTURE_ERROR, MIXTURES, Expectations, Pairs, pairs_of_samples
 from hrta_ext.ntk.hermite import expanded
 from hrta_ext.ntk.types import Gram

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
+from hrta_ext.callers import aligned
 from hrta_ext.compiled import _C, KINDS, address
-from hrta_ext.memory import aligned
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
-from hrta_ext.memory import aligned
+from hrta_ext.callers import aligned
 from hrta_ext.ntk.normals import normals
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 

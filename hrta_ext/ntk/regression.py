@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrta_ext.callers import aligned
 from hrta_ext.inputs import DtypeError, with_bias
-from hrta_ext.memory import aligned
 from hrta_ext.ntk.infinite import infinite_gram
 from hrta_ext.ntk.types import Gram
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Left to right: a file imports from its own folder and from what stands left of it; in one step, from nothing.
 ORDER = [
     {"files", "bases", "compiled", "callers", "schemas"},
-    {"inputs", "backends", "plots", "memory"},
+    {"inputs", "backends", "plots"},
     {"activation", "ntk"},
     {"network"},
     {"training"},
