@@ -43,7 +43,7 @@ def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
         if isinstance(s, Tensor):
             y = torch.where(z > 0, z, linear * z)
         else:
-            y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, linear)
+            y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, 1.0 - s)
     elif base == "relu2" and order == 0:
         y = z * (linear + 0.5 * s * torch.relu(z))  # s sigma(z) alone may overflow
     elif functions.rectifier and order == 0:  # sigma(z) - max(z, 0) is even, and nothing far out
