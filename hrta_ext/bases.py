@@ -27,6 +27,9 @@ class Base(NamedTuple):
     ``rectifier`` says that sigma(x) - max(x, 0) vanishes at both infinities; otherwise sigma is taken as bounded (tanh,
     erf, sin) or, for "relu2", as quadratic. It fixes the limit of sigma_s at infinite x. ``number`` is the base's own
     in the compiled kernels; None for a base that only the torch backend serves.
+
+    ``excess`` is sigma(x) - x and ``slope_excess`` its slope, the derivatives of sigma_s and sigma_s' in s, formed
+    without cancellation; None for plain differences, all that is known of a registered base.
     """
 
     value: TensorMap
@@ -34,6 +37,20 @@ class Base(NamedTuple):
     curvature: TensorMap
     number: int | None = None
     rectifier: bool = False
+    excess: TensorMap | None = None
+    slope_excess: TensorMap | None = None
+
+    def by_parameter(self, x: Tensor, order: int) -> Tensor:
+        """The derivative in s of the ``order``-th derivative of sigma_s in x, which holds no s."""
+        if order == 0:
+            return self.value(x) - x if self.excess is None else self.excess(x)
+        if order == 1:
+            return self.slope(x) - 1.0 if self.slope_excess is None else self.slope_excess(x)
+        return self.curvature(x)
+
+
+# What is 0 times infinity far out is computed no further out than where it has become 0 in float64.
+_NORMAL_REACH, _LOGISTIC_REACH = 40.0, 800.0
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
@@ -48,12 +65,44 @@ def _sech_squared(x: Tensor) -> Tensor:
     return 4.0 * torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x)
 
 
+def _tanh_excess(x: Tensor) -> Tensor:
+    """-x D / (1 + D) with the continued fraction D = u / (3 + u / (5 + ...)), u = x^2, where the difference cancels."""
+    near = x.abs() < 0.75
+    u = torch.where(near, x, 0.0).square()
+    d = u / 17.0
+    for k in (15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0):
+        d = u / (k + d)
+    return torch.where(near, -x * (d / (1.0 + d)), torch.tanh(x) - x)
+
+
+def _sin_excess(x: Tensor) -> Tensor:
+    """-x^3/6 (1 - u/20 (1 - u/42 (...))), u = x^2, where the difference cancels."""
+    near = x.abs() < 1.0
+    u = torch.where(near, x, 0.0).square()
+    rest = 1.0 - u * (1.0 / (20 * 21))
+    for k in range(18, 2, -2):
+        rest = 1.0 - u * (1.0 / (k * (k + 1))) * rest
+    return torch.where(near, x * u * (-1.0 / 6.0) * rest, torch.sin(x) - x)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    x = x.clamp(-_NORMAL_REACH, _NORMAL_REACH)
+    return _normal_cdf(x) + x * _normal_pdf(x)
+
+
+def _gelu_curvature(x: Tensor) -> Tensor:
+    x = x.clamp(-_NORMAL_REACH, _NORMAL_REACH)
+    return (2.0 - x * x) * _normal_pdf(x)
+
+
 def _silu_slope(x: Tensor) -> Tensor:
+    x = x.clamp(-_LOGISTIC_REACH, _LOGISTIC_REACH)
     p = torch.sigmoid(x)
     return p * (1.0 + x * torch.sigmoid(-x))
 
 
 def _silu_curvature(x: Tensor) -> Tensor:
+    x = x.clamp(-_LOGISTIC_REACH, _LOGISTIC_REACH)
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
     return p * q * (2.0 + x * (q - p))
 
@@ -62,28 +111,77 @@ def _erf_slope(x: Tensor) -> Tensor:
     return _TWO_OVER_SQRT_PI * torch.exp(-x * x)
 
 
+def _erf_slope_excess(x: Tensor) -> Tensor:
+    return _TWO_OVER_SQRT_PI * torch.expm1(-x * x) + (_TWO_OVER_SQRT_PI - 1.0)
+
+
+def _erf_curvature(x: Tensor) -> Tensor:
+    x = x.clamp(-_NORMAL_REACH, _NORMAL_REACH)
+    return -2.0 * x * _erf_slope(x)
+
+
 # softplus: past x = 40 the correction exp(-x) is below half an ulp of x in float64, so the threshold loses nothing.
 BASES: dict[str, Base] = {
-    "relu": Base(torch.relu, lambda x: (x > 0).to(x.dtype), torch.zeros_like, 0, True),
-    "relu2": Base(lambda x: 0.5 * torch.relu(x) * torch.relu(x), torch.relu, lambda x: (x > 0).to(x.dtype), 1),
-    "tanh": Base(torch.tanh, _sech_squared, lambda x: -2.0 * torch.tanh(x) * _sech_squared(x), 2),
+    "relu": Base(
+        torch.relu,
+        lambda x: (x > 0).to(x.dtype),
+        torch.zeros_like,
+        0,
+        True,
+        lambda x: torch.where(x > 0, 0.0, -x),
+    ),
+    "relu2": Base(
+        lambda x: 0.5 * torch.relu(x) * torch.relu(x),
+        torch.relu,
+        lambda x: (x > 0).to(x.dtype),
+        1,
+        excess=lambda x: x * (0.5 * torch.relu(x) - 1.0),
+    ),
+    "tanh": Base(
+        torch.tanh,
+        _sech_squared,
+        lambda x: -2.0 * torch.tanh(x) * _sech_squared(x),
+        2,
+        excess=_tanh_excess,
+        slope_excess=lambda x: -torch.tanh(x).square(),
+    ),
+    # Of these three sigma(x) - x is sigma(-x), and sigma'(x) - 1 is -sigma'(-x).
     "gelu": Base(
         lambda x: x * _normal_cdf(x),
-        lambda x: _normal_cdf(x) + x * _normal_pdf(x),
-        lambda x: (2.0 - x * x) * _normal_pdf(x),
+        _gelu_slope,
+        _gelu_curvature,
         3,
         True,
+        lambda x: -x.clamp(max=_NORMAL_REACH) * _normal_cdf(-x),
+        lambda x: -_gelu_slope(-x),
     ),
-    "silu": Base(lambda x: x * torch.sigmoid(x), _silu_slope, _silu_curvature, 4, True),
+    "silu": Base(
+        lambda x: x * torch.sigmoid(x),
+        _silu_slope,
+        _silu_curvature,
+        4,
+        True,
+        lambda x: -x.clamp(max=_LOGISTIC_REACH) * torch.sigmoid(-x),
+        lambda x: -_silu_slope(-x),
+    ),
     "softplus": Base(
         lambda x: F.softplus(x, threshold=40.0),
         torch.sigmoid,
         lambda x: torch.sigmoid(x) * torch.sigmoid(-x),
         5,
         True,
+        lambda x: F.softplus(-x, threshold=40.0),
+        lambda x: -torch.sigmoid(-x),
     ),
-    "erf": Base(torch.erf, _erf_slope, lambda x: -2.0 * x * _erf_slope(x), 6),
-    "sin": Base(torch.sin, torch.cos, lambda x: -torch.sin(x), 7),
+    "erf": Base(torch.erf, _erf_slope, _erf_curvature, 6, slope_excess=_erf_slope_excess),
+    "sin": Base(
+        torch.sin,
+        torch.cos,
+        lambda x: -torch.sin(x),
+        7,
+        excess=_sin_excess,
+        slope_excess=lambda x: -2.0 * torch.sin(0.5 * x).square(),
+    ),
 }
 
 

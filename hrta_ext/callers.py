@@ -19,6 +19,7 @@ tracing_state = torch._C._get_tracing_state
 is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _is_functional = torch._is_functional_tensor
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+_ALIGNMENT = 64  # bytes: what torch itself allocates by, and as much as any vector instruction asks for
 
 
 def forward_mode() -> bool:
@@ -68,3 +69,18 @@ def alive(tensor: Any) -> Any:
     while isinstance(tensor, Tensor) and (inner := _unwrap_if_dead(tensor)) is not tensor:
         tensor = inner
     return tensor
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor as contiguous memory that starts where torch's own would: a copy of what starts elsewhere.
+
+    Libraries round matrix products by the address of their operands. Of two such tensors a product has bits that depend
+    on shapes and values alone. Differentiable; what has no address, in a compiler's or a tracer's hands, passes as it
+    is.
+    """
+    if sees_formula(tensor):
+        return tensor
+    if functorch_active() or is_legacy_batched(tensor):
+        return tensor.clone()
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()

@@ -3,7 +3,9 @@
 //
 // A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
 // vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
-// itself as `tail`. It comes in two pieces, since the rounding of their sum would be worth an ulp of sigma_s.
+// itself as `tail`. It comes in two pieces, since the rounding of their sum would be worth an ulp of sigma_s. These
+// others also have `excess`, sigma(x) - x, and `slope_excess`, sigma'(x) - 1, the gradients in s, without cancellation
+// at small |x|; homotopy.h has those of the rectifiers.
 #pragma once
 
 #include "math/elementary.h"
@@ -90,6 +92,18 @@ struct Tanh {
   static HRTA_INLINE T curvature(T x) {
     Pair<T> value = tail(x);
     return T(-2) * (value.high + value.low) * slope(x);
+  }
+  template <typename T>
+  static HRTA_INLINE T excess(T x) {
+    Pair<T> value = tail(x);
+    T u = x * x;
+    return absolute(x) < T(0.75) ? x * u * tanh_core(u) : (value.high - x) + value.low;
+  }
+  template <typename T>
+  static HRTA_INLINE T slope_excess(T x) {  // -tanh(x)^2
+    Pair<T> value = tail(x);
+    T t = value.high + value.low;
+    return -t * t;
   }
 };
 
@@ -187,6 +201,8 @@ struct Erf {
   static constexpr Growth kGrowth = Growth::kBounded;
   template <typename T>
   static constexpr T kTwoOverSqrtPi = T(1.1283791670955125738961589031215452L);
+  template <typename T>
+  static constexpr T kExcessAtZero = T(0.1283791670955125738961589031215452L);
 
   template <typename T>
   static HRTA_INLINE T distance(T x) {
@@ -204,6 +220,17 @@ struct Erf {
   static HRTA_INLINE T curvature(T x) {
     return T(-2) * with_sign(distance(x), x) * slope(x);
   }
+  template <typename T>
+  static HRTA_INLINE T excess(T x) {  // near 0 the first piece is x
+    Pair<T> value = tail(x);
+    return (value.high - x) + value.low;
+  }
+  template <typename T>
+  static HRTA_INLINE T slope_excess(T x) {  // c (e - 1) + (c - 1), e = exp(-x^2), c its factor
+    ExpParts<T> e = exp_of_minus_square(distance(x), T(1));
+    T scale = e.scale * FloatTraits<T>::kUnscale;
+    return multiply_add(kTwoOverSqrtPi<T>, multiply_add(e.reduced, scale, scale - T(1)), kExcessAtZero<T>);
+  }
 };
 
 // The loops go through fast_sin while every |x| in a block is below fast_turn_limit, and else element by element
@@ -218,6 +245,12 @@ struct SinAt {
       T value = (quarter_turns & 1u) ? ::cos(x) : ::sin(x);
       return (quarter_turns & 2u) ? -value : value;
     }
+  }
+  static HRTA_INLINE T excess(T x) {
+    if constexpr (!kFast) {
+      if (!(absolute(x) <= fast_turn_limit<T>())) return ::sin(x) - x;
+    }
+    return fast_sin_excess(x);
   }
 };
 
@@ -235,6 +268,15 @@ struct SinBase {
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
     return SinAt<T, kFast>::sine(x, 2);
+  }
+  template <typename T>
+  static HRTA_INLINE T excess(T x) {
+    return SinAt<T, kFast>::excess(x);
+  }
+  template <typename T>
+  static HRTA_INLINE T slope_excess(T x) {  // cos(x) - 1 = -2 sin(x / 2)^2
+    T half = SinAt<T, kFast>::sine(T(0.5) * x, 0);
+    return T(-2) * half * half;
   }
 };
 

@@ -201,6 +201,12 @@ HRTA_INLINE T fast_turn_limit() {
 }
 
 template <typename T>
+struct Turn {
+  T r;  // of |r| <= pi/4
+  uint32_t quadrant;
+};
+
+template <typename T>
 HRTA_INLINE T sin_of_reduced(T r, uint32_t quadrant) {
   T u = r * r;
   T sine = with_sign(multiply_add(r * u, sin_core(u), r), r);  // keeps -0
@@ -209,24 +215,41 @@ HRTA_INLINE T sin_of_reduced(T r, uint32_t quadrant) {
   return (quadrant & 2u) ? -value : value;
 }
 
-HRTA_INLINE float fast_sin(float x, uint32_t quarter_turns) {
+HRTA_INLINE Turn<float> reduced_turn(float x) {
   constexpr double kMagic = FloatTraits<double>::kRoundingMagic;
   double wide = x;
   double shifted = multiply_add(wide, 0x1.45f306dc9c883p-1, kMagic);
   double n = shifted - kMagic;
   double r = multiply_add(-n, 0x1.921fb544p0, wide);  // 33 bits: the product is exact
   r = multiply_add(-n, 0x1.0b4611a626331p-34, r);
-  return sin_of_reduced(float(r), uint32_t(bit_cast<uint64_t>(shifted)) + quarter_turns);
+  return {float(r), uint32_t(bit_cast<uint64_t>(shifted))};
 }
 
-HRTA_INLINE double fast_sin(double x, uint32_t quarter_turns) {
+HRTA_INLINE Turn<double> reduced_turn(double x) {
   constexpr double kMagic = FloatTraits<double>::kRoundingMagic;
   double shifted = multiply_add(x, 0x1.45f306dc9c883p-1, kMagic);
   double n = shifted - kMagic;
   double r = multiply_add(-n, 0x1.921fb544p0, x);
   r = multiply_add(-n, 0x1.0b4611a6p-34, r);
   r = multiply_add(-n, 0x1.3198a2e037073p-69, r);
-  return sin_of_reduced(r, uint32_t(bit_cast<uint64_t>(shifted)) + quarter_turns);
+  return {r, uint32_t(bit_cast<uint64_t>(shifted))};
+}
+
+template <typename T>
+HRTA_INLINE T fast_sin(T x, uint32_t quarter_turns) {
+  const Turn<T> turn = reduced_turn(x);
+  return sin_of_reduced(turn.r, turn.quadrant + quarter_turns);
+}
+
+// sin(x) - x: r is x itself, which drops out, where no quarter turn comes off.
+template <typename T>
+HRTA_INLINE T fast_sin_excess(T x) {
+  const Turn<T> turn = reduced_turn(x);
+  const T r = turn.r, u = r * r;
+  const bool cosine = (turn.quadrant & 1u) != 0, negative = (turn.quadrant & 2u) != 0;
+  const T high = cosine ? T(1) : r;
+  const T low = cosine ? multiply_add(u * u, cos_core(u), T(-0.5) * u) : r * u * sin_core(u);
+  return ((negative ? -high : high) - x) + (negative ? -low : low);
 }
 
 }  // namespace HRTA_SIMD_LEVEL

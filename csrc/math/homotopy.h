@@ -74,7 +74,7 @@ HRTA_INLINE T homotopy_slope(T x, Homotopy<T> h) {
   if constexpr (Base::kGrowth == Growth::kRamp) {
     return x > T(0) ? T(1) : h.linear;
   } else if constexpr (Base::kGrowth == Growth::kOscillating) {
-    return h.s == T(0) ? T(1) : multiply_add(h.s, Base::slope(x), h.linear);
+    return h.s == T(0) && x == x ? T(1) : multiply_add(h.s, Base::slope(x), h.linear);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     T bounded = h.s == T(0) ? at_most(x, FloatTraits<T>::kLargest) : x;
     return multiply_add(h.s, Base::slope(bounded), h.linear);
@@ -88,7 +88,7 @@ HRTA_INLINE T homotopy_curvature(T x, Homotopy<T> h) {
   return h.s * Base::curvature(x);
 }
 
-// sigma(x) - x.
+// sigma(x) - x, to a few ulp of its own: the gradient in s is a sum of these. A rectifier's is sigma(-x).
 template <typename Base, typename T>
 HRTA_INLINE T homotopy_parameter_gradient(T x) {
   if constexpr (Base::kGrowth == Growth::kRamp || Base::kGrowth == Growth::kRectifier) {
@@ -97,8 +97,19 @@ HRTA_INLINE T homotopy_parameter_gradient(T x) {
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     return x > T(0) ? x * multiply_add(T(0.5), x, T(-1)) : -x;
   } else {
-    Pair<T> sigma = Base::tail(x);
-    return (sigma.high - x) + sigma.low;
+    return Base::excess(x);
+  }
+}
+
+// sigma'(x) - 1, likewise.
+template <typename Base, typename T>
+HRTA_INLINE T homotopy_slope_parameter_gradient(T x) {
+  if constexpr (Base::kGrowth == Growth::kRectifier) {
+    return -Base::slope(-x);
+  } else if constexpr (Base::kGrowth == Growth::kRamp || Base::kGrowth == Growth::kQuadratic) {
+    return Base::slope(x) - T(1);
+  } else {
+    return Base::slope_excess(x);
   }
 }
 
@@ -108,7 +119,7 @@ HRTA_INLINE T homotopy_quantity(T x, Homotopy<T> h) {
   if constexpr (kQuantity == Quantity::kSlope) return homotopy_slope<Base>(x, h);
   if constexpr (kQuantity == Quantity::kCurvature) return homotopy_curvature<Base>(x, h);
   if constexpr (kQuantity == Quantity::kParameterGradient) return homotopy_parameter_gradient<Base>(x);
-  if constexpr (kQuantity == Quantity::kParameterGradient1) return Base::slope(x) - T(1);
+  if constexpr (kQuantity == Quantity::kParameterGradient1) return homotopy_slope_parameter_gradient<Base>(x);
 }
 
 }  // namespace HRTA_SIMD_LEVEL

@@ -167,6 +167,37 @@ HRTA_INLINE double erf_core(double u) {
           square, 1.2837916709551257e-1));
 }
 
+// (tanh(x)/x - 1) / x^2 in u = x^2, 0 <= x <= 3/4
+// float: degree 6, relative error 1.8e-9
+HRTA_INLINE float tanh_core(float u) {
+  float square = u * u;
+  return multiply_add(
+      multiply_add(multiply_add(3.08992639e-3f, square, 2.18357814e-2f), square, 1.33333226e-1f), u,
+      multiply_add(multiply_add(multiply_add(-6.96533033e-4f, square, -8.68471699e-3f), square, -5.39651677e-2f),
+                   square, -3.33333333e-1f));
+}
+// double: degree 13, relative error 1.7e-18
+HRTA_INLINE double tanh_core(double u) {
+  double square = u * u;
+  return multiply_add(
+      multiply_add(
+          multiply_add(
+              multiply_add(multiply_add(multiply_add(multiply_add(5.9853996720391628e-7, square, 1.3601729022897116e-5),
+                                                     square, 9.6289533164274865e-5),
+                                        square, 5.8998376820811334e-4),
+                           square, 3.5921273057713371e-3),
+              square, 2.1869488534033451e-2),
+          square, 1.3333333333333293e-1),
+      u,
+      multiply_add(multiply_add(multiply_add(multiply_add(multiply_add(multiply_add(-3.8335892945015438e-6, square,
+                                                                                    -3.7848643166759977e-5),
+                                                                       square, -2.3893326736872919e-4),
+                                                          square, -1.455827548291657e-3),
+                                             square, -8.8632354791053638e-3),
+                                square, -5.3968253968207599e-2),
+                   square, -3.3333333333333333e-1));
+}
+
 // (sin(r)/r - 1) / r^2 in u = r^2, |r| <= pi/4
 // float: degree 3, relative error 1.7e-10
 HRTA_INLINE float sin_core(float u) {

@@ -1,4 +1,4 @@
-"""Writes polynomials.h: the polynomials behind exp, log1p, the normal tail, erf, sin and cos in elementary.h.
+"""Writes polynomials.h: the polynomials behind exp, log1p, the normal tail, erf, tanh, sin and cos in elementary.h.
 
 Each is the interpolant at Chebyshev nodes of a smooth function, computed with 60 digits (mpmath comes with torch) and
 close to the best approximation in relative error, which is printed beside it. Run it after changing a degree:
@@ -68,6 +68,14 @@ POLYNOMIALS = [
         ((mp.mpf(0), mp.mpf(9) / 16),) * 2,
         (5, 11),
         1,
+    ),
+    (
+        "tanh_core",
+        "(tanh(x)/x - 1) / x^2 in u = x^2, 0 <= x <= 3/4",
+        series(lambda u: (mp.tanh(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, -mp.mpf(1) / 3),
+        ((mp.mpf(0), mp.mpf(9) / 16),) * 2,
+        (6, 13),
+        0,
     ),
     (
         "sin_core",

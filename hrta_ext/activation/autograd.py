@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from hrta_ext import compiled
 from hrta_ext.activation import native, reference
-from hrta_ext.activation.formula import compose
+from hrta_ext.activation.formula import by_parameter, compose
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_active, wants_grad
 from hrta_ext.inputs import Parameter, check_activation, check_finite
@@ -112,8 +112,7 @@ def _operations(
         grad_x = grad * derivative(x, s, base, order + 1)
     if needs[1]:
         assert isinstance(s, Tensor)
-        inner = derivative(x, 1.0, base, order) - derivative(x, 0.0, base, order)
-        product = grad * inner
+        product = grad * by_parameter(x, base, order)
         leading = tuple(range(product.dim() - s.dim()))
         grad_s = (product.sum(leading, dtype=torch.float64) if leading else product).to(s)
     return grad_x, grad_s
@@ -276,8 +275,7 @@ class _TransformableHomotopy(Function):
         if x_tangent is not None:
             parts.append(x_tangent * derivative(x, s, ctx.base, ctx.order + 1))
         if s_tangent is not None:
-            inner = derivative(x, 1.0, ctx.base, ctx.order) - derivative(x, 0.0, ctx.base, ctx.order)
-            parts.append((s_tangent * inner).to(x.dtype))
+            parts.append((s_tangent * by_parameter(x, ctx.base, ctx.order)).to(x.dtype))
         return sum(parts[1:], parts[0])
 
     @staticmethod

@@ -40,28 +40,49 @@ def _joined(result: Tensor, z: Tensor) -> Tensor:
     return result
 
 
+def _split(s: Parameter, z: Tensor) -> tuple[Parameter, Parameter]:
+    """1 - s and s in z's precision. The difference comes first: a rounded s near 1 would leave it few digits."""
+    if not isinstance(s, Tensor):
+        return 1.0 - s, s
+    s = s.to(torch.promote_types(s.dtype, z.dtype))
+    return (1.0 - s).to(z.dtype), s.to(z.dtype)
+
+
+def by_parameter(x: Tensor, base: str, order: int) -> Tensor:
+    """The derivative of ``compose`` in s, which holds no s: sigma(x) - x at order 0. Half types give float32."""
+    return get_base(base).by_parameter(x.float() if x.dtype in _HALF_TYPES else x, order)
+
+
 def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     """The ``order``-th derivative in x of (1 - s) x + s sigma(x), by differentiable operations in x's precision.
 
-    Half types are computed in float32. ``s`` may be any tensor that broadcasts against x.
+    Half types are computed in float32. ``s`` may be any tensor that broadcasts against x. Of a learned s the terms are
+    put together so that its gradient, by autograd, does not cancel either.
     """
     functions = get_base(base)
     z = x.float() if x.dtype in _HALF_TYPES else x
-    s = _settled(s)
-    if isinstance(s, Tensor):
-        s = s.to(z.dtype) if s.dim() > 0 else s
+    learned = isinstance(s, Tensor) and s.requires_grad and functions.number is not None
+    linear, s = _split(_settled(s), z)
     if base == "relu" and order == 0:
         if not isinstance(s, Tensor) and not z.is_nested:  # leaky_relu has no backward for nested tensors
             y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, 1.0 - s)
         elif _recorded(z):  # where's second derivative would be unknown
             active = _joined(functions.slope(z), z)
-            y = (active + (1.0 - active) * (1.0 - s)) * z
+            y = (active + (1.0 - active) * linear) * z
         else:
-            y = torch.where(z > 0, z, (1.0 - s) * z)
+            y = torch.where(z > 0, z, linear * z)
+    elif base == "relu2" and order == 0:
+        y = z * (linear + 0.5 * s * torch.relu(z))  # s sigma(z) alone may overflow
+    elif functions.rectifier and order == 0:  # sigma(z) - max(z, 0) is even, and nothing far out
+        y = torch.where(z > 0, z, linear * z) + s * functions.by_parameter(torch.where(z > 0, z, -z), 0)
     elif order == 0:
-        y = (1.0 - s) * z + s * functions.value(z)
+        y = linear * z + s * functions.value(z)
+        if learned:
+            y = torch.where(z.abs() < 1.0, z + s * functions.by_parameter(z, 0), y)
     elif order == 1:
-        y = (1.0 - s) + s * _joined(functions.slope(z), z)
+        y = linear + s * _joined(functions.slope(z), z)
+        if learned:
+            y = torch.where(z.abs() < 1.0, 1.0 + s * _joined(functions.by_parameter(z, 1), z), y)
     else:
         y = s * _joined(functions.curvature(z), z)
     return y.to(x.dtype)

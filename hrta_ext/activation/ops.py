@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.activation import native, reference
+from hrta_ext.activation.formula import by_parameter
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import KINDS
@@ -77,8 +78,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, No
         grad_x = grad * op(x, s, ctx.base, ctx.order + 1) if ctx.order < 2 else torch.zeros_like(grad)
     grad_s = None
     if ctx.needs_input_grad[1]:
-        ones = torch.ones_like(s)
-        inner = op(x, ones, ctx.base, ctx.order) - op(x, torch.zeros_like(s), ctx.base, ctx.order)
+        inner = by_parameter(x, _NAMES[ctx.base], ctx.order)
         grad_s = (grad * inner).sum_to_size(s.shape) if s.dim() == 0 else (grad * inner).flatten(0, -2).sum(0)
         grad_s = grad_s.to(s.dtype)
     return grad_x, grad_s, None, None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hrta_ext.activation.formula import compose, sum_dtype
-from hrta_ext.bases import BASES, get_base
+from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
+from hrta_ext.bases import BASES
 from hrta_ext.inputs import Parameter
 
 
@@ -34,18 +34,23 @@ def _at_infinity(x: Tensor, s: Parameter, base: str) -> Tensor:
     return torch.where(linear == 0, bounded * torch.ones_like(x), torch.sign(linear) * x)
 
 
-def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
-    """The ``order``-th derivative of sigma_s at x, outside autograd: x's shape, dtype and layout."""
+def _evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
+    """``evaluate`` before it is rounded to x's dtype. Every element's result depends on that element alone."""
     with torch.no_grad():
         z = _wide(x, base)
-        s = s.to(z.dtype) if isinstance(s, Tensor) else s
-        infinite = torch.isinf(z)
-        special = bool(infinite.any()) and BASES[base].number is not None
-        finite = z.clamp(-1e150, 1e150) if special and z.dtype == torch.float64 else z
-        y = compose(finite, s, base, order)
-        if special and order == 0:
-            y = torch.where(infinite, _at_infinity(z, s, base), y)
-        return torch.empty_like(x).copy_(y)
+        y = compose(z, s, base, order)
+        infinite = torch.isinf(z) if order < 2 and BASES[base].number is not None else None
+        if infinite is not None and bool(infinite.any()):  # asked for speed alone
+            if order == 0:
+                y = torch.where(infinite, _at_infinity(z, s, base), y)
+            else:  # 1 - s + s sigma'(x): 1 at s = 0, whatever sigma' is
+                y = torch.where(infinite & (torch.as_tensor(s, device=z.device) == 0.0), 1.0, y)
+        return y
+
+
+def evaluate(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
+    """The ``order``-th derivative of sigma_s at x, outside autograd: x's shape, dtype and layout."""
+    return torch.empty_like(x).copy_(_evaluate(x, s, base, order))
 
 
 def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]:
@@ -56,15 +61,13 @@ def value_and_slope(x: Tensor, s: Parameter, base: str) -> tuple[Tensor, Tensor]
 def backward(grad: Tensor, x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     """``grad`` times the derivative of order + 1 at x."""
     with torch.no_grad():
-        return evaluate(x, s, base, order + 1).mul_(grad)
+        return torch.empty_like(x).copy_(_evaluate(x, s, base, order + 1) * grad)
 
 
 def parameter_gradient(grad: Tensor, x: Tensor, s: Tensor, base: str, order: int) -> Tensor:
     """The sum of ``grad`` times d sigma_s^(order) / ds over all dimensions that s does not have, float64."""
     with torch.no_grad():
-        z = _wide(x, base)
-        functions = get_base(base)
-        quantity = functions.value(z) - z if order == 0 else functions.slope(z) - 1.0
+        quantity = by_parameter(_wide(x, base), base, order)
         product = grad.to(quantity.dtype) * quantity
         product = product.to(sum_dtype(x))
         leading = tuple(range(product.dim() - s.dim()))

@@ -14,7 +14,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from hrta_ext.activation.formula import compose, sum_dtype
+from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
+from hrta_ext.callers import aligned
 from hrta_ext.inputs import Parameter
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
@@ -123,6 +124,7 @@ def outputs(
     x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
 ) -> tuple[Tensor, ...]:
     """f (..., n) and, if asked for, df/dx (..., n, D)."""
+    x, weight, output_weight = map(aligned, (x, weight, output_weight))
     sums = [_Sum() for _ in range(1 + with_gradient)]
     for at in neuron_chunks(x.shape[0], output_weight):
         parts = chunk_outputs(x, weight[..., at, :], output_weight[..., at], s, base, with_gradient)
@@ -174,7 +176,7 @@ def chunk_gradients(
     if needs[2]:
         grad_output_weight = combined(lambda: order(0), lambda: order(1)).sum(-2)
     if needs[3]:
-        of_s = combined(lambda: compose(z, 1.0, base, 0) - z, lambda: compose(z, 1.0, base, 1) - 1.0)
+        of_s = combined(lambda: by_parameter(z, base, 0), lambda: by_parameter(z, base, 1))
         grad_s = (of_s.to(wide) @ output_weight.to(wide).unsqueeze(-1)).sum()
     return grad_x, grad_weight, grad_output_weight, grad_s
 
@@ -194,6 +196,8 @@ def gradients(
 
     grad_f (..., n), grad_df_dx (..., n, D); one of them may be None.
     """
+    x, weight, output_weight = map(aligned, (x, weight, output_weight))
+    grad_f, grad_df_dx = (None if grad is None else aligned(grad) for grad in (grad_f, grad_df_dx))
     sums = _Sum(), _Sum()
     rows, values = _PerNeuron(weight, True), _PerNeuron(output_weight, False)
     for at in neuron_chunks(x.shape[0], output_weight):
@@ -218,7 +222,9 @@ def tangents(
     with_gradient: bool,
 ) -> tuple[Tensor, ...]:
     """The derivatives of ``outputs`` along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
-    x_dot, weight_dot, output_weight_dot, s_dot = dots
+    x, weight, output_weight = map(aligned, (x, weight, output_weight))
+    x_dot, weight_dot, output_weight_dot = (None if dot is None else aligned(dot) for dot in dots[:3])
+    s_dot = dots[3]
     wide = sum_dtype(x)
     sums = [_Sum() for _ in range(1 + with_gradient)]
     for at in neuron_chunks(x.shape[0], output_weight):
@@ -232,7 +238,7 @@ def tangents(
             if a_dot is not None:
                 terms.append(a_dot.unsqueeze(-2) * compose(z, s, base, k))
             if s_dot is not None:
-                terms.append(a.unsqueeze(-2) * s_dot * (compose(z, 1.0, base, k) - compose(z, 0.0, base, k)))
+                terms.append(a.unsqueeze(-2) * s_dot * by_parameter(z, base, k))
             for term in terms:
                 total.add(term.to(wide) @ w.to(wide) if k else term.to(wide).sum(-1))
             if k and w_dot is not None:
@@ -268,6 +274,7 @@ def recomputed_gradients(
     live = torch.is_grad_enabled()
 
     def leaf(tensor: Tensor, needed: bool) -> Tensor:
+        tensor = aligned(tensor)
         return tensor if live else tensor.detach().requires_grad_(needed)
 
     sums = [_Sum() for _ in shared]

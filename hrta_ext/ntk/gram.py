@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrta_ext.backends import serve
 from hrta_ext.bases import get_base
+from hrta_ext.callers import aligned
 from hrta_ext.compiled import require_memory
 from hrta_ext.inputs import (
     Parameters,
@@ -95,7 +96,7 @@ def _gram_path(
     n, features = x.shape
     networks, width = weight.shape[:-2], weight.shape[-2]
     budget = check_budget(memory_budget, builder.least_scratch(n, features, width, base, high) if n else 0, function)
-    samples = x.double().contiguous()
+    samples = aligned(x.double())
     sums = _zero_sums(samples, (1, *networks))
     for network in range(networks.numel() if n else 0):
         one = GramSums(*(value.flatten(0, len(networks))[network] for value in sums))
@@ -209,7 +210,7 @@ def random_gram_path(
     result = check_result_dtype(dtype, x, function)
     builder, high = serve(native, reference, x, base), result == torch.float64
     budget = check_budget(memory_budget, builder.least_scratch(n, features, 1, base, high) if n else 0, function)
-    samples = x.double().contiguous()
+    samples = aligned(x.double())
     sums = _zero_sums(samples, (batches,))
     edges = [width * batch // batches for batch in range(batches + 1)]
     widths = tuple(edges[batch + 1] - edges[batch] for batch in range(batches))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
+from hrta_ext.callers import aligned
 from hrta_ext.inputs import Parameters, check_integer, check_samples, parameter_values
 from hrta_ext.ntk.expectations import CLOSED_FORMS, MIXTURE_ERROR, MIXTURES, Expectations, Pairs, pairs_of_samples
 from hrta_ext.ntk.hermite import expanded
@@ -86,7 +87,9 @@ def _check(x: Tensor, s: Parameters, base: str, x2: Tensor | None, depth: int, f
     if depth > 1 and base not in CLOSED_FORMS:
         known = ", ".join(CLOSED_FORMS)
         raise ValueError(f"{function}: depth > 1 needs a base with a closed form ({known}), got {base!r}")
-    pairs = pairs_of_samples(x.detach().double(), None if x2 is None else x2.detach().double())
+    samples, others = (None if z is None else aligned(z.detach().double()) for z in (x, x2))
+    assert samples is not None
+    pairs = pairs_of_samples(samples, others)
     return pairs, values.to(x.device)
 
 

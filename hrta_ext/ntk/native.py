@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
+from hrta_ext.callers import aligned
 from hrta_ext.compiled import _C, KINDS, address, own, plain
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
@@ -67,12 +68,13 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     n, networks = x.shape[0], sums.square_sum.shape[:-1]
     count = networks.numel()
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
+    x = aligned(x)
     s, inner = plain(s, "gram: s"), plain(x @ x.mT, "gram: x")
     sizes = [math.prod(shape) for shape in sum_shapes(x)]
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
         one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
-        linear, cross = plain(one.linear @ x.mT, "linear"), plain(one.cross @ x.mT, "cross")
+        linear, cross = plain(aligned(one.linear) @ x.mT, "linear"), plain(aligned(one.cross) @ x.mT, "cross")
         call = _C.GramEvaluation(
             n=n,
             S=s.numel(),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import get_base
+from hrta_ext.callers import aligned
 from hrta_ext.ntk.normals import normals
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
@@ -45,8 +46,7 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
                 weight, a = random_weights(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
             else:
                 weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
-            # Contiguous, since some libraries round products of strided matrices in another way.
-            weight, a = weight.double().contiguous(), a.double().contiguous()
+            weight, a = aligned(weight.double()), aligned(a.double())
             probe += (weight * 0.0).sum() + (a * 0.0).sum()
             z = x @ weight.mT  # in float64, so that its sign is the one that the float64 formula has
             sums.linear.add_(z @ weight)
@@ -68,9 +68,10 @@ def _add_product(rows: Tensor, product: Tensor) -> None:
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
     """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric."""
+    x = aligned(x)
     inner = x @ x.mT
     inner = 0.5 * (inner + inner.mT)
-    linear, cross = sums.linear @ x.mT, sums.cross @ x.mT
+    linear, cross = aligned(sums.linear) @ x.mT, aligned(sums.cross) @ x.mT
     row = sums.slope_sum[..., :, None]
     coefficients = (
         (0.5 * (linear + linear.mT), cross + cross.mT, _mirrored(sums.value_product)),

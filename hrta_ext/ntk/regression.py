@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hrta_ext.inputs import as_float, check_finite, shown, with_bias
+from hrta_ext.callers import aligned
+from hrta_ext.inputs import DtypeError, as_float, check_finite, shown, with_bias
 from hrta_ext.ntk.infinite import infinite_gram
 from hrta_ext.ntk.types import Gram
 
@@ -18,6 +21,8 @@ Array = Any  # numpy array, tensor or nested sequence
 
 class KernelRegression:
     """Ridge regression or gradient flow with the analytic NTK or NNGP kernel; a scikit-learn estimator.
+
+    It passes every check of ``sklearn.utils.estimator_checks.check_estimator`` without needing scikit-learn itself.
 
     With K the kernel on the training samples and k that between new and training samples:
     f = k (K + ridge n I)^{-1} y, or, with a finite ``time`` t, gradient flow from f = 0 on R = 1/(2n) sum (f - y)^2:
@@ -32,6 +37,12 @@ class KernelRegression:
         ridge: Penalty per sample; 0 interpolates, stably, by leaving out eigenvalues below rounding.
         bias: Append the constant 1 to the samples.
         time: Gradient-flow time; None trains for ever. Long times leave out eigenvalues below rounding, too.
+
+    Attributes:
+        dual_coef_: (K + ridge n I)^{-1} y or its like for a ``time``, in y's shape.
+        samples_: Training samples, with the constant 1 if there is one.
+        n_features_in_: d.
+        feature_names_in_: Names of the columns (d,), where x was a table that has names.
 
     Example:
         >>> import numpy as np, hrta_ext as hx
@@ -77,15 +88,16 @@ class KernelRegression:
 
         return Tags(
             estimator_type="regressor",
-            target_tags=TargetTags(required=True),
+            target_tags=TargetTags(required=True, multi_output=True),
             regressor_tags=RegressorTags(),
         )
 
     def fit(self, x: Array, y: Array) -> KernelRegression:
-        """Fit to samples x (n, d) and targets y (n,) or (n, outputs).
+        """Fit to samples x (n, d) and targets y (n,) or (n, outputs): tables, arrays, tensors or nested sequences.
 
         Raises:
-            ValueError: Shapes that do not match, values that are not finite, parameters out of range.
+            ValueError: Shapes that do not match, values that are not finite or masked, parameters out of range.
+            TypeError: Sparse or complex data, text, dates; it is a ValueError too.
         """
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'KernelRegression: kernel must be "ntk" or "nngp", got {self.kernel!r}')
@@ -98,7 +110,9 @@ class KernelRegression:
             raise ValueError(f"KernelRegression: time must be positive or None, got {shown(self.time)}")
         if self.time is not None and self.ridge > 0:
             raise ValueError("KernelRegression: time and ridge cannot be combined: gradient flow has no penalty")
-        samples, targets = self._samples(x, "x"), _tensor(y, "y")
+        if y is None:
+            raise ValueError("KernelRegression: requires y to be passed, but the target y is None")
+        samples, targets = self._samples(x), _tensor(y, "y")
         if targets.dim() not in (1, 2) or targets.shape[0] != samples.shape[0]:
             raise ValueError(
                 f"KernelRegression: y must have shape ({samples.shape[0]},) or ({samples.shape[0]}, outputs), "
@@ -125,16 +139,25 @@ class KernelRegression:
         self.dual_coef_ = (vectors @ (inverse[:, None] * rotated)).reshape(targets.shape)
         self.samples_ = samples
         self.n_features_in_ = samples.shape[1] - int(self.bias)
+        self.__dict__.pop("feature_names_in_", None)
+        if (names := _column_names(x)) is not None:
+            self.feature_names_in_ = names
         return self
 
     def predict(self, x: Array) -> Array:
         """Predictions at x (n2, d): (n2,) or (n2, outputs), a tensor if x is one, else a NumPy array."""
         if not hasattr(self, "dual_coef_"):
-            raise ValueError("KernelRegression: call fit before predict")
-        samples = self._samples(x, "x")
+            # scikit-learn's own error where it is loaded: its searches and pipelines look for it. A ValueError, too.
+            exceptions = sys.modules.get("sklearn.exceptions")
+            error = ValueError if exceptions is None else exceptions.NotFittedError
+            raise error("KernelRegression: call fit before predict")
+        self._check_names(_column_names(x))
+        samples = self._samples(x)
         if samples.shape[1] != self.samples_.shape[1]:
+            came, expected = samples.shape[1] - int(self.bias), self.n_features_in_
             raise ValueError(
-                f"KernelRegression: x must have shape (n, {self.n_features_in_}), as in fit, got {np.shape(x)}"
+                f"KernelRegression: x must have shape (n, {expected}), as in fit, got {(samples.shape[0], came)}: "
+                f"X has {came} features, but KernelRegression is expecting {expected} features as input"
             )
         gram = infinite_gram(samples, x2=self.samples_, **self._options())
         predicted = self._kernel(gram) @ self.dual_coef_
@@ -157,10 +180,40 @@ class KernelRegression:
     def _kernel(self, gram: Gram) -> Tensor:
         return gram.ntk if self.kernel == "ntk" else gram.a
 
-    def _samples(self, x: Array, name: str) -> Tensor:
-        samples = _tensor(x, name)
-        if samples.dim() != 2:
-            raise ValueError(f"KernelRegression: {name} must have shape (n, d), got {tuple(samples.shape)}")
+    def _check_names(self, names: Array) -> None:
+        """Columns of other names, or in another order, than in fit are not the same features."""
+        fitted = getattr(self, "feature_names_in_", None)
+        if fitted is None or names is None:
+            if fitted is not None:
+                text = "X does not have valid feature names, but KernelRegression was fitted with feature names"
+                warnings.warn(text, UserWarning, stacklevel=3)
+            elif names is not None:
+                text = "X has feature names, but KernelRegression was fitted without feature names"
+                warnings.warn(text, UserWarning, stacklevel=3)
+            return
+        if list(fitted) == list(names):
+            return
+        text = "KernelRegression: The feature names should match those that were passed during fit.\n"
+        unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))
+        for title, group in (("unseen at fit time", unseen), ("seen at fit time, yet now missing", missing)):
+            if group:
+                text += "".join([f"Feature names {title}:\n", *(f"- {name}\n" for name in group[:5])])
+                text += "- ...\n" if len(group) > 5 else ""
+        if not unseen and not missing:
+            text += "Feature names must be in the same order as they were in fit.\n"
+        raise ValueError(text)
+
+    def _samples(self, x: Array) -> Tensor:
+        samples = _tensor(x, "x")
+        shape = tuple(samples.shape)
+        if len(shape) != 2:
+            hint = ". Reshape your data: x[:, None] if it has one feature, x[None] if it is one sample"
+            raise ValueError(f"KernelRegression: x must have shape (n, d), got {shape}{hint if len(shape) < 2 else ''}")
+        if shape[1] == 0:
+            raise ValueError(
+                f"KernelRegression: x must have shape (n, d) with d >= 1, "
+                f"got 0 feature(s) (shape={shape}) while a minimum of 1 is required."
+            )
         return with_bias(samples) if self.bias else samples
 
 
@@ -168,15 +221,59 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+# Python objects that NumPy would make numbers of.
+_NO_NUMBERS = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
+
+
+def _column_names(x: Array) -> Array:
+    """The names of a table's columns (d,), None for what has none or whose names are not all text."""
+    names = getattr(x, "columns", None)
+    if names is None or isinstance(x, (Tensor, np.ndarray)) or not all(isinstance(name, str) for name in names):
+        return None
+    return np.array(list(names), dtype=object)
+
+
 def _tensor(values: Array, name: str) -> Tensor:
-    try:
-        tensor = (
-            values.detach().cpu().double()
-            if isinstance(values, Tensor)
-            else torch.from_numpy(np.array(values, dtype=np.float64, order="C"))  # read-only and reversed arrays too
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"KernelRegression: {name} must hold numbers ({error})") from error
+    """Real numbers as a float64 tensor on the CPU; what NumPy or torch would turn into some in silence is refused."""
+    tensor = _of_tensor(values, name) if isinstance(values, Tensor) else _of_array(values, name)
     if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"KernelRegression: {name} must be finite")
-    return tensor
+        raise ValueError(f"KernelRegression: {name} must be finite, got NaN or inf among its values")
+    return aligned(tensor)
+
+
+def _refused(name: str, what: str) -> DtypeError:
+    return DtypeError(f"KernelRegression: {name} must hold real numbers in a dense array, got {what}")
+
+
+def _of_tensor(values: Tensor, name: str) -> Tensor:
+    if values.layout is not torch.strided or values.is_nested:
+        kind = "nested" if values.is_nested else f"sparse ({values.layout})"
+        raise _refused(name, f"a {kind} tensor; to_dense() or to_padded_tensor() makes it one")
+    if values.is_complex():
+        raise _refused(name, f"{values.dtype}: Complex data not supported")
+    if values.is_quantized or values.is_meta:
+        raise _refused(name, f"a {'quantized' if values.is_quantized else 'meta'} tensor")
+    return values.detach().cpu().double()
+
+
+def _of_array(values: Array, name: str) -> Tensor:
+    if hasattr(values, "tocsr") or hasattr(values, "todense"):
+        raise _refused(name, f"sparse data ({type(values).__name__}); toarray() makes it dense")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise _refused(name, "a masked array with masked values")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged nested sequences
+        raise ValueError(f"KernelRegression: {name} must hold numbers ({error})") from error
+    if array.dtype.kind == "c":
+        raise _refused(name, f"{array.dtype}: Complex data not supported")
+    if array.dtype.kind not in "fiubO":
+        raise _refused(name, f"dtype {array.dtype}")
+    for value in array.flat if array.dtype.kind == "O" else ():
+        if isinstance(value, _NO_NUMBERS):
+            raise _refused(name, f"{type(value).__name__} {value!r} among objects")
+    try:
+        with np.errstate(over="ignore"):  # infinity is refused by its name
+            return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))  # a copy, if reversed or read-only
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DtypeError(f"KernelRegression: {name} must hold numbers ({error})") from error

@@ -166,6 +166,18 @@ def test_ragged_sizes(kernels: Any, base: str, sizes: tuple[int, int, int]) -> N
     check(kernels, torch.float64, base, 2.0, sizes, (2, 2))
 
 
+@pytest.mark.parametrize("base", ["tanh", "sin"])
+def test_gradient_in_s_at_small_preactivations(kernels: Any, base: str) -> None:
+    """A sum of a_k (sigma(z) - z), of which float32 sums of sigma(z) and of z would leave nothing; as in
+    test_s_gradient.py."""
+    x, weight, output_weight = (1.0 + t.abs() for t in problem(5, 70, 3, torch.float32))
+    x = 1e-3 * x
+    (grad_s,) = run(kernels, PARAMETER_GRADIENT, (x, weight, output_weight), 0.5, base, [()], (torch.ones(5), None))
+    z = x.double() @ weight.double().mT
+    excess = -z.pow(3) / 3 + 2 * z.pow(5) / 15 if base == "tanh" else -z.pow(3) / 6 + z.pow(5) / 120
+    assert grad_s.item() == pytest.approx((excess @ output_weight.double()).sum().item() / 70**0.5, rel=1e-4)
+
+
 def test_no_samples_and_no_networks(kernels: Any) -> None:
     """Zero gradients, and nothing that a GPU would refuse to launch."""
     arguments = problem(0, 5, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -126,7 +128,7 @@ def test_works_inside_scikit_learn() -> None:
         ({}, [1.0], [1.0], r"x must have shape \(n, d\)"),
         ({}, [[1.0]], [1.0, 2.0], r"y must have shape \(1,\)"),
         ({}, [[float("nan")]], [1.0], "x must be finite"),
-        ({}, [["a"]], [1.0], "x must hold numbers"),
+        ({}, [["a"]], [1.0], "x must hold real numbers"),
         ({}, np.zeros((0, 2)), np.zeros(0), "at least one sample"),
     ],
 )
@@ -161,3 +163,109 @@ def test_arrays_of_any_kind_are_read() -> None:
     for name, view in views.items():
         found = np.asarray(hx.KernelRegression().fit(view, y[::-1][::-1]).predict(view))
         np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+class Table:
+    """Columns with names, as pandas and polars have them, and no more."""
+
+    def __init__(self, values: np.ndarray, columns: list[str]) -> None:
+        self.values, self.columns = values, columns
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return np.asarray(self.values, dtype=dtype)
+
+
+SQUARE = np.arange(6.0).reshape(3, 2)
+NO_NUMBERS = {
+    "complex array": (SQUARE + 1j, "Complex data not supported"),
+    "complex tensor": (torch.from_numpy(SQUARE + 1j), "Complex data not supported"),
+    "complex lists": ([[1j, 1.0]] * 3, "Complex data not supported"),
+    "complex objects": (np.array([[1.0, np.complex128(1)]] * 3, dtype=object), "complex128"),
+    "sparse tensor": (torch.from_numpy(SQUARE).to_sparse(), "sparse"),
+    "text": (SQUARE.astype(str), "dtype <U32"),
+    "bytes": (SQUARE.astype(bytes), r"dtype \|S32"),
+    "text objects": (SQUARE.astype(str).astype(object), "str '0.0' among objects"),
+    "other objects": (np.array([[{}, 1.0]] * 3), "argument must be a string or a real number"),
+    "dates": (SQUARE.astype("datetime64[D]"), "datetime64"),
+    "dates as objects": (np.array([[np.datetime64(1, "D")] * 2] * 3, dtype=object), "datetime64"),
+    "durations": (SQUARE.astype("timedelta64[D]"), "timedelta64"),
+    "records": (np.zeros((3, 2), dtype=[("a", float)]), "dtype"),
+    "masked": (np.ma.masked_less(SQUARE, 1.0), "masked"),
+    "meta": (torch.empty(3, 2, device="meta"), "meta tensor"),
+    "too large": ([[10**400, 1]] * 3, "too large"),
+}
+
+
+@pytest.mark.parametrize("which", ["x", "y"])
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_what_is_no_dense_array_of_real_numbers_is_refused(kind: str, which: str) -> None:
+    """By name, as TypeError and ValueError: NumPy would drop imaginary parts and masks, and read text as numbers."""
+    values, message = NO_NUMBERS[kind]
+    arguments = (values, SQUARE[:, 0]) if which == "x" else (SQUARE, values)
+    for error in (TypeError, ValueError):
+        with pytest.raises(error, match=rf"KernelRegression: {which} must hold .*{message}"):
+            hx.KernelRegression().fit(*arguments)
+
+
+def test_scipy_s_sparse_matrices_are_refused() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    for x in (sparse.csr_matrix(SQUARE), sparse.coo_array(SQUARE)):
+        with pytest.raises(TypeError, match="x must hold real numbers in a dense array, got sparse data"):
+            hx.KernelRegression().fit(x, SQUARE[:, 0])
+
+
+def test_every_kind_of_real_number_is_taken() -> None:
+    expected = hx.KernelRegression().fit(SQUARE, SQUARE[:, 0]).predict(SQUARE)
+    kinds = (
+        SQUARE.astype(int),
+        SQUARE.astype(object),
+        SQUARE.astype(">f4"),
+        np.asfortranarray(SQUARE),
+        SQUARE.tolist(),
+    )
+    for x in (*kinds, np.ma.array(SQUARE)):
+        np.testing.assert_array_equal(hx.KernelRegression().fit(x, SQUARE[:, 0]).predict(x), expected)
+    halves = torch.from_numpy(SQUARE).bfloat16()
+    np.testing.assert_array_equal(hx.KernelRegression().fit(halves, halves[:, 0]).predict(halves).numpy(), expected)
+
+
+def test_columns_are_known_by_their_names() -> None:
+    model = hx.KernelRegression(ridge=0.1).fit(Table(SQUARE, ["a", "b"]), SQUARE[:, 0])
+    assert list(model.feature_names_in_) == ["a", "b"]
+    assert model.n_features_in_ == 2
+    model.predict(Table(SQUARE, ["a", "b"]))
+    with pytest.raises(ValueError, match="same order"):
+        model.predict(Table(SQUARE, ["b", "a"]))
+    with pytest.raises(
+        ValueError, match="unseen at fit time:\n- c\nFeature names seen at fit time, yet now missing:\n- b"
+    ):
+        model.predict(Table(SQUARE, ["a", "c"]))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(SQUARE)
+    model.fit(SQUARE, SQUARE[:, 0])
+    assert not hasattr(model, "feature_names_in_")
+    with pytest.warns(UserWarning, match="fitted without feature names"):
+        model.predict(Table(SQUARE, ["a", "b"]))
+
+
+# A check that may fail, by name, and why; check_estimator takes it as expected_failed_checks. There is none.
+EXPECTED_FAILED_CHECKS: dict[str, str] = {}
+
+
+def test_passes_scikit_learn_s_checks() -> None:
+    checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    for model in (hx.KernelRegression(), hx.KernelRegression(base="erf", kernel="nngp", bias=False, ridge=1e-6)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = checks.check_estimator(
+                model, expected_failed_checks=EXPECTED_FAILED_CHECKS, on_fail=None, on_skip=None
+            )
+        failed = {check["check_name"]: check["exception"] for check in found if check["status"] == "failed"}
+        assert failed == {}
+        assert sum(check["status"] == "passed" for check in found) > 30
+
+
+def test_predict_before_fit_is_scikit_learn_s_error() -> None:
+    exceptions = pytest.importorskip("sklearn.exceptions")
+    with pytest.raises(exceptions.NotFittedError, match="call fit before predict"):
+        hx.KernelRegression().predict(SQUARE)

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant
   const int64_t network = row / call.n;
   const int degree = degree_of(call.base);
   const double s = work.parameter_gradient ? 1.0 : parameter(call);
-  const double q = work.parameter_gradient ? -1.0 : 1.0 - s;
+  const double q = !work.parameter_gradient ? 1.0 - s : degree == 0 ? 0.0 : -1.0;  // 0: S is of sigma(z) - z
   const double scale = output_scale(call.width);
   const T* x = static_cast<const T*>(call.x) + row % call.n * call.features;
   const double* sums = forward.sums + row * work.sums * forward.chunks;
@@ -143,6 +143,7 @@ void launch_forward(const TwoLayerCall& call, const Outputs& outputs, double* sc
   work.with_gradient = outputs.with_gradient();
   work.parameter_gradient = outputs.parameter_gradient;
   work.f = outputs.f, work.df_dx = outputs.df_dx;
+  if (outputs.parameter_gradient && degree_of(call.base) == 0) work.forward.call.base += kBaseCount;
   const int64_t blocks = ceil_div(call.networks * call.n, kThreads / kLanes);
   with_kernels(call, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
   with_type(call.dtype, [&](auto zero) {

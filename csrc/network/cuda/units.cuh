@@ -94,25 +94,28 @@ template <typename Base>
 constexpr bool kHasOwnUnit = std::is_same_v<Base, Relu> || std::is_same_v<Base, Relu2>;
 
 template <typename Base, int kCount, typename T>
-__device__ __forceinline__ void evaluate_base(const T (&z)[kCount], T* value, T* slope, T* curvature) {
+__device__ __forceinline__ void evaluate_base(bool excess, const T (&z)[kCount], T* value, T* slope, T* curvature) {
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
-    if (value != nullptr) value[j] = base_value<Base>(z[j]);
+    if (value != nullptr) value[j] = excess ? homotopy_parameter_gradient<Base>(z[j]) : base_value<Base>(z[j]);
     if (slope != nullptr) slope[j] = Base::slope(z[j]);
     if (curvature != nullptr) curvature[j] = Base::curvature(z[j]);
   }
 }
 
-// The others, chosen at run time: the same branch for the whole grid, little beside the functions themselves.
+// The others, chosen at run time: the same branch for the whole grid, little beside the functions themselves. A number
+// of kBaseCount more asks for sigma(z) - z in place of sigma(z): the sums over it do not cancel at small z, as theirs
+// do.
 struct SmoothUnit {
   static constexpr int kDegree = 0;
   static constexpr int kSamples = 2;
   static constexpr int kNeurons = 1;
   template <int kCount, typename T>
   static __device__ __forceinline__ void evaluate(int base, const T (&z)[kCount], T* value, T* slope, T* curvature) {
-    with_base(base, [&](auto tag) {
+    const bool excess = base >= kBaseCount;
+    with_base(excess ? base - kBaseCount : base, [&](auto tag) {
       using Base = decltype(tag);
-      if constexpr (!kHasOwnUnit<Base>) evaluate_base<Base>(z, value, slope, curvature);
+      if constexpr (!kHasOwnUnit<Base>) evaluate_base<Base>(excess, z, value, slope, curvature);
     });
   }
 };
