@@ -26,7 +26,7 @@ def _allowed(x: Tensor, s: Tensor | float, base: str, order: int) -> Tensor:
     else:
         size = s.abs() * (1 + curvature(x, base).abs()) + 0 * z
     ulps = {torch.float64: 64 * (1 + z * z), torch.float32: 8.0}.get(x.dtype, 2.0)
-    tiny = 16 * info.smallest_normal * info.eps
+    tiny = 16 * info.smallest_normal * info.eps * (1 + s.abs())  # sigma(x) is rounded before s multiplies it
     size = torch.where(torch.isfinite(z) & torch.isfinite(size) & (size < info.max / 8), size, float("inf"))
     return ulps * info.eps * size + tiny
 
