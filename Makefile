@@ -66,8 +66,8 @@ SANITIZE_RUN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-fil
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=66 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/package:$(abspath tests) OMP_NUM_THREADS=2 HRTA_EXT_BACKEND=
 sanitize: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(SANITIZED)/cmake -G Ninja -DHRTA_EXT_CUDA=0 --log-level=WARNING \
-	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_CXX_COMPILER=g++ \
+	CXX=g++ $(BIN)/cmake -S . -B $(SANITIZED)/cmake -G Ninja -DHRTA_EXT_CUDA=0 --log-level=WARNING \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	  "-DCMAKE_CXX_FLAGS=-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 	$(BIN)/ninja -C $(SANITIZED)/cmake --quiet
 	rm -rf $(SANITIZED)/package && mkdir $(SANITIZED)/package && cp -r hrta_ext $(SANITIZED)/package/
@@ -76,7 +76,8 @@ sanitize: $(VENV)/.test
 	@for level in baseline avx2 avx512; do echo "== $$level"; \
 	  $(SANITIZE_RUN) HRTA_EXT_SIMD=$$level $(BIN)/python -c \
 	    "import sys, hrta_ext; sys.exit(hrta_ext.build_info()['simd'] != '$$level')" || { echo not here; continue; }; \
-	  $(SANITIZE_RUN) HRTA_EXT_SIMD=$$level $(BIN)/python -m fuzz.run --only ops --seconds $(SANITIZE_SECONDS) || exit 1; \
+	  $(SANITIZE_RUN) HRTA_EXT_SIMD=$$level $(BIN)/python -m fuzz.run --only ops --seconds $(SANITIZE_SECONDS) \
+	    --last $(SANITIZED)/last || { cat $(SANITIZED)/last; exit 1; }; \
 	done
 	$(SANITIZE_RUN) $(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZE_TESTS) --ignore=tests/ntk/test_memory.py \
 	  --ignore=tests/network/test_cuda_emulation.py --ignore=tests/activation/test_compilers.py -k "not compile"

@@ -116,7 +116,7 @@ def _backward(draw: Draw, x: Tensor, s: Tensor | float, base: str) -> None:
     if learned and draw.tame:
         terms = g * (sigma(x, base) - x.double())
         size = (g.abs() * (sigma(x, base).abs() + x.double().abs())).sum()
-        per_feature = s.dim() == 1 and s.numel() > 1
+        per_feature = s.numel() != 1
         total = terms.flatten(0, -2).sum(0) if per_feature and x.dim() > 1 else terms if per_feature else terms.sum()
         eps = max(torch.finfo(s.dtype).eps, torch.finfo(x.dtype).eps if x.dtype in FLOATS else 2.0**-20)
         fits = float(size) < torch.finfo(s.dtype).max / 8

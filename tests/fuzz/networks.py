@@ -98,7 +98,7 @@ def two_layer(draw: Draw) -> None:
     exact_s = exact_s.reshape(()) if isinstance(exact_s, Tensor) else exact_s
     outputs = _dense(*exact[:3], exact_s, base)[: 1 + both]
     z = 1.0 + _largest(exact[0]) * _largest(exact[1]) * exact[0].shape[1]
-    terms = (2.0 + 2.0 * abs(float(exact_s))) * _largest(exact[2]) * z * z
+    terms = (2.0 + 2.0 * abs(float(s))) * _largest(exact[2]) * z * z
     limit = torch.finfo(dtype).max / 8
 
     def check(what: str, mine: Tensor, right: Tensor, size: float) -> None:

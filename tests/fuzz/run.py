@@ -73,6 +73,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**40))
     parser.add_argument("--only", choices=list(KINDS))
     parser.add_argument("--most", type=int, default=20, help="findings after which it stops")
+    parser.add_argument(
+        "--last", type=Path, help="file that names the call at work: what ended the process, if one did"
+    )
     parser.add_argument("--replay", nargs=2, metavar=("KIND", "SEED"))
     options = parser.parse_args()
     if options.replay:
@@ -84,7 +87,10 @@ def main() -> int:
     end, seeds = time.monotonic() + options.seconds, random.Random(options.seed)
     while time.monotonic() < end and found < options.most:
         kind = kinds[0] if len(kinds) == 1 or seeds.random() < 0.9 else kinds[1]
-        for text in findings(kind, [seeds.randrange(2**40)], count):
+        seed = seeds.randrange(2**40)
+        if options.last is not None:
+            options.last.write_text(f"--replay {kind} {seed}\n")
+        for text in findings(kind, [seed], count):
             found += 1
             print(f"FOUND {text}", flush=True)
     print(f"{sum(count.values())} calls without a finding ({dict(sorted(count.items()))}), {found} findings")
