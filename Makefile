@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench lint format cuda oldest test-matrix clean
+.PHONY: help demo test fuzz sanitize bench lint format cuda oldest test-matrix clean
 
 help:
 	@echo "make demo         train the paper's first example three ways and draw it (demo/)"
 	@echo "make test         the whole test suite"
+	@echo "make fuzz         random calls, damaged files and kills, FUZZ_SECONDS=600 of each"
+	@echo "make sanitize     the C++ sources under AddressSanitizer and UBSan: tests and fuzzer, SANITIZE_SECONDS=300 a level"
 	@echo "make bench        speed against torch (benchmarks/results/)"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make cuda         compile the CUDA sources and show registers and spills"
@@ -47,6 +49,38 @@ demo: $(VENV)/.installed
 # Two processes of one thread each (tests of threads ask for them), whole files: what a file compiles is made once.
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Every finding says how to see it again; the seed is printed first.
+export FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz.run
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz.kill
+
+# A binary of its own, CPU only, in a copy of the package. Python itself is not instrumented: the runtime comes first by
+# LD_PRELOAD, and libstdc++ with it, since the runtime looks for the throw that it wraps when it starts, long before torch
+# brings one. Not run: tests that count memory, or compile things of their own, and those of the command line.
+SANITIZED := $(abspath build/sanitize)
+SANITIZE_SECONDS ?= 300
+SANITIZE_TESTS ?= tests/activation tests/network tests/ntk tests/training tests/build/test_constants.py
+SANITIZE_RUN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=66 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED)/package:$(abspath tests) OMP_NUM_THREADS=2 HRTA_EXT_BACKEND=
+sanitize: $(VENV)/.test
+	CXX=g++ $(BIN)/cmake -S . -B $(SANITIZED)/cmake -G Ninja -DHRTA_EXT_CUDA=0 --log-level=WARNING \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  "-DCMAKE_CXX_FLAGS=-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
+	$(BIN)/ninja -C $(SANITIZED)/cmake --quiet
+	rm -rf $(SANITIZED)/package && mkdir $(SANITIZED)/package && cp -r hrta_ext $(SANITIZED)/package/
+	rm -f $(SANITIZED)/package/hrta_ext/_C.* && cp $(SANITIZED)/cmake/_C.*.so $(SANITIZED)/package/hrta_ext/
+	$(SANITIZE_RUN) $(BIN)/python -c 'import hrta_ext; print(hrta_ext.build_info()); assert hrta_ext.backends()["cpp"]'
+	@for level in baseline avx2 avx512; do echo "== $$level"; \
+	  $(SANITIZE_RUN) HRTA_EXT_SIMD=$$level $(BIN)/python -c \
+	    "import sys, hrta_ext; sys.exit(hrta_ext.build_info()['simd'] != '$$level')" || { echo not here; continue; }; \
+	  $(SANITIZE_RUN) HRTA_EXT_SIMD=$$level $(BIN)/python -m fuzz.run --only ops --seconds $(SANITIZE_SECONDS) \
+	    --last $(SANITIZED)/last || { cat $(SANITIZED)/last; exit 1; }; \
+	done
+	$(SANITIZE_RUN) $(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZE_TESTS) --ignore=tests/ntk/test_memory.py \
+	  --ignore=tests/network/test_cuda_emulation.py --ignore=tests/activation/test_compilers.py -k "not compile"
 
 bench: $(VENV)/.test
 	$(BIN)/hrta bench --out benchmarks/results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ def why_not(name: str) -> str | None:
     if name not in ("cpp", "cuda"):
         raise ValueError(f'why_not: name must be "cuda", "cpp" or "torch", got {name!r}')
     if compiled.IMPORT_ERROR is not None:
+        if compiled.FOREIGN:
+            which = f"{', '.join(compiled.FOREIGN)}; this is {sys.implementation.cache_tag}"
+            return f"the compiled kernels are for another Python ({which}); {_REBUILD}"
         if isinstance(compiled.IMPORT_ERROR, ModuleNotFoundError):
             return f"hrta_ext was installed without its compiled kernels; with a C++ compiler at hand, {_REBUILD}"
         return f"the compiled kernels do not load ({compiled.IMPORT_ERROR}); {_REBUILD} against this torch"
@@ -39,6 +43,22 @@ def why_not(name: str) -> str | None:
         return f"torch {torch.__version__} is a CPU build; install a CUDA build of torch"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; check the driver with nvidia-smi"
+    return None
+
+
+def broken_binary() -> str | None:
+    """Why the binary that lies in the package cannot be used; None if it can, or if there is none."""
+    without = isinstance(compiled.IMPORT_ERROR, ModuleNotFoundError) and not compiled.FOREIGN
+    return None if without else why_not("cpp")
+
+
+def wrong_setting() -> str | None:
+    """Why every call raises in this process, whose HRTA_EXT_BACKEND no call can be served by; None where none does."""
+    try:
+        if _SETTING:
+            _check_forced(_SETTING, "HRTA_EXT_BACKEND")
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -3,17 +3,69 @@
 from __future__ import annotations
 
 import importlib
+import os
+import struct
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# What this package calls; a binary of other sources that lacks some of it would fail in the middle of a call.
+NAMES = frozenset(
+    name
+    for line in (
+        "BASES GramCall GramEvaluation GramSums Neurons QUANTITIES SCALAR_KINDS TWO_LAYER_CUDA_FEATURES TwoLayerCall",
+        "TwoLayerPass TwoLayerTraining UpdateRule build_info gram_digits gram_evaluate gram_least_scratch gram_sums",
+        "parameter_gradient parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward",
+        "transform two_layer_backward two_layer_forward two_layer_input_gradient two_layer_parameter_gradient",
+        "two_layer_scratch two_layer_train two_layer_training_scratch value",
+    )
+    for name in line.split()
+)
+
+
+def _files() -> list[str]:
+    """The binaries that lie in the package, those of other Pythons too."""
+    names = os.listdir(os.path.dirname(__file__))
+    return sorted(name for name in names if name.startswith("_C.") and name.endswith((".so", ".pyd")))
+
+
+def _check_whole(path: str) -> None:
+    """The loader maps a file that was cut short all the same, and the process dies when it reads what is not there."""
+    with open(path, "rb") as stream:
+        head, size = stream.read(64), os.fstat(stream.fileno()).st_size
+    if len(head) == 64 and head[:6] == b"\x7fELF\x02\x01":  # 64 bits, little-endian: its last part is a table
+        (table,), (entry, count) = struct.unpack_from("<Q", head, 40), struct.unpack_from("<HH", head, 58)
+        if size < table + entry * count:
+            raise ImportError(f"{os.path.basename(path)} is cut short: {size} of {table + entry * count} bytes")
+
+
+def _load() -> Any:
+    for suffix in EXTENSION_SUFFIXES:
+        path = os.path.join(os.path.dirname(__file__), f"_C{suffix}")
+        if os.path.exists(path):
+            _check_whole(path)
+            break
+    binary = importlib.import_module("hrta_ext._C")
+    missing = sorted(name for name in NAMES if not hasattr(binary, name))
+    if missing:
+        raise ImportError(f"{binary.__name__} was built from other sources: it lacks {missing[0]}")
+    return binary
+
+
 _C: Any = None
-IMPORT_ERROR: ImportError | None = None
+IMPORT_ERROR: Exception | None = None
 try:
-    _C = importlib.import_module("hrta_ext._C")
-except ImportError as error:  # no compiler at install time, or a binary that does not fit this torch
+    _C = _load()
+except Exception as error:  # no compiler at install time, or a binary that does not fit this torch, or is damaged
     IMPORT_ERROR = error
+# Binaries that this Python does not look at, where it found none of its own.
+FOREIGN = (
+    [name for name in _files() if name.removeprefix("_C") not in EXTENSION_SUFFIXES]
+    if isinstance(IMPORT_ERROR, ModuleNotFoundError)
+    else []
+)
 
 # Numbers of ScalarKind in csrc/ (_C.SCALAR_KINDS).
 KINDS: dict[torch.dtype, int] = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}

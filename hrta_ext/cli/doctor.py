@@ -1,8 +1,13 @@
-"""``hrta doctor``: what is installed, which backends work, and the cure for those that do not."""
+"""``hrta doctor``: what is installed, which backends work, what the environment asks for, and cures."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +15,10 @@ from typing import Annotated
 import torch
 import typer
 
-from hrta_ext.activation.functions import homotopy
-from hrta_ext.backends import backends, build_info, use_backend, why_not
-from hrta_ext.bases import BASES
-from hrta_ext.cli.output import CommandError, print_table
+import hrta_ext
+from hrta_ext.backends import backends, broken_binary, build_info, use_backend, why_not, wrong_setting
+from hrta_ext.cli.output import CommandError, print_error, print_line, print_table
+from hrta_ext.cli.selftest import failures
 from hrta_ext.files import replaces, write_json
 
 _EXTRAS = {
@@ -21,8 +26,18 @@ _EXTRAS = {
     "matplotlib": "pictures: pip install 'hrta_ext[plot]'",
     "pyarrow": "reading Parquet: pip install pyarrow",
 }
-# float32: one unit in the last place is 1.2e-7 of the larger term; a broken kernel is off by far more than 16 of them.
-_TOLERANCE = 16 * torch.finfo(torch.float32).eps
+_LEVELS = ("baseline", "avx2", "avx512")
+# Every variable that something of the project reads, and who.
+_VARIABLES = {
+    "HRTA_EXT_BACKEND": "every call",
+    "HRTA_EXT_SIMD": "the compiled kernels",
+    "HRTA_TRACEBACK": "the command line: errors with their traceback",
+    "HRTA_EXT_BUILD": "pip install alone",
+    "HRTA_EXT_CUDA": "pip install alone",
+    "HRTA_EXT_CUDA_ARCHITECTURES": "pip install alone",
+}
+# The tests take two seconds; a kernel that has not come back by then never will.
+_PATIENCE = 120.0
 
 
 def doctor(
@@ -30,58 +45,150 @@ def doctor(
         Path | None, typer.Option(help="File for the same as JSON.  [default: none]", show_default=False)
     ] = None,
 ) -> None:
-    """Show what is installed, test every backend, and say how to get those that do not work.
+    """Show what is installed, test every op on every backend, and say how to get those that do not work.
 
-    The test compares the homotopy activation and its gradient, for every base, with the float64 formula. The exit code
-    is 0 when every usable backend passes; a backend that is not there is no failure.
+    The tests compare activations, networks, Gram matrices and training, forward and backward, with formulas in float64.
+    The exit code is 0 when every usable backend passes and no call would raise, and 1 otherwise, with a line for each
+    thing that is wrong. A backend that is not there is no failure; one that is there and does not load is.
 
     Example: `hrta doctor`
     """
-    info = build_info()
-    usable = backends()
-    results = {name: self_test(name) if works else None for name, works in usable.items()}
-    reasons = {name: why_not(name) for name in usable}
+    if out is not None and out.exists() and (out.is_dir() or replaces(out)):
+        raise CommandError(f"{out}: exists already; choose another --out")
+    info, usable = build_info(), backends()
     print_table("Installed", ["", ""], [[name, value] for name, value in _installed(info)], text_columns=2)
+    settings, problems = _settings(info)
+    if settings:
+        print_table("Environment", ["variable", "value", "remark"], settings, text_columns=3)
+    damage = broken_binary()
+    if damage is not None:
+        problems.append(damage)
+    results, reasons = _results(usable), {name: why_not(name) for name in usable}
     rows = []
     for name, works in usable.items():
-        state = ("works" if results[name] is None else "BROKEN") if works else "not usable"
-        remark = results[name] or reasons[name] or "self-test passed"
+        found = results[name]
+        state = ("BROKEN" if found else "works") if works else "not usable"
+        remark = (f"{len(found)} ops are wrong" if found else "every op is right") if works else reasons[name] or ""
         rows.append([name, state, remark])
+        cure = (
+            "reinstall torch"
+            if name == "torch"
+            else "HRTA_EXT_BACKEND=torch avoids these kernels until they are rebuilt"
+        )
+        problems += [f"backend {name} gives wrong results: {failure}; {cure}" for failure in found]
     print_table("Backends", ["backend", "state", "remark"], rows, text_columns=3)
     if out is not None:
-        if out.exists() and (out.is_dir() or replaces(out)):
-            raise CommandError(f"{out}: exists already; choose another --out")
         states = {
-            name: {"usable": works, "reason": reasons[name], "failure": results[name]} for name, works in usable.items()
+            name: {"usable": works, "reason": reasons[name], "failure": "; ".join(results[name]) or None}
+            for name, works in usable.items()
         }
-        write_json(out, {"build": info, "backends": states})
-    broken = [name for name, failure in results.items() if failure]
-    if broken:
-        raise CommandError(f"backend {', '.join(broken)} gives wrong results; HRTA_EXT_BACKEND=torch avoids it")
+        variables = {name: value for name, value, _ in settings}
+        write_json(out, {"build": info, "environment": variables, "backends": states, "problems": problems})
+    for problem in problems:
+        print_error(problem)
+    if problems:
+        raise typer.Exit(1)
 
 
-def self_test(name: str) -> str | None:
-    """Test value and gradient of sigma_s on backend ``name`` against the float64 formula; what is wrong, or None."""
-    device = "cuda" if name == "cuda" else "cpu"
-    start = torch.linspace(-4.0, 4.0, 1001)
-    exact = start.double()
-    for base in (base for base, functions in BASES.items() if functions.number is not None):
-        for s in (0.5, 1.0, 1.5):
-            formula = BASES[base]
-            expected_value = (1.0 - s) * exact + s * formula.value(exact)
-            expected_slope = (1.0 - s) + s * formula.slope(exact)
-            try:
-                x = start.to(device, copy=True).requires_grad_()
-                with use_backend(name):
-                    value = homotopy(x, s, base)
-                    (slope,) = torch.autograd.grad(value.sum(), x)
-            except Exception as error:  # whatever the backend does wrong is what the user is to read
-                return f"{base}, s = {s:g}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            for what, got, expected in (("value", value, expected_value), ("gradient", slope, expected_slope)):
-                off = (got.detach().cpu().double() - expected).abs() / (1.0 + exact.abs() + expected.abs())
-                if not bool((off <= _TOLERANCE).all()):
-                    return f"{what} of {base} at s = {s:g} is off by {float(off.max()):.1e}"
+def _results(usable: dict[str, bool]) -> dict[str, list[str]]:
+    """What is wrong with each backend; [] where nothing is, or where it is not usable.
+
+    The native kernels come first in a process of their own, which they may take down, and while that runs the torch
+    backend is tested; then here, as this process sees them, with and without the backend being asked for.
+    """
+    results: dict[str, list[str]] = {name: [] for name in usable}
+    native = [name for name, works in usable.items() if works and name != "torch"]
+    probes = {name: _probe(name) for name in native}
+    print_line("Testing every op ...")
+    with use_backend("torch"):
+        results["torch"] = failures("cpu", "torch")
+    for name in native:
+        end = _end_of(probes[name])
+        if end is not None:
+            results[name] = [f"its kernels {end}"]
+            continue
+        found: list[str] = []
+        device = "cuda" if name == "cuda" else "cpu"
+        if not os.environ.get("HRTA_EXT_BACKEND"):
+            found = failures(device, "fused")
+        with use_backend(name):
+            found += failures(device, "fused")
+        results[name] = list(dict.fromkeys(found))
+    return results
+
+
+def _probe(name: str) -> subprocess.Popen[str] | None:
+    """The tests of backend ``name`` in a process of their own; None where none can be started."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hrta_ext.cli.selftest import main; main(sys.argv[2])"
+    package = str(Path(hrta_ext.__file__).parents[1])
+    environment = {key: value for key, value in os.environ.items() if key != "HRTA_EXT_BACKEND"}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, package, name],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, env=environment,
+        )  # fmt: skip
+    except OSError:
+        return None
+
+
+def _end_of(process: subprocess.Popen[str] | None) -> str | None:
+    """How the kernels took ``process`` down, None if they did not."""
+    if process is None:
+        return None
+    try:
+        code = process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return f"do not come back within {_PATIENCE:g} seconds"
+    return f"end the process with {signal.Signals(-code).name}" if code < 0 else None
+
+
+def _settings(info: dict[str, object]) -> tuple[list[list[str]], list[str]]:
+    """Rows (variable, value, remark) of every HRTA variable that is set, and what is wrong with them."""
+    rows, problems = [], []
+    for name in sorted(key for key in os.environ if key.upper().startswith("HRTA")):
+        value, remark, wrong = os.environ[name], "", None
+        if name not in _VARIABLES:
+            close = difflib.get_close_matches(name.upper(), _VARIABLES, n=1, cutoff=0.75)
+            remark = f"nothing reads it; did you mean {close[0]}?" if close else "nothing reads it"
+        elif not value:
+            remark = "empty, which is as good as unset"
+        elif name == "HRTA_EXT_BACKEND":
+            wrong = wrong_setting()
+            if wrong is not None:
+                hint = _meant(value, ("torch", "native", "cpp", "cuda"))
+                wrong = f"every call raises: {wrong}; {hint}unset HRTA_EXT_BACKEND, or set it to torch"
+        elif name == "HRTA_EXT_SIMD":
+            wrong = _wrong_level(value, info.get("simd"))
+        if wrong is not None:
+            problems.append(wrong)
+        rows.append([name, value, remark or ("WRONG" if wrong else f"read by {_VARIABLES[name]}")])
+    return rows, problems
+
+
+def _wrong_level(value: str, used: object) -> str | None:
+    """What is wrong with HRTA_EXT_SIMD=value where the kernels run at the level ``used``."""
+    if value not in _LEVELS:
+        return (
+            f"HRTA_EXT_SIMD must be one of {', '.join(_LEVELS)}, got {value!r}: it is ignored; "
+            f"{_meant(value, _LEVELS)}unset it"
+        )
+    if used is not None and used != value:
+        return f"HRTA_EXT_SIMD={value} cannot be used: here the kernels run at {used}; unset it, or set it to {used}"
     return None
+
+
+def _meant(value: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(value.strip().lower(), known, n=1)
+    return f"did you mean {close[0]!r}? " if close and close[0] != value else ""
+
+
+def _version_of(module: str) -> str:
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed"
 
 
 def _installed(info: dict[str, object]) -> list[tuple[str, str]]:
@@ -107,5 +214,5 @@ def _installed(info: dict[str, object]) -> list[tuple[str, str]]:
     if torch.cuda.is_available():
         rows.append(("GPU", torch.cuda.get_device_name()))
     for module, cure in _EXTRAS.items():
-        rows.append((module, importlib.metadata.version(module) if find_spec(module) else f"missing; {cure}"))
+        rows.append((module, _version_of(module) if find_spec(module) else f"missing; {cure}"))
     return rows

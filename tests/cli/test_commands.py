@@ -84,36 +84,6 @@ def test_demo_reports_a_diverged_run(tmp_path, capsys):
     assert "diverged" in capsys.readouterr().err
 
 
-def test_doctor_tests_every_usable_backend(tmp_path, capsys):
-    assert main(["doctor", "--out", str(tmp_path / "doctor.json")]) == 0
-    text = capsys.readouterr().out
-    content = json.loads((tmp_path / "doctor.json").read_text())
-    for name, usable in hrta_ext.backends().items():
-        assert name in text
-        assert content["backends"][name]["usable"] == usable
-        assert (content["backends"][name]["reason"] is None) == usable
-    assert "self-test passed" in text
-    assert main(["doctor", "--out", str(tmp_path / "doctor.json")]) == 1
-
-
-def test_doctor_finds_a_wrong_backend(capsys, monkeypatch):
-    module = sys.modules["hrta_ext.cli.doctor"]
-    true_homotopy = module.homotopy
-    monkeypatch.setattr(module, "homotopy", lambda x, s, base: true_homotopy(x, s, base) * (1 + 1e-4))
-    assert main(["doctor"]) == 1
-    captured = capsys.readouterr()
-    assert "BROKEN" in captured.out
-    assert "gives wrong results" in captured.err
-
-
-def test_doctor_gives_reason_and_cure(capsys, monkeypatch):
-    module = sys.modules["hrta_ext.cli.doctor"]
-    monkeypatch.setattr(module, "backends", lambda: {"cuda": False, "torch": True})
-    monkeypatch.setattr(module, "why_not", lambda name: "no compiler; get one" if name == "cuda" else None)
-    assert main(["doctor"]) == 0
-    assert "no compiler; get one" in capsys.readouterr().out
-
-
 def test_bench_runs_scripts_and_passes_out(tmp_path, capfd, monkeypatch):
     script = tmp_path / "bench_toy.py"
     script.write_text("import pathlib, sys\npathlib.Path(sys.argv[2], 'toy.json').write_text(sys.argv[1])\n")
