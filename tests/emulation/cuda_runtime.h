@@ -22,7 +22,8 @@
 #define __forceinline__ inline
 #define __shared__ static
 #define __grid_constant__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
+#define __noinline__ __attribute__((noinline))
 
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
@@ -167,6 +168,15 @@ inline double __shfl_xor_sync(unsigned, double value, int offset) {
   exchange[lane] = value;
   __syncwarp();
   const double result = exchange[lane ^ offset];
+  __syncwarp();
+  return result;
+}
+inline unsigned __shfl_sync(unsigned, unsigned value, int from) {
+  const int lane = int(threadIdx.x) % emulation::kWarp;
+  double* exchange = emulation::block.exchange[threadIdx.x / emulation::kWarp];
+  exchange[lane] = value;
+  __syncwarp();
+  const unsigned result = unsigned(exchange[from]);
   __syncwarp();
   return result;
 }

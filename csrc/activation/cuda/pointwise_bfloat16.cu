@@ -1,0 +1,10 @@
+// One of four, so that they compile side by side.
+#include "activation/cuda/pointwise.cuh"
+
+namespace hrta {
+namespace cuda {
+
+template void pointwise<BFloat16>(const ActivationCall& call, void* stream);
+
+}  // namespace cuda
+}  // namespace hrta
