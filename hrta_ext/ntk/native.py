@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.callers import aligned
 from hrta_ext.compiled import _C, KINDS, address, own, plain
-from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
+from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
 
 def serves(x: Tensor) -> bool:
@@ -69,12 +67,11 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     count = networks.numel()
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
     x = aligned(x)
-    s, inner = plain(s, "gram: s"), plain(x @ x.mT, "gram: x")
-    sizes = [math.prod(shape) for shape in sum_shapes(x)]
+    s, inner = plain(s, "gram: s"), x @ x.mT
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
-        one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
-        linear, cross = plain(aligned(one.linear) @ x.mT, "linear"), plain(aligned(one.cross) @ x.mT, "cross")
+        one = GramSums(*(part.contiguous() for part in one))  # whose dtype and shape GramPath has seen to
+        linear, cross = aligned(one.linear) @ x.mT, aligned(one.cross) @ x.mT
         call = _C.GramEvaluation(
             n=n,
             S=s.numel(),
@@ -85,12 +82,7 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
             inner=own(inner),
             linear=own(linear),
             cross=own(cross),
-            sums=_C.GramSums(
-                **{
-                    name: address(part, name, torch.float64, -1, size)
-                    for name, part, size in zip(one._fields, one, sizes, strict=True)
-                }
-            ),
+            sums=_C.GramSums(**{name: own(part) for name, part in zip(one._fields, one, strict=True)}),
             a=own(a[network]),
             w=own(w[network]),
         )
