@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
+from hrta_ext.compiled import placed
+
 # Bound once: the fast lane asks on every call.
 grad_enabled = torch.is_grad_enabled
 is_compiling = torch.compiler.is_compiling
@@ -19,7 +21,6 @@ tracing_state = torch._C._get_tracing_state
 is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _is_functional = torch._is_functional_tensor
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
-_ALIGNMENT = 64  # bytes: what torch itself allocates by, and as much as any vector instruction asks for
 
 
 def forward_mode() -> bool:
@@ -82,5 +83,4 @@ def aligned(tensor: Tensor) -> Tensor:
         return tensor
     if functorch_active() or is_legacy_batched(tensor):
         return tensor.clone()
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+    return placed(tensor)

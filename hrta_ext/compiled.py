@@ -67,6 +67,7 @@ FOREIGN = (
     else []
 )
 
+_ALIGNMENT = 64  # bytes: what torch itself allocates by, and as much as any vector instruction asks for
 # Numbers of ScalarKind in csrc/ (_C.SCALAR_KINDS).
 KINDS: dict[torch.dtype, int] = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 
@@ -148,6 +149,12 @@ def memory(tensor: Tensor, name: str) -> int:
 def own(tensor: Tensor | None) -> int:
     """Where a tensor's memory is, 0 for none, of a result or scratch that was made for this call, so fits it."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def placed(tensor: Tensor) -> Tensor:
+    """``callers.aligned`` for a tensor that certainly has an address."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def require_memory(tensor: Tensor, name: str) -> None:

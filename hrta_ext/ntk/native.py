@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.callers import aligned
-from hrta_ext.compiled import _C, KINDS, address, own, plain
+from hrta_ext.compiled import _C, KINDS, address, own, placed, plain
 from hrta_ext.ntk.types import Gram, GramSums, Neurons
 
 
@@ -66,12 +65,12 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     n, networks = x.shape[0], sums.square_sum.shape[:-1]
     count = networks.numel()
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
-    x = aligned(x)
+    x = placed(x)
     s, inner = plain(s, "gram: s"), x @ x.mT
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
         one = GramSums(*(part.contiguous() for part in one))  # whose dtype and shape GramPath has seen to
-        linear, cross = aligned(one.linear) @ x.mT, aligned(one.cross) @ x.mT
+        linear, cross = placed(one.linear) @ x.mT, placed(one.cross) @ x.mT
         call = _C.GramEvaluation(
             n=n,
             S=s.numel(),

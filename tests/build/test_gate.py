@@ -19,8 +19,7 @@ from hrta_ext.compiled import address
 SOURCES = Path(hx.__file__).parent
 # The gate, memory made for a call, and the fast lanes of the activation, which ask its questions in their own `if`.
 MAY_TAKE_ADDRESSES = {
-    "compiled.py": {"memory", "own"},
-    "callers.py": {"aligned"},  # which looks where memory starts, and hands nothing on
+    "compiled.py": {"memory", "own", "placed"},  # placed looks where memory starts, and hands nothing on
     "activation/functions.py": {"homotopy", "homotopy_value_and_slope"},
     "activation/autograd.py": {"forward", "backward"},
 }

@@ -22,7 +22,12 @@ ORDER = [
     {"cli"},
 ]
 # Within the steps of single files, who may see whom.
-WITHIN = {"inputs": {"bases", "compiled", "callers"}, "backends": {"bases", "compiled"}, "plots": {"files"}}
+WITHIN = {
+    "callers": {"compiled"},
+    "inputs": {"bases", "compiled", "callers"},
+    "backends": {"bases", "compiled"},
+    "plots": {"files"},
+}
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 OWN = {"native", "reference"}
 FOR_REPRODUCTION = {"plots", "files"}

@@ -68,7 +68,7 @@ def two_layer(draw: Draw) -> None:
         draw.fair = False
     if op:
         draw.fair, backward = False, False  # half types are refused
-        base = base if base in hx.bases.BASES else "sin"
+        base = base if isinstance(base, str) and base in hx.bases.BASES else "sin"
         s = s if isinstance(s, Tensor) else torch.tensor(0.5, dtype=torch.float64)
         s = s.double() if draw.chance(0.9) else s
     leaves = [tensor.detach().requires_grad_(backward and tensor.is_floating_point()) for tensor in tensors]
