@@ -13,6 +13,10 @@ PARAMETERS = (0.0, 0.5, 1.0, 1.5, 2.0)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class Tagged(Tensor):
+    """A subclass that changes nothing: calls on it see the formula."""
+
+
 def sigma(x: Tensor, base: str) -> Tensor:
     """sigma in float64, written for the tests alone."""
     z = x.double()

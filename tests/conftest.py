@@ -20,6 +20,15 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         yield torch.device("cuda" if name == "cuda" else "cpu")
 
 
+@pytest.fixture(params=["native", "torch"])
+def both_backends(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test's CPU tensors are served by the compiled kernels, then by plain torch."""
+    if request.param == "native" and not hx.backends()["cpp"]:
+        pytest.skip("no compiled kernels")
+    with hx.use_backend(request.param):
+        yield
+
+
 @pytest.fixture
 def data() -> tuple[torch.Tensor, torch.Tensor]:
     """x (12, 1) and y (12,) in float64 for the tests of training."""

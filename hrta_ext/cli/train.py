@@ -159,9 +159,8 @@ def train(
             callbacks=(watch,),
         )
         _check_finished(result, folder, lr)
-        (folder / _BEGUN).unlink(
-            missing_ok=True
-        )  # from here on the checkpoint, which goes last, says that files are missing
+        # From here on the checkpoint, which goes last, says that files are missing.
+        (folder / _BEGUN).unlink(missing_ok=True)
         options = {"seed": seed, "validation": validation, "device": device}
         _report(model, held, result, watch, data, folder, options)
     print_line(f"Written to {out} in {result.seconds:.0f} s of training; next: hrta predict {out} NEW.csv")

@@ -6,7 +6,7 @@ the call, else the chunks of ``reference``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from hrta_ext.network import native, reference
 from hrta_ext.schemas import LIBRARY
 
 _NAMES = {base.number: name for name, base in BASES.items()}
+Grads = Sequence[Tensor]  # of the op's outputs, for its backward
+Needs = Sequence[bool]  # which of the four gradients are wanted
 
 
 def _parameter(s: Parameter) -> Tensor:
@@ -90,93 +92,38 @@ def _result_shapes(x: Tensor, output_weight: Tensor) -> tuple[tuple[int, ...], t
     return (*networks, x.shape[0]), (*networks, *x.shape)
 
 
-def _forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
-    _check("two_layer", x, weight, output_weight, s, base)
-    return serve(native, reference, x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], False)[0]
+def _outputs(with_gradient: bool) -> Callable[..., Any]:
+    """The kernel of an op: f, with df/dx if asked for."""
 
+    def run(_: Grads, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, __: Needs) -> Any:
+        name = _NAMES[base]
+        found = serve(native, reference, x, name).outputs(x, weight, output_weight, s, name, with_gradient)
+        return found if with_gradient else found[0]
 
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
-) -> tuple[Tensor, ...]:
-    _check("two_layer_backward", x, weight, output_weight, s, base, grad=grad)
-    return _gradients(grad, None, x, weight, output_weight, s, base, needs)
-
-
-def _with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
-    _check("two_layer_with_gradient", x, weight, output_weight, s, base)
-    return serve(native, reference, x, _NAMES[base]).outputs(x, weight, output_weight, s, _NAMES[base], True)
-
-
-def _with_gradient_backward(
-    grad_f: Tensor,
-    grad_df_dx: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    output_weight: Tensor,
-    s: Tensor,
-    base: int,
-    *needs: bool,
-) -> tuple[Tensor, ...]:
-    grads = {"grad_f": grad_f, "grad_df_dx": grad_df_dx}
-    _check("two_layer_with_gradient_backward", x, weight, output_weight, s, base, **grads)
-    return _gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
+    return run
 
 
 def _gradients(
-    grad_f: Tensor,
-    grad_df_dx: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    output_weight: Tensor,
-    s: Tensor,
-    base: int,
-    needs: tuple[bool, ...],
+    grads: Grads, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, needs: Needs
 ) -> tuple[Tensor, ...]:
-    kernels = serve(native, reference, x, _NAMES[base])
+    """The kernel of the backward ops; ``grads`` of f and, where the op has it, of df/dx."""
+    kernels, (grad_f, grad_df_dx) = serve(native, reference, x, _NAMES[base]), (*grads, None)[:2]
     return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
 
 
-def _fake_forward(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> Tensor:
-    _check("two_layer", x, weight, output_weight, s, base)
-    return x.new_empty(_result_shapes(x, output_weight)[0])
+def _fake_outputs(with_gradient: bool) -> Callable[..., Any]:
+    def run(_: Grads, x: Tensor, __: Tensor, output_weight: Tensor, *rest: object) -> Any:
+        found = tuple(x.new_empty(shape) for shape in _result_shapes(x, output_weight))
+        return found if with_gradient else found[0]
 
-
-def _fake_with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int) -> tuple[Tensor, ...]:
-    _check("two_layer_with_gradient", x, weight, output_weight, s, base)
-    of_f, of_df_dx = _result_shapes(x, output_weight)
-    return x.new_empty(of_f), x.new_empty(of_df_dx)
-
-
-def _fake_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, *needs: bool
-) -> tuple[Tensor, ...]:
-    _check("two_layer_backward", x, weight, output_weight, s, base, grad=grad)
-    return _fake_gradients(x, weight, output_weight, s, needs)
-
-
-def _fake_with_gradient_backward(
-    grad_f: Tensor,
-    grad_df_dx: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    output_weight: Tensor,
-    s: Tensor,
-    base: int,
-    *needs: bool,
-) -> tuple[Tensor, ...]:
-    grads = {"grad_f": grad_f, "grad_df_dx": grad_df_dx}
-    _check("two_layer_with_gradient_backward", x, weight, output_weight, s, base, **grads)
-    return _fake_gradients(x, weight, output_weight, s, needs)
+    return run
 
 
 def _fake_gradients(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, needs: tuple[bool, ...]
+    _: Grads, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, needs: Needs
 ) -> tuple[Tensor, ...]:
-    found = [
-        tensor.new_empty(tensor.shape if needed else 0)
-        for tensor, needed in zip((x, weight, output_weight, s), needs, strict=True)
-    ]
-    return tuple(found)
+    tensors = (x, weight, output_weight, s)
+    return tuple(tensor.new_empty(tensor.shape if needed else 0) for tensor, needed in zip(tensors, needs, strict=True))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -209,16 +156,27 @@ def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ..
     return _derived(ctx, torch.ops.hrta_ext.two_layer_with_gradient_backward, *grads)
 
 
+def _checked(name: str, run: Callable[..., Any], grads: Sequence[str]) -> Callable[..., Any]:
+    """``run(grads, x, weight, output_weight, s, base, needs)``, once the arguments of the op are seen to fit."""
+
+    def op(*arguments: Any) -> Any:
+        given, (x, weight, output_weight, s, base, *needs) = arguments[: len(grads)], arguments[len(grads) :]
+        _check(name, x, weight, output_weight, s, base, **dict(zip(grads, given, strict=True)))
+        return run(given, x, weight, output_weight, s, base, needs)
+
+    return op
+
+
 def _register() -> None:
-    kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-        "two_layer": (_forward, _fake_forward),
-        "two_layer_backward": (_backward, _fake_backward),
-        "two_layer_with_gradient": (_with_gradient, _fake_with_gradient),
-        "two_layer_with_gradient_backward": (_with_gradient_backward, _fake_with_gradient_backward),
+    ops: dict[str, tuple[Sequence[str], Callable[..., Any], Callable[..., Any]]] = {
+        "two_layer": ((), _outputs(False), _fake_outputs(False)),
+        "two_layer_backward": (("grad",), _gradients, _fake_gradients),
+        "two_layer_with_gradient": ((), _outputs(True), _fake_outputs(True)),
+        "two_layer_with_gradient_backward": (("grad_f", "grad_df_dx"), _gradients, _fake_gradients),
     }
-    for name, (kernel, fake) in kernels.items():
-        LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hrta_ext::{name}", fake, lib=LIBRARY)
+    for name, (grads, kernel, fake) in ops.items():
+        LIBRARY.impl(name, _checked(name, kernel, grads), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"hrta_ext::{name}", _checked(name, fake, grads), lib=LIBRARY)
     torch.library.register_autograd("hrta_ext::two_layer", _autograd, setup_context=_setup_context, lib=LIBRARY)
     torch.library.register_autograd(
         "hrta_ext::two_layer_with_gradient", _with_gradient_autograd, setup_context=_setup_context, lib=LIBRARY

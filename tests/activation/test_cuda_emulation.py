@@ -8,71 +8,43 @@ Tolerances: float32 and float64 as in test_accuracy.py; half types within 2^-8 o
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from cases import BASES, curvature, homotopy, sigma, slope, spread, ulp
+from emulated import Guarded, address, emulated
 from torch import Tensor
 
 from hrta_ext.bases import BASES as NUMBERED
 from hrta_ext.compiled import KINDS
 
-ROOT = Path(__file__).resolve().parents[2]
-EMULATION = ROOT / "tests" / "emulation"
 VALUE, SLOPE, CURVATURE, PARAMETER_GRADIENT, PARAMETER_GRADIENT_1 = range(5)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 # A tile is 256 threads of one or two vectors of 16 bytes: 512 to 4096 elements.
 SIZES = [1, 2, 7, 255, 257, 511, 512, 513, 1024, 2048, 4095, 4096, 4097, 9001]
-GUARD = 8  # elements before and after every result that must stay as they are, 16 bytes of each type at least
 S = [0.0, 0.5, 1.0, 1.5, 2.0, -0.7, 0.9705]
+
+
+@pytest.fixture(params=["forwards", "backwards"])
+def either_way(request: pytest.FixtureRequest, kernels: Any) -> Iterator[Any]:
+    """The kernels with the threads of a block in one order and in the other: a missing barrier would show."""
+    kernels.run_backwards(request.param == "backwards")
+    yield kernels
+    kernels.run_backwards(0)
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None or not (ROOT / "csrc").exists():
-        pytest.skip("needs a C++ compiler and the sources")
-    folder = tmp_path_factory.mktemp("emulation")
-    sources = [*sorted((ROOT / "csrc" / "activation" / "cuda").glob("*.cu")), EMULATION / "activation.cpp"]
-    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
-    flags += ["-I", str(EMULATION), "-I", str(ROOT / "csrc")]
-    jobs = [
-        subprocess.Popen([compiler, *flags, "-x", "c++", "-c", str(source), "-o", str(folder / f"{source.stem}{at}.o")])
-        for at, source in enumerate(sources)
-    ]
-    assert [job.wait() for job in jobs] == [0] * len(jobs)
-    library = folder / "emulation.so"
-    subprocess.run([compiler, "-shared", *map(str, folder.glob("*.o")), "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
+    loaded = emulated(tmp_path_factory.mktemp("emulation"), ("activation",), "activation.cpp")
     loaded.parameter_gradient.restype = ctypes.c_int64
     return loaded
 
 
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-class Guarded:
-    """Memory between guards, on the 16-byte grid or off it by one element."""
-
-    def __init__(self, count: int, dtype: torch.dtype, off: int = 0, fill: float = torch.nan) -> None:
-        self.memory = torch.full((count + 2 * GUARD + off,), fill, dtype=dtype)
-        self.first = GUARD + off
-        self.result = self.memory[self.first : self.first + count]
-
-    def checked(self) -> Tensor:
-        for guard in (self.memory[: self.first], self.memory[self.first + self.result.numel() :]):
-            assert guard.isnan().all()
-        return self.result
-
-
 def placed(x: Tensor, off: int) -> Tensor:
     """x in memory that lies on the 16-byte grid, or off it."""
-    guarded = Guarded(x.numel(), x.dtype, off)
+    guarded = Guarded(x.shape, x.dtype, off)
     guarded.result.copy_(x)
     assert (guarded.result.data_ptr() % 16 == 0) == (off == 0)
     return guarded.result
@@ -89,8 +61,8 @@ def transform(
     with_slope: bool = False,
     off: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
-    y = Guarded(x.numel(), x.dtype, off)
-    second = Guarded(x.numel(), x.dtype, off) if with_slope else None
+    y = Guarded(x.shape, x.dtype, off)
+    second = Guarded(x.shape, x.dtype, off) if with_slope else None
     on_device = isinstance(s, Tensor)
     kernels.transform(
         quantity, NUMBERED[base].number, KINDS[x.dtype], ctypes.c_int64(x.numel()), address(x), address(grad),
@@ -204,29 +176,31 @@ def test_one_s_per_feature(kernels: Any, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 255, 2047, 2048, 2049, 5000])
-def test_relu_and_its_mask(kernels: Any, dtype: torch.dtype, n: int) -> None:
+def test_relu_and_its_mask(either_way: Any, dtype: torch.dtype, n: int) -> None:
     """Bit i % 8 of byte i / 8 is x_i > 0; no bit beyond n is set and no byte beyond the mask is touched."""
     for off in (0, 1):
         x = placed(inputs(dtype, n), off)
-        y, mask = Guarded(n, dtype, off), torch.full(((n + 7) // 8 + 2,), 170, dtype=torch.uint8)
+        y, mask = Guarded((n,), dtype, off), torch.full(((n + 7) // 8 + 2,), 170, dtype=torch.uint8)
         arguments = KINDS[dtype], ctypes.c_int64(n)
         bits = ctypes.c_void_p(mask.data_ptr() + 1)
-        kernels.relu_mask(1, *arguments, address(x), address(y.result), bits, ctypes.c_double(1.5), None)
+        either_way.relu_mask(1, *arguments, address(x), address(y.result), bits, ctypes.c_double(1.5), None)
         unpacked = (mask[1:-1, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()
         assert torch.equal(unpacked[:n].bool(), x > 0)
         assert not unpacked[n:].any()
         assert (mask[0], mask[-1]) == (170, 170)
         expected = torch.where(x > 0, x, (x.double() * -0.5).to(dtype))
         assert torch.equal(y.checked().nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
-        grad, grad_x = placed(torch.linspace(-2, 2, n).to(dtype), off), Guarded(n, dtype, off)
+        grad, grad_x = placed(torch.linspace(-2, 2, n).to(dtype), off), Guarded((n,), dtype, off)
         s = torch.tensor([1.5], dtype=torch.float64)
-        kernels.relu_mask(0, *arguments, address(grad), address(grad_x.result), bits, ctypes.c_double(0.0), address(s))
+        either_way.relu_mask(
+            0, *arguments, address(grad), address(grad_x.result), bits, ctypes.c_double(0.0), address(s)
+        )
         assert torch.equal(grad_x.checked(), torch.where(x > 0, grad, (grad.double() * -0.5).to(dtype)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("base", BASES)
-def test_gradient_in_s(kernels: Any, dtype: torch.dtype, base: str) -> None:
+def test_gradient_in_s(either_way: Any, dtype: torch.dtype, base: str) -> None:
     """One s and one per feature; float64 sums of float32 terms: 4 ulp of the sum of magnitudes."""
     for n, features in [(1, 1), (4097, 1), (20_001, 1), (700, 7), (3200, 40)]:
         x = spread(torch.float64, 4000)[:n] if n < 4000 else torch.linspace(-6, 6, n, dtype=torch.float64)
@@ -235,10 +209,10 @@ def test_gradient_in_s(kernels: Any, dtype: torch.dtype, base: str) -> None:
         grad = torch.sin(torch.arange(n, dtype=torch.float64)).to(dtype)
         for quantity in (PARAMETER_GRADIENT, PARAMETER_GRADIENT_1):
             arguments = quantity, NUMBERED[base].number, KINDS[dtype], ctypes.c_int64(n), address(x), address(grad)
-            count = kernels.parameter_gradient(*arguments, ctypes.c_int64(features), None, None)
+            count = either_way.parameter_gradient(*arguments, ctypes.c_int64(features), None, None)
             partial = torch.full((count + 1,), torch.nan, dtype=torch.float64)
             result = torch.full((features + 1,), torch.nan, dtype=torch.float64)
-            kernels.parameter_gradient(*arguments, ctypes.c_int64(features), address(partial), address(result))
+            either_way.parameter_gradient(*arguments, ctypes.c_int64(features), address(partial), address(result))
             assert partial[-1].isnan()
             assert result[-1].isnan()
             terms = (sigma(x, base) - x.double()) if quantity == PARAMETER_GRADIENT else slope(x, base) - 1.0

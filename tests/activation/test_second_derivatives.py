@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import homotopy, spread
+from cases import Tagged, homotopy, spread
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
 
@@ -24,29 +24,15 @@ ROUTES: dict[str, Callable[[Tensor, str], Tensor]] = {
     "in place, a view": lambda z, base: hx.homotopy_(z.clone()[:], S, base),
     "with slope": lambda z, base: hx.homotopy_value_and_slope(z, S, base)[0],
     "Function": lambda z, base: hx.HomotopyFunction.apply(z, S, base),
-    "subclass": lambda z, base: hx.homotopy(z.as_subclass(_Tagged), S, base).as_subclass(Tensor),
-    "subclass, tensor s": lambda z, base: hx.homotopy(z.as_subclass(_Tagged), torch.tensor(S), base).as_subclass(
-        Tensor
-    ),
+    "subclass": lambda z, base: hx.homotopy(z.as_subclass(Tagged), S, base).as_subclass(Tensor),
+    "subclass, tensor s": lambda z, base: hx.homotopy(z.as_subclass(Tagged), torch.tensor(S), base).as_subclass(Tensor),
     "op": lambda z, base: torch.ops.hrta_ext.homotopy(
         z, torch.tensor(S, dtype=torch.float64), {"relu": 0, "relu2": 1}[base], 0
     ),
 }
 
 
-class _Tagged(torch.Tensor):
-    pass
-
-
-@pytest.fixture(params=["native", "torch"])
-def _backend(request: pytest.FixtureRequest) -> None:
-    if request.param == "native" and not hx.backends()["cpp"]:
-        pytest.skip("no compiled kernels")
-    with hx.use_backend(request.param):
-        yield
-
-
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_relu_layer_gives_what_leaky_relu_gives(route: str) -> None:
     """u_xx, and an eikonal loss in every parameter before the layer: the bias gets zeros, the weight its gradient."""
@@ -67,7 +53,7 @@ def test_a_relu_layer_gives_what_leaky_relu_gives(route: str) -> None:
     assert torch.equal(found[2], torch.zeros(8, dtype=torch.float64))
 
 
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_third_derivative_of_relu_squared_is_zero(route: str) -> None:
     x = spread(torch.float64, 24).reshape(4, 6).requires_grad_()
@@ -95,7 +81,7 @@ def test_a_derivative_that_is_constant_has_a_gradient_of_zero(order: int, s: flo
         assert torch.equal(g, torch.zeros_like(g))
 
 
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_and_shape_leads_back_to_x(dtype: torch.dtype) -> None:
     """Sizes around the words of the mask, a scalar, nothing at all, and a layout that is not contiguous."""
@@ -114,7 +100,7 @@ def test_every_dtype_and_shape_leads_back_to_x(dtype: torch.dtype) -> None:
         assert torch.equal(third, torch.zeros_like(x))
 
 
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("route", ["float s", "tensor s", "s per feature", "learned s", "in place"])
 def test_gradcheck_and_gradgradcheck(route: str) -> None:
     x = torch.tensor([[-2.0, -0.3], [0.4, 3.0]], dtype=torch.float64, requires_grad=True)
@@ -123,7 +109,7 @@ def test_gradcheck_and_gradgradcheck(route: str) -> None:
         assert gradgradcheck(lambda z, b=base: ROUTES[route](z, b), x)
 
 
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 def test_transforms_and_batched_gradients() -> None:
     """Hessians by torch.func, forward over a recorded backward, and torch.autograd's batched second derivative."""
     x = torch.tensor([-2.0, -0.3, 0.4, 3.0], dtype=torch.float64)

@@ -7,6 +7,10 @@ using namespace hrta;
 
 extern "C" {
 
+void run_backwards(int on) {
+  emulation::backwards = on != 0;
+}
+
 void transform(int quantity, int base, int dtype, int64_t n, const void* x, const void* grad, void* y, void* slope,
                double s, const double* s_values, int64_t n_features) {
   cuda::transform({static_cast<Quantity>(quantity), base, static_cast<ScalarKind>(dtype), n, x, grad, y, slope, s,

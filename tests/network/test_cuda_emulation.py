@@ -7,14 +7,12 @@ GPU does (memory order between warps, its own rounding). Tolerances as in test_t
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import BASES
+from emulated import Guarded, address, emulated
 from network.cases import dense, dense_gradient, dense_weight_gradients, problem
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
@@ -25,56 +23,16 @@ from hrta_ext.compiled import KINDS
 from hrta_ext.training.data import Samples
 from hrta_ext.training.losses import training_loss
 
-ROOT = Path(__file__).resolve().parents[2]
-EMULATION = ROOT / "tests" / "emulation"
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 FORWARD, WITH_GRADIENT, INPUT_GRADIENT, PARAMETER_GRADIENT, BACKWARD = range(5)
-GUARD = 7  # elements before and after every result that must stay as they are
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None or not (ROOT / "csrc").exists():
-        pytest.skip("needs a C++ compiler and the sources")
-    folder = tmp_path_factory.mktemp("emulation")
-    sources = [
-        *sorted((ROOT / "csrc" / "network" / "cuda").glob("*.cu")),
-        ROOT / "csrc" / "training" / "cuda" / "trainer.cu",
-        EMULATION / "network.cpp",
-    ]
-    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    flags += ["-I", str(EMULATION), "-I", str(ROOT / "csrc")]
-    jobs = [
-        subprocess.Popen([compiler, *flags, "-x", "c++", "-c", str(source)]
-                         + ["-o", str(folder / f"{source.stem}{at}.o")])
-        for at, source in enumerate(sources)
-    ]  # fmt: skip
-    assert [job.wait() for job in jobs] == [0] * len(jobs)
-    library = folder / "emulation.so"
-    subprocess.run([compiler, "-shared", *map(str, folder.glob("*.o")), "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
+    loaded = emulated(tmp_path_factory.mktemp("emulation"), ("network", "training"), "network.cpp")
     for function in (loaded.two_layer_pass, loaded.two_layer_train):
         function.restype = ctypes.c_int64
     return loaded
-
-
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-class Guarded:
-    """A result filled with NaN between guards."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        count = torch.Size(shape).numel()
-        self.memory = torch.full((count + 2 * GUARD,), torch.nan, dtype=dtype)
-        self.result = self.memory[GUARD : GUARD + count].view(shape)
-
-    def checked(self) -> Tensor:
-        assert self.memory[:GUARD].isnan().all()
-        assert self.memory[-GUARD:].isnan().all()
-        return self.result
 
 
 def run(
@@ -95,12 +53,12 @@ def run(
     for backwards in (0, 1):
         kernels.run_backwards(backwards)
         dtype = torch.float64 if which == PARAMETER_GRADIENT else x.dtype
-        guarded = [None if shape is None else Guarded(shape, dtype) for shape in results]
+        guarded = [None if shape is None else Guarded(shape, dtype, off=1) for shape in results]
         fixed = [which, KINDS[x.dtype], NUMBERED[base].number, address(sizes)]
         fixed += [address(t) for t in (x, weight, output_weight, s_value, *grads)]
         fixed += [address(None if g is None else g.result) for g in (guarded + [None])[:2]]
         doubles = kernels.two_layer_pass(*fixed, None) // 8
-        scratch = Guarded((max(doubles, 1),), torch.float64)
+        scratch = Guarded((max(doubles, 1),), torch.float64, off=1)
         kernels.two_layer_pass(*fixed, address(scratch.result))
         scratch.checked()
         found.append([g.checked() for g in guarded if g is not None])
@@ -229,7 +187,7 @@ def train(
         fixed += [address(t) for t in (samples.sample_weight, samples.target_gradient, net.weight, net.output_weight)]
         fixed += [addresses, address(numbers), ctypes.c_int64(taken), address(f), ctypes.c_int64(steps)]
         fixed += [address(rates), address(loss), address(done), int(taken > 0), 1]
-        scratch = Guarded((kernels.two_layer_train(*fixed, None) // 8,), torch.float64)
+        scratch = Guarded((kernels.two_layer_train(*fixed, None) // 8,), torch.float64, off=1)
         kernels.two_layer_train(*fixed, address(scratch.result))
         scratch.checked()
         losses.append(loss[: int(done) or steps])

@@ -6,14 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import Tagged
 from torch import Tensor
 from torch.autograd import grad
 
 import hrta_ext as hx
-
-
-class _Tagged(torch.Tensor):
-    pass
 
 
 def _plain(x: Tensor, weight: Tensor, output_weight: Tensor, s: float | Tensor, base: str) -> Tensor:
@@ -26,22 +23,14 @@ def _plain(x: Tensor, weight: Tensor, output_weight: Tensor, s: float | Tensor, 
 ROUTES: dict[str, Callable[..., Tensor]] = {
     "two_layer": lambda x, w, a, s, base: hx.two_layer(x, w, a, s, base=base),
     "with gradient": lambda x, w, a, s, base: hx.two_layer_with_gradient(x, w, a, s, base=base)[0],
-    "subclass": lambda x, w, a, s, base: hx.two_layer(x.as_subclass(_Tagged), w, a, s, base=base).as_subclass(Tensor),
+    "subclass": lambda x, w, a, s, base: hx.two_layer(x.as_subclass(Tagged), w, a, s, base=base).as_subclass(Tensor),
     "subclass, with gradient": lambda x, w, a, s, base: hx.two_layer_with_gradient(
-        x.as_subclass(_Tagged), w, a, s, base=base
+        x.as_subclass(Tagged), w, a, s, base=base
     )[0].as_subclass(Tensor),
 }
 
 
-@pytest.fixture(params=["native", "torch"])
-def _backend(request: pytest.FixtureRequest) -> None:
-    if request.param == "native" and not hx.backends()["cpp"]:
-        pytest.skip("no compiled kernels")
-    with hx.use_backend(request.param):
-        yield
-
-
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("base", ["relu", "relu2"])
@@ -70,7 +59,7 @@ def test_derivatives_are_those_of_the_sum(route: str, learned: bool, base: str, 
         assert torch.equal(found[-1], torch.zeros_like(found[-1]))
 
 
-@pytest.mark.usefixtures("_backend")
+@pytest.mark.usefixtures("both_backends")
 def test_the_gradient_itself_has_derivatives_of_zero() -> None:
     """df/dx of the pair, for ReLU, and its own derivative, for ReLU squared."""
     x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
