@@ -99,11 +99,12 @@ def _gram_path(
     samples = aligned(x.double())
     sums = _zero_sums(samples, (1, *networks))
     for network in range(networks.numel() if n else 0):
-        one = GramSums(*(value.flatten(0, len(networks))[network] for value in sums))
-        neurons = Neurons(
-            width, weight.reshape(-1, width, features)[network], output_weight.reshape(-1, width)[network]
-        )
-        builder.add_to(one, samples, neurons, base, high, budget)
+        if networks:
+            one = GramSums(*(value.flatten(0, len(networks))[network] for value in sums))
+            w, a = weight.reshape(-1, width, features)[network], output_weight.reshape(-1, width)[network]
+        else:  # the views of a general case would cost a tenth of a small matrix's time
+            one, w, a = GramSums(*(value[0] for value in sums)), weight, output_weight
+        builder.add_to(one, samples, Neurons(width, w, a), base, high, budget)
     return GramPath(samples, base, result, (width,), sums)
 
 

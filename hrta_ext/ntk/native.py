@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address, own, placed, plain
-from hrta_ext.ntk.types import Gram, GramSums, Neurons
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 
 def serves(x: Tensor) -> bool:
@@ -67,9 +69,11 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype) for _ in range(2))
     x = placed(x)
     s, inner = plain(s, "gram: s"), x @ x.mT
+    sizes = [math.prod(shape) for shape in sum_shapes(x)]
     for network in range(count if n else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
-        one = GramSums(*(part.contiguous() for part in one))  # whose dtype and shape GramPath has seen to
+        # GramPath is public: its sums may have been made by anybody.
+        one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
         linear, cross = placed(one.linear) @ x.mT, placed(one.cross) @ x.mT
         call = _C.GramEvaluation(
             n=n,
@@ -81,7 +85,12 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
             inner=own(inner),
             linear=own(linear),
             cross=own(cross),
-            sums=_C.GramSums(**{name: own(part) for name, part in zip(one._fields, one, strict=True)}),
+            sums=_C.GramSums(
+                **{
+                    name: address(part, name, torch.float64, -1, size)
+                    for name, part, size in zip(one._fields, one, sizes, strict=True)
+                }
+            ),
             a=own(a[network]),
             w=own(w[network]),
         )
