@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,30 +25,16 @@ def save_path(gram_path: GramPath, path: str | os.PathLike[str]) -> None:
     dtype = str(gram_path.dtype).removeprefix("torch.")
     about = json.dumps({"base": gram_path.base, "dtype": dtype, "widths": list(gram_path.widths)})
     _check_suffix(path, "GramPath.save")
-    if Path(path).suffix == ".safetensors":
-        _safe_open()  # a file that could not be read back here is not written
+    safetensors = _safetensors() if Path(path).suffix == ".safetensors" else None
     with replaced(path) as temporary, temporary.open("wb") as stream:
-        if temporary.suffix == ".npz":
+        if safetensors is None:
             import numpy as np
 
             np.savez(stream, about=np.array(about), **{k: v.numpy() for k, v in tensors.items()})
-        else:
-            _write_safetensors(stream, tensors, {"about": about, "crc32": checksum_of(about, tensors)})
-
-
-def _write_safetensors(stream: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """The format in full: length of the header, header, numbers. The package's own writer has a temporary file too."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, value in tensors.items():
-        end = offset + value.numel() * value.element_size()
-        header[name] = {"dtype": "F64", "shape": list(value.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for value in tensors.values():
-        stream.write(value.contiguous().numpy().astype("<f8", copy=False).data)
+        else:  # through memory: its writer to files has a temporary file of its own, and other words for a full disk
+            contiguous = {name: value.contiguous() for name, value in tensors.items()}
+            metadata = {"about": about, "crc32": checksum_of(about, tensors)}
+            stream.write(safetensors.torch.save(contiguous, metadata=metadata))
 
 
 def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, tuple[int, ...], GramSums]:
@@ -77,7 +62,7 @@ def load_path(path: str | os.PathLike[str]) -> tuple[Tensor, str, torch.dtype, t
                     for name, array in arrays.items()
                 }
         else:
-            with _safe_open()(str(path), "pt") as file:
+            with _safetensors().safe_open(str(path), "pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in ("x", *GramSums._fields)}
             about = json.loads(metadata["about"])
@@ -110,9 +95,10 @@ def _check_suffix(path: str | os.PathLike[str], function: str) -> None:
         raise ValueError(f"{function}: path must end in .npz or .safetensors, got {os.fspath(path)}")
 
 
-def _safe_open() -> Callable[..., Any]:
+def _safetensors() -> Any:
     try:
-        from safetensors import safe_open
+        import safetensors
+        import safetensors.torch
     except ImportError as error:
         raise ValueError("GramPath: .safetensors files need the package safetensors; .npz files need none") from error
-    return safe_open
+    return safetensors
