@@ -19,12 +19,13 @@ GUARD = 8  # elements before and after every result that must stay as they are, 
 
 
 def emulated(folder: Path, rooms: Sequence[str], bindings: str) -> Any:
-    """The .cu files of csrc/ROOM/cuda and the C functions of tests/emulation/``bindings``, one library."""
+    """The .cu files of csrc/gpu and csrc/ROOM/cuda and the C functions of tests/emulation/``bindings``, one library."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or not (ROOT / "csrc").exists():
         pytest.skip("needs a C++ compiler and the sources")
-    sources = [source for room in rooms for source in sorted((ROOT / "csrc" / room / "cuda").glob("*.cu"))]
-    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
+    folders = [ROOT / "csrc" / "gpu", *(ROOT / "csrc" / room / "cuda" for room in rooms)]
+    sources = [source for room in folders for source in sorted(room.glob("*.cu"))]
+    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
     flags += ["-I", str(EMULATION), "-I", str(ROOT / "csrc"), "-x", "c++"]
     jobs = [
         subprocess.Popen([compiler, *flags, "-c", str(source), "-o", str(folder / f"{source.stem}{at}.o")])
@@ -32,7 +33,7 @@ def emulated(folder: Path, rooms: Sequence[str], bindings: str) -> Any:
     ]
     assert [job.wait() for job in jobs] == [0] * len(jobs)
     library = folder / "emulation.so"
-    subprocess.run([compiler, "-shared", *map(str, folder.glob("*.o")), "-o", str(library)], check=True)
+    subprocess.run([compiler, "-shared", "-pthread", *map(str, folder.glob("*.o")), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -21,7 +21,7 @@ void require_memory_of(const TwoLayerCall& call) {
 }
 
 int64_t scratch(const TwoLayerCall& call, TwoLayerPass pass, int device) {
-  return scratch_on(device, [&](auto) { return cuda::two_layer_scratch(call, pass); });
+  return scratch_on(device, [&](auto device) { return cuda::two_layer_scratch(call, pass, device); });
 }
 
 void forward(const TwoLayerCall& call, Address f, Address df_dx, Address scratch, int device) {

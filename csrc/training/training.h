@@ -37,15 +37,24 @@ struct TwoLayerTraining {
   int64_t outputs() const { return gradient_target == nullptr ? 1 : 1 + features; }
 };
 
-namespace cpu {
-
-// Whether the passes go by arcs (network/cpu/arcs.h) instead of loops over samples: a matter of the shapes.
-bool trains_by_arcs(const TwoLayerTraining& training);
-
 // Where a call stands between two others: whether f holds the outputs on entry, and whether it is to on return.
 struct OutputsKept {
   bool on_entry, on_return;
 };
+
+// One network of an ensemble: the arguments and, in `done`, the result of two_layer_train.
+struct TwoLayerMember {
+  const TwoLayerTraining* training;
+  const double* lr;  // (steps), on the host
+  double* loss;      // (steps)
+  OutputsKept outputs;
+  int64_t* done;  // ()
+};
+
+namespace cpu {
+
+// Whether the passes go by arcs (network/cpu/arcs.h) instead of loops over samples: a matter of the shapes.
+bool trains_by_arcs(const TwoLayerTraining& training);
 
 // Does `steps` steps at the rates lr (steps) and writes the loss before each update to loss (steps). A loss that is not
 // finite is the last one written, and nothing is updated from it. Returns the number of losses written. Every bit
@@ -53,29 +62,19 @@ struct OutputsKept {
 int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
                         OutputsKept outputs, ParallelFor parallel_for);
 
-// One network of an ensemble: the arguments and, in `done`, the result of two_layer_train.
-struct TwoLayerMember {
-  const TwoLayerTraining* training;
-  const double* lr;  // (steps)
-  double* loss;      // (steps)
-  OutputsKept outputs;
-  int64_t done;
-};
-
 // Every member does `steps` steps, to the bits that it would get alone. Small networks take one thread each.
-void two_layer_train_ensemble(TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
+void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
 
 }  // namespace cpu
 
 namespace cuda {
 
-// As on the CPU for one network, every pointer of `training` on the device, `loss` (steps) too: all steps are queued on
-// `stream` and nothing waits. `done` () on the device: the number of losses written. `scratch`:
-// two_layer_training_scratch bytes. Returns null or the CUDA runtime's error message.
-int64_t two_layer_training_scratch(const TwoLayerTraining& training);
-const char* two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
-                            int64_t* done, bool outputs_on_entry, bool outputs_on_return, void* scratch, int device,
-                            void* stream);
+// As two_layer_train_ensemble, every pointer but `lr` on the device: all steps are queued on `stream` and nothing
+// waits. `scratch`: two_layer_training_scratch bytes for the same members and steps. Returns null or the CUDA runtime's
+// error message.
+int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t steps, int device);
+const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, void* scratch,
+                                     int device, void* stream);
 
 }  // namespace cuda
 

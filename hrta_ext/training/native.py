@@ -77,7 +77,7 @@ class Training:
 def train(
     trainings: Sequence[Training], rates: Sequence[Tensor], losses: Tensor, present: Sequence[bool], keep: bool
 ) -> list[int]:
-    """Do the steps of every network; on the CPU side by side, small networks on a thread each.
+    """Do the steps of every network, all on one device; side by side where that is faster.
 
     Args:
         trainings: One per network.
@@ -88,42 +88,26 @@ def train(
     Returns:
         The number of losses written of each.
     """
-    if all(training.x.is_cpu for training in trainings):
-        done = torch.empty(len(trainings), dtype=torch.int64)
-        _run(trainings, rates, losses, done, present, keep, None)
-        return done.tolist()
-    return [_train_on_gpu(*member, keep) for member in zip(trainings, rates, losses, present, strict=True)]
-
-
-def _train_on_gpu(training: Training, rates: Tensor, losses: Tensor, present: bool, keep: bool) -> int:
-    device = training.x.device
-    count = _C.two_layer_training_scratch(training.described(), training.x.get_device())
-    scratch = torch.empty(count, dtype=torch.uint8, device=device)
-    loss = torch.empty(losses.shape, dtype=torch.float64, device=device)
-    done = torch.empty(1, dtype=torch.int64, device=device)
-    _run([training], [rates], loss.unsqueeze(0), done, [present], keep, scratch)
-    losses.copy_(loss)  # waits for the steps
-    return int(done) or losses.numel()
-
-
-def _run(
-    trainings: Sequence[Training],
-    rates: Sequence[Tensor],
-    losses: Tensor,
-    done: Tensor,
-    present: Sequence[bool],
-    keep: bool,
-    scratch: Tensor | None,
-) -> None:
-    steps, device = losses.shape[1], losses.get_device()
+    steps, device = losses.shape[1], trainings[0].x.device
+    members = [training.described() for training in trainings]
+    scratch = None
+    written, done = losses, torch.zeros(len(trainings), dtype=torch.int64, device=device)
+    if device.type != "cpu":
+        count = _C.two_layer_training_scratch(members, steps, trainings[0].x.get_device())
+        scratch = torch.empty(count, dtype=torch.uint8, device=device)
+        written = torch.empty(losses.shape, dtype=torch.float64, device=device)
+    number = written.get_device()
     _C.two_layer_train(
-        trainings=[training.described() for training in trainings],
+        trainings=members,
         steps=steps,
         lr=[address(tensor, "fit: lr", torch.float64, -1, steps) for tensor in rates],
-        loss=[address(tensor, "fit: loss", torch.float64, device, steps) for tensor in losses],
-        done=[address(tensor, "fit: done", torch.int64, device, 1) for tensor in done],
+        loss=[address(tensor, "fit: loss", torch.float64, number, steps) for tensor in written],
+        done=[address(tensor, "fit: done", torch.int64, number, 1) for tensor in done],
         outputs_on_entry=list(present),
         outputs_on_return=keep,
-        scratch=[own(scratch)] * len(trainings),
-        device=device,
+        scratch=own(scratch),
+        device=number,
     )
+    if written is not losses:
+        losses.copy_(written)  # waits for the steps
+    return [count or steps for count in done.tolist()]

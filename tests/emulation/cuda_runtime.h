@@ -1,44 +1,91 @@
 // Stands in for CUDA's own header where .cu files are compiled as ordinary C++: kernels run on the CPU, one thread of a
 // block after the other as coroutines that change places at barriers and shuffles. Slow, and silent about races between
-// warps and blocks, but every index, bound and sum is the kernel's own. `backwards` runs the threads of a block in the
-// opposite order: a result that changes with it lacks a barrier.
+// the warps of a block, but every index, bound and sum is the kernel's own. `backwards` runs the threads of a block in
+// the opposite order: a result that changes with it lacks a barrier.
+//
+// Blocks run one after the other, but those of a cluster or of a resident grid at the same time, each on an operating
+// system's thread: static shared memory is thread_local, dynamic shared memory is the block's own, and is filled with
+// NaN before a block begins.
 #pragma once
 
+// All that is needed of the C++ library, before CUDA's words become macros.
 #include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
+#include <barrier>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <thread>
+#include <type_traits>
 #include <vector>
 
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__ static thread_local
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __noinline__ __attribute__((noinline))
+#define __align__(bytes) alignas(bytes)
 
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) {
+  return {x, y};
+}
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
+  return {x, y, z, w};
+}
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+inline double2 make_double2(double x, double y) {
+  return {x, y};
+}
 
 struct dim3 {
   unsigned x, y, z;
-  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-inline dim3 threadIdx, blockIdx, gridDim;
+constinit inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// --- the runtime ----------------------------------------------------------------------------------------------------
 
 using cudaStream_t = void*;
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToDevice };
+enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
+};
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
@@ -56,127 +103,16 @@ inline cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaSt
   memset(target, value, bytes);
   return cudaSuccess;
 }
-
-namespace emulation {
-
-constexpr int kWarp = 32;
-constexpr size_t kStack = 1 << 16;
-
-enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
-
-// A coroutine for the whole run: when a body ends it waits for the next. _setjmp and _longjmp change places without the
-// system calls of swapcontext.
-struct Thread {
-  std::vector<char> stack;  // empty until the first body
-  jmp_buf place;
-  State state;
-};
-
-struct Block {
-  std::vector<Thread> threads;
-  const std::function<void()>* body;
-  jmp_buf scheduler;
-  int current;
-  double exchange[64][kWarp];  // of each warp's shuffle
-};
-
-inline Block block;
-inline bool backwards = false;
-
-[[noreturn]] inline void fail(const char* what) {
-  std::fprintf(stderr, "emulation: %s\n", what);
-  std::abort();
+inline cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  memcpy(target, source, bytes);
+  return cudaSuccess;
+}
+// A card like an H100 with few multiprocessors, each of which holds one block.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  constexpr int kValues[] = {9, 0, 16, 232448};
+  *value = kValues[attribute];
+  return cudaSuccess;
 }
 
-// Gives way until the others have come as far.
-inline void wait_at(State state) {
-  Thread& thread = block.threads[size_t(block.current)];
-  thread.state = state;
-  if (_setjmp(thread.place) == 0) _longjmp(block.scheduler, 1);
-}
-
-inline void run_bodies() {
-  for (;;) {
-    (*block.body)();
-    wait_at(State::kDone);
-  }
-}
-
-inline void resume(Thread& thread) {
-  if (_setjmp(block.scheduler) != 0) return;
-  if (!thread.stack.empty()) _longjmp(thread.place, 1);
-  thread.stack.resize(kStack);
-  ucontext_t context;
-  getcontext(&context);
-  context.uc_stack.ss_sp = thread.stack.data();
-  context.uc_stack.ss_size = kStack;
-  makecontext(&context, run_bodies, 0);
-  setcontext(&context);
-}
-
-// Opens a barrier that threads [first, last) have all come to; true if they did.
-inline bool open_barrier(State barrier, int first, int last) {
-  int waiting = 0;
-  for (int i = first; i < last; ++i) waiting += block.threads[size_t(i)].state == barrier;
-  if (waiting < last - first) return false;
-  for (int i = first; i < last; ++i) block.threads[size_t(i)].state = State::kReady;
-  return true;
-}
-
-inline void run_block(int count) {
-  for (int i = 0; i < count; ++i) block.threads[size_t(i)].state = State::kReady;
-  for (;;) {
-    for (int i = 0; i < count; ++i) {
-      block.current = backwards ? count - 1 - i : i;
-      threadIdx.x = unsigned(block.current);
-      Thread& thread = block.threads[size_t(block.current)];
-      if (thread.state == State::kReady) resume(thread);
-    }
-    bool moved = open_barrier(State::kAtBlockBarrier, 0, count), done = true;
-    for (int first = 0; first < count; first += kWarp) {
-      moved |= open_barrier(State::kAtWarpBarrier, first, std::min(first + kWarp, count));
-    }
-    for (int i = 0; i < count; ++i) done &= block.threads[size_t(i)].state == State::kDone;
-    if (done) return;
-    if (!moved) fail("a barrier that not every thread of its warp or block comes to");
-  }
-}
-
-}  // namespace emulation
-
-inline void emulate(dim3 blocks, int threads, const std::function<void()>& body) {
-  emulation::Block& block = emulation::block;
-  if (threads > 64 * emulation::kWarp || threads % emulation::kWarp != 0) emulation::fail("a block's size");
-  if (blocks.x == 0 || blocks.y == 0) emulation::fail("an empty grid, which CUDA refuses");
-  if (block.threads.size() < size_t(threads)) block.threads.resize(size_t(threads));
-  block.body = &body;
-  gridDim = blocks;
-  for (blockIdx.y = 0; blockIdx.y < blocks.y; ++blockIdx.y) {
-    for (blockIdx.x = 0; blockIdx.x < blocks.x; ++blockIdx.x) emulation::run_block(threads);
-  }
-}
-
-inline void __syncthreads() {
-  emulation::wait_at(emulation::State::kAtBlockBarrier);
-}
-inline void __syncwarp() {
-  emulation::wait_at(emulation::State::kAtWarpBarrier);
-}
-inline double __shfl_xor_sync(unsigned, double value, int offset) {
-  const int lane = int(threadIdx.x) % emulation::kWarp;
-  double* exchange = emulation::block.exchange[threadIdx.x / emulation::kWarp];
-  exchange[lane] = value;
-  __syncwarp();
-  const double result = exchange[lane ^ offset];
-  __syncwarp();
-  return result;
-}
-inline unsigned __shfl_sync(unsigned, unsigned value, int from) {
-  const int lane = int(threadIdx.x) % emulation::kWarp;
-  double* exchange = emulation::block.exchange[threadIdx.x / emulation::kWarp];
-  exchange[lane] = value;
-  __syncwarp();
-  const unsigned result = unsigned(exchange[from]);
-  __syncwarp();
-  return result;
-}
+#include "blocks.h"
+#include "warps.h"

@@ -27,7 +27,7 @@ int64_t two_layer_pass(int pass, int dtype, int base, const int64_t* sizes, cons
                        void* result, void* second_result, void* scratch) {
   const TwoLayerCall call = call_of(dtype, base, sizes, x, weight, output_weight, s);
   const auto kind = static_cast<cuda::TwoLayerPass>(pass);
-  if (scratch == nullptr) return cuda::two_layer_scratch(call, kind);
+  if (scratch == nullptr) return cuda::two_layer_scratch(call, kind, 0);
   switch (kind) {
     case cuda::TwoLayerPass::kForward:
     case cuda::TwoLayerPass::kForwardWithGradient:
@@ -64,8 +64,9 @@ int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, con
   training.s = numbers[0], training.beta1 = numbers[1], training.beta2 = numbers[2], training.epsilon = numbers[3];
   training.updates = updates;
   training.f = f;
-  if (scratch == nullptr) return cuda::two_layer_training_scratch(training);
-  cuda::two_layer_train(training, steps, lr, loss, done, on_entry != 0, on_return != 0, scratch, 0, nullptr);
+  const TwoLayerMember member{&training, lr, loss, {on_entry != 0, on_return != 0}, done};
+  if (scratch == nullptr) return cuda::two_layer_training_scratch(&member, 1, steps, 0);
+  cuda::two_layer_train_ensemble(&member, 1, steps, scratch, 0, nullptr);
   return 0;
 }
 }

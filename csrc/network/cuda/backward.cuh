@@ -1,8 +1,8 @@
 // The backward kernel (units.cuh has the formulas): a lane holds neurons, the samples of a split stream.
 #pragma once
 
-#include "math/update.h"
 #include "network/cuda/units.cuh"
+#include "network/cuda/ways.h"
 
 namespace hrta {
 namespace cuda {
@@ -18,10 +18,8 @@ struct BackwardWork {
   int64_t split_samples;
   double* partial;      // (splits, networks m, D + 1): H and A, where splits > 1
   const int64_t* done;  // () on the device or null: nothing is done where it is not 0
-  bool training;        // whether what follows is used
-  UpdateNumbers numbers;
-  void *weight_first, *weight_second;  // (m, D)
-  void *output_first, *output_second;  // (m)
+  bool training;        // whether `update` is used
+  Update update;
 
   __host__ __device__ int64_t parts() const { return splits; }
   __host__ __device__ int64_t items() const { return call.networks * splits * groups; }
@@ -48,6 +46,7 @@ __device__ __forceinline__ void update_element(const UpdateNumbers& numbers, T g
 template <int kDegree, int D, typename T>
 __device__ void finish_neuron(const BackwardWork& work, int64_t k, const double (&H)[D], double A) {
   const TwoLayerCall& call = work.call;
+  const Update& update = work.update;
   const double s = parameter(call), q = 1.0 - s, scale = output_scale(call.width);
   const double* R = work.everywhere + k / call.width * call.features;
   const T* weight = static_cast<const T*>(call.weight) + k * call.features;
@@ -68,15 +67,15 @@ __device__ void finish_neuron(const BackwardWork& work, int64_t k, const double 
     if (d >= call.features) break;
     const T grad_w = T(scale * a * combine(q, R[d], s, H[d]));
     if (work.training) {
-      update_element(work.numbers, grad_w, const_cast<void*>(call.weight), work.weight_first, work.weight_second,
+      update_element(update.numbers, grad_w, const_cast<void*>(call.weight), update.weight_first, update.weight_second,
                      row + d);
     } else if (work.gradients.grad_weight != nullptr) {
       static_cast<T*>(work.gradients.grad_weight)[row + d] = grad_w;
     }
   }
   if (work.training) {
-    update_element(work.numbers, grad_a, const_cast<void*>(call.output_weight), work.output_first, work.output_second,
-                   k);
+    update_element(update.numbers, grad_a, const_cast<void*>(call.output_weight), update.output_first,
+                   update.output_second, k);
   } else if (work.gradients.grad_output_weight != nullptr) {
     static_cast<T*>(work.gradients.grad_output_weight)[k] = grad_a;
   }

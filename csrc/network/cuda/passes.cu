@@ -1,87 +1,29 @@
-// The two-layer network on the GPU: how the work is cut, what is done to the kernels' partial sums, and the passes.
-#include "network/cuda/plan.cuh"
+// The two-layer network on the GPU: the way that serves a call, and the passes that network.h names.
+#include <algorithm>
+
+#include "network/cuda/units.cuh"
+#include "network/cuda/ways.h"
 
 namespace hrta {
 namespace cuda {
 
-namespace {
-
-constexpr int64_t kWarpItems = 8192;  // a few times what a large GPU holds at a time
-constexpr int64_t kLeastSplit = 256;  // samples
-
-}  // namespace
-
-ForwardPlan::ForwardPlan(const TwoLayerCall& call, bool with_gradient) {
-  const int degree = degree_of(call.base);
-  const int lane =
-      lane_samples(degree != 0 ? ReluUnit::kSamples : SmoothUnit::kSamples, padded(call.features), with_gradient);
-  groups = ceil_div(call.n, kLanes * lane);
-  const int64_t wanted = ceil_div(kWarpItems, std::max<int64_t>(call.networks * groups, 1));
-  const int64_t tiles = ceil_div(call.width, kChunkTile);
-  chunk_neurons = ceil_div(tiles, std::min(wanted, tiles)) * kChunkTile;
-  chunks = ceil_div(call.width, chunk_neurons);
-  sums = sums_per_sample(degree, int(call.features), with_gradient);
-  linear = call.networks * call.n * sums * chunks;
-  doubles = linear + call.networks * call.features * chunks;
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device&) {
+  return lanes::forward_scratch(call, outputs.with_gradient());
 }
 
-BackwardPlan::BackwardPlan(const TwoLayerCall& call) {
-  const int lane =
-      lane_neurons(degree_of(call.base) != 0 ? ReluUnit::kNeurons : SmoothUnit::kNeurons, padded(call.features));
-  groups = ceil_div(call.width, kLanes * lane);
-  const int64_t wanted = kWarpItems / 2 / std::max<int64_t>(call.networks * groups, 1);
-  splits = std::clamp<int64_t>(ceil_div(call.n, kLeastSplit), 1, std::max<int64_t>(wanted, 1));
-  split_samples = std::max<int64_t>(ceil_div(call.n, splits), 1);
-  splits = std::max<int64_t>(ceil_div(call.n, split_samples), 1);
-  partial = call.networks * call.features;
-  doubles = partial + (splits == 1 ? 0 : splits * call.networks * call.width * (call.features + 1));
+void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device&, void* stream) {
+  lanes::forward(call, outputs, scratch, stream);
+}
+
+int64_t backward_scratch(const TwoLayerCall& call, const Targets&, const Device&) {
+  return lanes::backward_scratch(call);
+}
+
+void launch_backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device&, void* stream) {
+  lanes::backward(call, targets, scratch, stream);
 }
 
 namespace {
-
-// V_d of a network, the same in every lane.
-__device__ double linear_sum(const OutputsWork& work, int64_t network, int64_t d) {
-  const ForwardWork& forward = work.forward;
-  const double* source = forward.linear + (network * forward.call.features + d) * forward.chunks;
-  double sum = 0;
-  for (int64_t chunk = threadIdx.x % kLanes; chunk < forward.chunks; chunk += kLanes) sum += source[chunk];
-  return sum_over_warp(sum);
-}
-
-// A warp per network and sample adds the chunks and puts q V and s S together.
-template <typename T, typename Result>
-__global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant__ OutputsWork work) {
-  const ForwardWork& forward = work.forward;
-  const TwoLayerCall& call = forward.call;
-  const int lane = threadIdx.x % kLanes;
-  const int64_t row = int64_t(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
-  if (row >= call.networks * call.n || stopped(forward.done)) return;
-  const int64_t network = row / call.n;
-  const int degree = degree_of(call.base);
-  const double s = work.parameter_gradient ? 1.0 : parameter(call);
-  const double q = !work.parameter_gradient ? 1.0 - s : degree == 0 ? 0.0 : -1.0;  // 0: S is of sigma(z) - z
-  const double scale = output_scale(call.width);
-  const T* x = static_cast<const T*>(call.x) + row % call.n * call.features;
-  const double* sums = forward.sums + row * work.sums * forward.chunks;
-  auto total = [&](int64_t c) {
-    double sum = 0;
-    for (int64_t chunk = lane; chunk < forward.chunks; chunk += kLanes) sum += sums[c * forward.chunks + chunk];
-    return sum_over_warp(sum);
-  };
-  const bool has_value = !work.with_gradient || degree == 0;
-  double S = has_value ? total(0) : 0.0, of_x = 0.0;
-  for (int64_t d = 0; d < call.features; ++d) {
-    const double V = linear_sum(work, network, d);
-    of_x += double(x[d]) * V;
-    if (!work.with_gradient) continue;
-    const double U = total(has_value ? 1 + d : d);
-    if (!has_value) S += double(x[d]) * U / degree;
-    if (lane == 0 && work.df_dx != nullptr) {
-      static_cast<Result*>(work.df_dx)[row * call.features + d] = Result(scale * combine(q, V, s, U));
-    }
-  }
-  if (lane == 0 && work.f != nullptr) static_cast<Result*>(work.f)[row] = Result(scale * combine(q, of_x, s, S));
-}
 
 // grad_x (n, D) = sum over the networks of grad_f times df_dx (networks, n, D).
 template <typename T>
@@ -106,74 +48,42 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *grad_s = sum;
 }
 
-// R (networks, D) of units.cuh, a block per network.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    everywhere_kernel(const __grid_constant__ TwoLayerCall call, const T* grad_f, const T* grad_df_dx, double* result) {
-  const int64_t network = blockIdx.x;
-  const T* x = static_cast<const T*>(call.x);
-  for (int64_t d = 0; d < call.features; ++d) {
-    double sum = 0;
-    for (int64_t i = threadIdx.x; i < call.n; i += kThreads) {
-      const int64_t row = network * call.n + i;
-      if (grad_f != nullptr) sum += double(grad_f[row]) * double(x[i * call.features + d]);
-      if (grad_df_dx != nullptr) sum += double(grad_df_dx[row * call.features + d]);
-    }
-    sum = sum_over_block(sum);
-    if (threadIdx.x == 0) result[network * call.features + d] = sum;
-  }
+// What the passes ask of launch_forward. Only whether a pointer is null matters for the scratch memory.
+Outputs outputs_of(TwoLayerPass pass, void* f, void* df_dx) {
+  Outputs outputs;
+  outputs.f = f, outputs.df_dx = df_dx;
+  outputs.in_double = pass == TwoLayerPass::kInputGradient || pass == TwoLayerPass::kParameterGradient;
+  outputs.parameter_gradient = pass == TwoLayerPass::kParameterGradient;
+  return outputs;
 }
 
-// Calls body with the TwoLayerKernels of the call's base and type.
-template <typename Body>
-void with_kernels(const TwoLayerCall& call, const Body& body) {
-  with_type(call.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    with_base(call.base, [&](auto base) { body(TwoLayerKernels<UnitOf<decltype(base)>, T>{}); });
-  });
+// The results of the inner forward pass lie before its scratch memory.
+int64_t inner_results(const TwoLayerCall& call, TwoLayerPass pass) {
+  const int64_t outputs = call.networks * call.n;
+  return 8 * (pass == TwoLayerPass::kInputGradient       ? outputs * call.features
+              : pass == TwoLayerPass::kParameterGradient ? outputs
+                                                         : 0);
 }
 
 }  // namespace
 
-void launch_forward(const TwoLayerCall& call, const Outputs& outputs, double* scratch, void* stream) {
-  const ForwardPlan plan(call, outputs.with_gradient());
-  OutputsWork work{};
-  work.forward = {call, plan.groups, plan.chunks, plan.chunk_neurons, scratch, scratch + plan.linear, outputs.done};
-  work.sums = plan.sums;
-  work.with_gradient = outputs.with_gradient();
-  work.parameter_gradient = outputs.parameter_gradient;
-  work.f = outputs.f, work.df_dx = outputs.df_dx;
-  if (outputs.parameter_gradient && degree_of(call.base) == 0) work.forward.call.base += kBaseCount;
-  const int64_t blocks = ceil_div(call.networks * call.n, kThreads / kLanes);
-  with_kernels(call, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
-  with_type(call.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    if (outputs.in_double) return launch(outputs_kernel<T, double>, blocks, kThreads, stream, work);
-    launch(outputs_kernel<T, T>, blocks, kThreads, stream, work);
-  });
-}
-
-void launch_backward(const BackwardWork& work, void* stream) {
-  with_kernels(work.call, [&](auto kernels) { kernels.backward(work, stream); });
-}
-
-int64_t two_layer_scratch(const TwoLayerCall& call, TwoLayerPass pass) {
-  const int64_t outputs = call.networks * call.n;
-  switch (pass) {
-    case TwoLayerPass::kForward: return 8 * ForwardPlan(call, false).doubles;
-    case TwoLayerPass::kForwardWithGradient: return 8 * ForwardPlan(call, true).doubles;
-    case TwoLayerPass::kInputGradient: return 8 * (ForwardPlan(call, true).doubles + outputs * call.features);
-    case TwoLayerPass::kParameterGradient: return 8 * (ForwardPlan(call, false).doubles + outputs);
-    default: return 8 * BackwardPlan(call).doubles;
+int64_t two_layer_scratch(const TwoLayerCall& call, TwoLayerPass pass, int device) {
+  const Device card = device_of(device);
+  static char here;
+  if (pass == TwoLayerPass::kBackward) {
+    Targets with_gradient;
+    with_gradient.gradients.grad_df_dx = &here;
+    return std::max(backward_scratch(call, {}, card), backward_scratch(call, with_gradient, card));
   }
+  const bool with_gradient = pass == TwoLayerPass::kForwardWithGradient || pass == TwoLayerPass::kInputGradient;
+  return inner_results(call, pass) +
+         forward_scratch(call, outputs_of(pass, &here, with_gradient ? &here : nullptr), card);
 }
 
 const char* two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, void* scratch, int device, void* stream) {
   if (call.networks * call.n == 0) return nullptr;
   DeviceGuard guard(device);
-  Outputs outputs;
-  outputs.f = f, outputs.df_dx = df_dx;
-  launch_forward(call, outputs, static_cast<double*>(scratch), stream);
+  launch_forward(call, outputs_of(TwoLayerPass::kForward, f, df_dx), scratch, device_of(device), stream);
   return launch_error();
 }
 
@@ -182,12 +92,10 @@ const char* two_layer_input_gradient(const TwoLayerCall& call, const void* grad_
   const int64_t count = call.n * call.features;
   if (count == 0) return nullptr;
   DeviceGuard guard(device);
-  double* df_dx = static_cast<double*>(scratch) + ForwardPlan(call, true).doubles;
+  double* df_dx = static_cast<double*>(scratch);
   if (call.networks > 0) {
-    Outputs outputs;
-    outputs.df_dx = df_dx;
-    outputs.in_double = true;
-    launch_forward(call, outputs, static_cast<double*>(scratch), stream);
+    launch_forward(call, outputs_of(TwoLayerPass::kInputGradient, nullptr, df_dx), df_dx + call.networks * count,
+                   device_of(device), stream);
   }
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -201,12 +109,10 @@ const char* two_layer_parameter_gradient(const TwoLayerCall& call, const void* g
                                          int device, void* stream) {
   const int64_t count = call.networks * call.n;
   DeviceGuard guard(device);
-  double* df_ds = static_cast<double*>(scratch) + ForwardPlan(call, false).doubles;
+  double* df_ds = static_cast<double*>(scratch);
   if (count > 0) {
-    Outputs outputs;
-    outputs.f = df_ds;
-    outputs.in_double = outputs.parameter_gradient = true;
-    launch_forward(call, outputs, static_cast<double*>(scratch), stream);
+    launch_forward(call, outputs_of(TwoLayerPass::kParameterGradient, df_ds, nullptr), df_ds + count, device_of(device),
+                   stream);
   }
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -220,14 +126,7 @@ const char* two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients
                                void* stream) {
   if (call.networks == 0) return nullptr;
   DeviceGuard guard(device);
-  const BackwardPlan plan(call);
-  double* everywhere = static_cast<double*>(scratch);
-  with_type(call.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    launch(everywhere_kernel<T>, call.networks, kThreads, stream, call, static_cast<const T*>(gradients.grad_f),
-           static_cast<const T*>(gradients.grad_df_dx), everywhere);
-  });
-  launch_backward(plan.work(call, gradients, everywhere), stream);
+  launch_backward(call, {gradients}, scratch, device_of(device), stream);
   return launch_error();
 }
 

@@ -1,11 +1,11 @@
-// How a pass is cut into warps and laid out in scratch memory, by the shapes alone, and the passes without their
-// checks.
+// How the lanes' passes are cut into warps and laid out in scratch memory, by the shapes alone.
 #pragma once
 
 #include <algorithm>
 
 #include "network/cuda/backward.cuh"
 #include "network/cuda/forward.cuh"
+#include "network/cuda/ways.h"
 
 namespace hrta {
 namespace cuda {
@@ -33,27 +33,6 @@ struct BackwardPlan {
   int64_t doubles;                        // in all
 
   explicit BackwardPlan(const TwoLayerCall& call);
-
-  BackwardWork work(const TwoLayerCall& call, const TwoLayerGradients& gradients, double* scratch) const {
-    BackwardWork work{};
-    work.call = call;
-    work.gradients = gradients;
-    work.everywhere = scratch;
-    work.groups = groups, work.splits = splits, work.split_samples = split_samples;
-    work.partial = scratch + partial;
-    return work;
-  }
-};
-
-// Which outputs are wanted, and where.
-struct Outputs {
-  void* f = nullptr;                // (networks, n)
-  void* df_dx = nullptr;            // (networks, n, D)
-  bool in_double = false;           // f and df_dx are double, not of the call's dtype
-  bool parameter_gradient = false;  // f is to be df/ds
-  const int64_t* done = nullptr;    // as in ForwardWork
-
-  bool with_gradient() const { return df_dx != nullptr; }
 };
 
 struct OutputsWork {
@@ -70,9 +49,6 @@ struct TwoLayerKernels {
   static void forward(const ForwardWork& work, bool with_gradient, void* stream);
   static void backward(const BackwardWork& work, void* stream);
 };
-
-void launch_forward(const TwoLayerCall& call, const Outputs& outputs, double* scratch, void* stream);
-void launch_backward(const BackwardWork& work, void* stream);
 
 }  // namespace cuda
 }  // namespace hrta

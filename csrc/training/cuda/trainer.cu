@@ -1,9 +1,11 @@
-// Training of the two-layer network on the GPU. A step is four launches: the loss and its gradient in the outputs;
-// backward with the update of each neuron as it is done, so that no gradient is stored; and the two of the forward
-// pass. Nothing waits for the host: a loss that is not finite sets a number on the device at which the rest stands
-// still.
-#include "network/cuda/plan.cuh"
-#include "training/training.h"
+// Training by launches, the way that serves everything. A step is the loss and its gradient in the outputs; backward
+// with the update of each neuron as it is done, so that no gradient is stored; and the forward pass. Nothing waits for
+// the host: a loss that is not finite sets a number on the device at which the rest stands still.
+#include <algorithm>
+
+#include "network/cuda/units.cuh"
+#include "network/cuda/ways.h"
+#include "training/cuda/ways.h"
 #include "training/update.h"
 
 namespace hrta {
@@ -63,60 +65,91 @@ TwoLayerCall call_of(const TwoLayerTraining& t) {
   return {t.dtype, t.base, 1, t.n, t.features, t.width, t.x, t.weight, t.output_weight, t.s};
 }
 
-// Scratch of a training, in doubles.
+// Scratch of a training, in bytes. The passes follow one another, so they share theirs.
 struct TrainingPlan {
-  BackwardPlan backward;
-  int64_t forward, grad_f, grad_df_dx, doubles;
+  int64_t grad_f, grad_df_dx, passes, bytes;
 
-  explicit TrainingPlan(const TwoLayerTraining& t) : backward(call_of(t)) {
-    forward = backward.doubles;
-    grad_f = forward + ForwardPlan(call_of(t), t.gradient_target != nullptr).doubles;
-    grad_df_dx = grad_f + t.n;  // room for doubles, whatever the dtype
-    doubles = grad_df_dx + (t.gradient_target == nullptr ? 0 : t.n * t.features);
+  TrainingPlan(const TwoLayerTraining& t, const Outputs& outputs, const Targets& targets, const Device& device) {
+    grad_f = 8 * t.features;  // R comes first; room for doubles, whatever the dtype
+    grad_df_dx = grad_f + 8 * t.n;
+    passes = grad_df_dx + (t.gradient_target == nullptr ? 0 : 8 * t.n * t.features);
+    passes = ceil_div(passes, 256) * 256;
+    const TwoLayerCall call = call_of(t);
+    bytes = passes + std::max(forward_scratch(call, outputs, device), backward_scratch(call, targets, device));
   }
 };
 
-}  // namespace
-
-int64_t two_layer_training_scratch(const TwoLayerTraining& training) {
-  return 8 * TrainingPlan(training).doubles;
-}
-
-const char* two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
-                            int64_t* done, bool outputs_on_entry, bool outputs_on_return, void* scratch, int device,
-                            void* stream) {
-  DeviceGuard guard(device);
-  const TrainingPlan plan(training);
-  double* memory = static_cast<double*>(scratch);
-  const bool sobolev = training.gradient_target != nullptr;
-  cudaMemsetAsync(done, 0, sizeof(*done), static_cast<cudaStream_t>(stream));
-
-  const TwoLayerCall call = call_of(training);
+Outputs outputs_of(const TwoLayerTraining& t, const int64_t* done) {
   Outputs outputs;
-  outputs.f = training.f;
-  outputs.df_dx = sobolev ? training.f + training.n : nullptr;
+  outputs.f = t.f;
+  outputs.df_dx = t.gradient_target == nullptr ? nullptr : t.f + t.n;
   outputs.in_double = true;
   outputs.done = done;
-  LossWork of_loss{training, memory + plan.grad_f, sobolev ? memory + plan.grad_df_dx : nullptr, memory, loss, 0, done};
-  BackwardWork backward = plan.backward.work(call, {of_loss.grad_f, of_loss.grad_df_dx, nullptr, nullptr}, memory);
-  backward.training = true;
-  backward.weight_first = training.weight_first, backward.weight_second = training.weight_second;
-  backward.output_first = training.output_first, backward.output_second = training.output_second;
-  backward.done = done;
-  auto forward = [&] { launch_forward(call, outputs, memory + plan.forward, stream); };
+  return outputs;
+}
 
-  if (!outputs_on_entry) forward();
+}  // namespace
+
+namespace launches {
+
+int64_t scratch(const TwoLayerTraining& training, const Device& device) {
+  Targets targets;
+  targets.gradients.grad_df_dx = training.gradient_target;
+  return TrainingPlan(training, outputs_of(training, nullptr), targets, device).bytes;
+}
+
+void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Device& device, void* stream) {
+  const TwoLayerTraining& training = *member.training;
+  unsigned char* memory = static_cast<unsigned char*>(scratch);
+  cudaMemsetAsync(member.done, 0, sizeof(*member.done), static_cast<cudaStream_t>(stream));
+
+  const TwoLayerCall call = call_of(training);
+  const Outputs outputs = outputs_of(training, member.done);
+  Update update{
+      {}, training.weight_first, training.weight_second, training.output_first, training.output_second, member.done};
+  Targets targets;
+  targets.gradients.grad_df_dx = training.gradient_target;
+  targets.update = &update;
+  targets.everywhere = static_cast<double*>(scratch);
+  const TrainingPlan plan(training, outputs, targets, device);
+  LossWork loss{training,
+                memory + plan.grad_f,
+                training.gradient_target != nullptr ? memory + plan.grad_df_dx : nullptr,
+                static_cast<double*>(scratch),
+                member.loss,
+                0,
+                member.done};
+  targets.gradients = {loss.grad_f, loss.grad_df_dx, nullptr, nullptr};
+  auto forward = [&] { launch_forward(call, outputs, memory + plan.passes, device, stream); };
+
+  if (!member.outputs.on_entry) forward();
   for (int64_t i = 0; i < steps; ++i) {
-    of_loss.loss = loss + i, of_loss.step = i;
+    loss.loss = member.loss + i, loss.step = i;
     if (training.dtype == ScalarKind::kFloat32) {
-      launch(loss_kernel<float>, 1, kThreads, stream, of_loss);
+      launch(loss_kernel<float>, 1, kThreads, stream, loss);
     } else {
-      launch(loss_kernel<double>, 1, kThreads, stream, of_loss);
+      launch(loss_kernel<double>, 1, kThreads, stream, loss);
     }
-    backward.numbers = update_numbers(training, i, lr[i]);
-    launch_backward(backward, stream);
-    if (i + 1 < steps || outputs_on_return) forward();
+    update.numbers = update_numbers(training, i, member.lr[i]);
+    launch_backward(call, targets, memory + plan.passes, device, stream);
+    if (i + 1 < steps || member.outputs.on_return) forward();
   }
+}
+
+}  // namespace launches
+
+int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t, int device) {
+  int64_t bytes = 0;
+  const Device card = device_of(device);
+  for (int64_t i = 0; i < count; ++i) bytes = std::max(bytes, launches::scratch(*members[i].training, card));
+  return bytes;
+}
+
+const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, void* scratch,
+                                     int device, void* stream) {
+  DeviceGuard guard(device);
+  const Device card = device_of(device);
+  for (int64_t i = 0; i < count; ++i) launches::train(members[i], steps, scratch, card, stream);
   return launch_error();
 }
 

@@ -1,0 +1,23 @@
+// What a CUDA device offers, asked once; and the limits that tests set below it.
+#pragma once
+
+#include <cstdint>
+
+namespace hrta {
+namespace cuda {
+
+struct Device {
+  int capability;       // 90 for compute capability 9.0
+  int multiprocessors;  // resident blocks of a cooperative launch are counted by them; never the cut of work
+  int shared;           // bytes of shared memory that a block may have when it asks for them
+  int cluster;          // blocks that a cluster may have; 1 where there are no clusters
+};
+
+// The device's, lowered to the limits.
+Device device_of(int device);
+
+// What does not fit the limits takes the next way, as on a smaller card. Zero lifts one.
+void limit_devices(const Device& limits);
+
+}  // namespace cuda
+}  // namespace hrta

@@ -1,0 +1,170 @@
+// The passes by lanes: how the work is cut, and what is done to the kernels' partial sums.
+#include "network/cuda/plan.cuh"
+
+namespace hrta {
+namespace cuda {
+
+namespace {
+
+constexpr int64_t kWarpItems = 8192;  // a few times what a large GPU holds at a time
+constexpr int64_t kLeastSplit = 256;  // samples
+
+}  // namespace
+
+ForwardPlan::ForwardPlan(const TwoLayerCall& call, bool with_gradient) {
+  const int degree = degree_of(call.base);
+  const int lane =
+      lane_samples(degree != 0 ? ReluUnit::kSamples : SmoothUnit::kSamples, padded(call.features), with_gradient);
+  groups = ceil_div(call.n, kLanes * lane);
+  const int64_t wanted = ceil_div(kWarpItems, std::max<int64_t>(call.networks * groups, 1));
+  const int64_t tiles = ceil_div(call.width, kChunkTile);
+  chunk_neurons = ceil_div(tiles, std::min(wanted, tiles)) * kChunkTile;
+  chunks = ceil_div(call.width, chunk_neurons);
+  sums = sums_per_sample(degree, int(call.features), with_gradient);
+  linear = call.networks * call.n * sums * chunks;
+  doubles = linear + call.networks * call.features * chunks;
+}
+
+BackwardPlan::BackwardPlan(const TwoLayerCall& call) {
+  const int lane =
+      lane_neurons(degree_of(call.base) != 0 ? ReluUnit::kNeurons : SmoothUnit::kNeurons, padded(call.features));
+  groups = ceil_div(call.width, kLanes * lane);
+  const int64_t wanted = kWarpItems / 2 / std::max<int64_t>(call.networks * groups, 1);
+  splits = std::clamp<int64_t>(ceil_div(call.n, kLeastSplit), 1, std::max<int64_t>(wanted, 1));
+  split_samples = std::max<int64_t>(ceil_div(call.n, splits), 1);
+  splits = std::max<int64_t>(ceil_div(call.n, split_samples), 1);
+  partial = call.networks * call.features;
+  doubles = partial + (splits == 1 ? 0 : splits * call.networks * call.width * (call.features + 1));
+}
+
+namespace {
+
+// V_d of a network, the same in every lane.
+__device__ double linear_sum(const OutputsWork& work, int64_t network, int64_t d) {
+  const ForwardWork& forward = work.forward;
+  const double* source = forward.linear + (network * forward.call.features + d) * forward.chunks;
+  double sum = 0;
+  for (int64_t chunk = threadIdx.x % kLanes; chunk < forward.chunks; chunk += kLanes) sum += source[chunk];
+  return sum_over_warp(sum);
+}
+
+// A warp per network and sample adds the chunks and puts q V and s S together.
+template <typename T, typename Result>
+__global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant__ OutputsWork work) {
+  const ForwardWork& forward = work.forward;
+  const TwoLayerCall& call = forward.call;
+  const int lane = threadIdx.x % kLanes;
+  const int64_t row = int64_t(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  if (row >= call.networks * call.n || stopped(forward.done)) return;
+  const int64_t network = row / call.n;
+  const int degree = degree_of(call.base);
+  const double s = work.parameter_gradient ? 1.0 : parameter(call);
+  const double q = !work.parameter_gradient ? 1.0 - s : degree == 0 ? 0.0 : -1.0;  // 0: S is of sigma(z) - z
+  const double scale = output_scale(call.width);
+  const T* x = static_cast<const T*>(call.x) + row % call.n * call.features;
+  const double* sums = forward.sums + row * work.sums * forward.chunks;
+  auto total = [&](int64_t c) {
+    double sum = 0;
+    for (int64_t chunk = lane; chunk < forward.chunks; chunk += kLanes) sum += sums[c * forward.chunks + chunk];
+    return sum_over_warp(sum);
+  };
+  const bool has_value = !work.with_gradient || degree == 0;
+  double S = has_value ? total(0) : 0.0, of_x = 0.0;
+  for (int64_t d = 0; d < call.features; ++d) {
+    const double V = linear_sum(work, network, d);
+    of_x += double(x[d]) * V;
+    if (!work.with_gradient) continue;
+    const double U = total(has_value ? 1 + d : d);
+    if (!has_value) S += double(x[d]) * U / degree;
+    if (lane == 0 && work.df_dx != nullptr) {
+      static_cast<Result*>(work.df_dx)[row * call.features + d] = Result(scale * combine(q, V, s, U));
+    }
+  }
+  if (lane == 0 && work.f != nullptr) static_cast<Result*>(work.f)[row] = Result(scale * combine(q, of_x, s, S));
+}
+
+// R (networks, D) of units.cuh, a block per network.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    everywhere_kernel(const __grid_constant__ TwoLayerCall call, const T* grad_f, const T* grad_df_dx, double* result) {
+  const int64_t network = blockIdx.x;
+  const T* x = static_cast<const T*>(call.x);
+  for (int64_t d = 0; d < call.features; ++d) {
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < call.n; i += kThreads) {
+      const int64_t row = network * call.n + i;
+      if (grad_f != nullptr) sum += double(grad_f[row]) * double(x[i * call.features + d]);
+      if (grad_df_dx != nullptr) sum += double(grad_df_dx[row * call.features + d]);
+    }
+    sum = sum_over_block(sum);
+    if (threadIdx.x == 0) result[network * call.features + d] = sum;
+  }
+}
+
+// Calls body with the TwoLayerKernels of the call's base and type.
+template <typename Body>
+void with_kernels(const TwoLayerCall& call, const Body& body) {
+  with_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_base(call.base, [&](auto base) { body(TwoLayerKernels<UnitOf<decltype(base)>, T>{}); });
+  });
+}
+
+}  // namespace
+
+namespace lanes {
+
+int64_t forward_scratch(const TwoLayerCall& call, bool with_gradient) {
+  return 8 * ForwardPlan(call, with_gradient).doubles;
+}
+
+void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, void* stream) {
+  const ForwardPlan plan(call, outputs.with_gradient());
+  double* sums = static_cast<double*>(scratch);
+  OutputsWork work{};
+  work.forward = {call, plan.groups, plan.chunks, plan.chunk_neurons, sums, sums + plan.linear, outputs.done};
+  work.sums = plan.sums;
+  work.with_gradient = outputs.with_gradient();
+  work.parameter_gradient = outputs.parameter_gradient;
+  work.f = outputs.f, work.df_dx = outputs.df_dx;
+  if (outputs.parameter_gradient && degree_of(call.base) == 0) work.forward.call.base += kBaseCount;
+  const int64_t blocks = ceil_div(call.networks * call.n, kThreads / kLanes);
+  with_kernels(call, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
+  with_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (outputs.in_double) return launch(outputs_kernel<T, double>, blocks, kThreads, stream, work);
+    launch(outputs_kernel<T, T>, blocks, kThreads, stream, work);
+  });
+}
+
+int64_t backward_scratch(const TwoLayerCall& call) {
+  return 8 * BackwardPlan(call).doubles;
+}
+
+void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, void* stream) {
+  const BackwardPlan plan(call);
+  double* memory = static_cast<double*>(scratch);
+  BackwardWork work{};
+  work.call = call;
+  work.gradients = targets.gradients;
+  work.everywhere = targets.everywhere;
+  work.groups = plan.groups, work.splits = plan.splits, work.split_samples = plan.split_samples;
+  work.partial = memory + plan.partial;
+  work.training = targets.update != nullptr;
+  if (work.training) work.update = *targets.update, work.done = targets.update->done;
+  if (work.everywhere == nullptr) {
+    work.everywhere = memory;
+    with_type(call.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      launch(everywhere_kernel<T>, call.networks, kThreads, stream, call,
+             static_cast<const T*>(targets.gradients.grad_f), static_cast<const T*>(targets.gradients.grad_df_dx),
+             memory);
+    });
+  }
+  with_kernels(call, [&](auto kernels) { kernels.backward(work, stream); });
+}
+
+}  // namespace lanes
+
+}  // namespace cuda
+}  // namespace hrta

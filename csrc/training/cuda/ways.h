@@ -1,0 +1,19 @@
+// The ways in which training goes on a GPU; which one serves a training is a matter of its shapes, base, dtype and rule
+// and of what the device offers, never of time, of the steps of a call or of what the call holds besides. A way's bits
+// depend on the shapes alone, not on how the steps are cut into calls.
+#pragma once
+
+#include "gpu/device.h"
+#include "training/training.h"
+
+namespace hrta {
+namespace cuda {
+
+// A few launches a step, by the passes of network/cuda/ways.h: everything.
+namespace launches {
+int64_t scratch(const TwoLayerTraining& training, const Device& device);
+void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Device& device, void* stream);
+}  // namespace launches
+
+}  // namespace cuda
+}  // namespace hrta
