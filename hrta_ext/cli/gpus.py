@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.activation.functions import homotopy
-from hrta_ext.backends import use_backend
+from hrta_ext.backends import use_backend, why_not_on
 
 _ELEMENTS = 1 << 26  # float32: 256 MiB, several times any card's cache
 _FREE_SHARE = 8  # the tensors take 3/8 of the free memory at most
@@ -56,15 +56,12 @@ def _speed(index: int, usable: bool) -> Speed:
     try:
         with torch.cuda.device(index):
             elements = min(_ELEMENTS, torch.cuda.mem_get_info()[0] // (4 * _FREE_SHARE))
-            source, kernel, reason = torch.ones(elements, device="cuda"), None, ""
-            copy = _copy_seconds(source)
-            if usable:
-                try:
-                    with use_backend("cuda"):
-                        kernel = _seconds(lambda: homotopy(source, 0.5))
-                except (RuntimeError, ValueError) as error:
-                    reason = str(error).splitlines()[0]
-            return Speed(name, memory, elements, copy, kernel, reason)
+            source, kernel = torch.ones(elements, device="cuda"), None
+            copy, reason = _copy_seconds(source), why_not_on(index) if usable else None
+            if usable and reason is None:
+                with use_backend("cuda"):
+                    kernel = _seconds(lambda: homotopy(source, 0.5))
+            return Speed(name, memory, elements, copy, kernel, reason or "")
     except RuntimeError as error:  # another program may have taken the memory
         return Speed(name, memory, 0, None, None, str(error).splitlines()[0])
 
