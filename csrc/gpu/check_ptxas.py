@@ -20,10 +20,11 @@ HOT = {
     "loss_kernel<": 0,
     "outputs_kernel<": 0,
     "finish_splits_kernel<": 0,
-    "forward_kernel<hrta::cuda::ReluUnit": 0,
-    "backward_kernel<hrta::cuda::ReluUnit": 0,
+    # Double, and the widest of float.
+    "forward_kernel<hrta::cuda::ReluUnit": 16,
+    "backward_kernel<hrta::cuda::ReluUnit": 48,
     "forward_kernel<": 72,
-    "backward_kernel<": 80,
+    "backward_kernel<": 112,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
 SERIALISED = range(7510, 7521)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "csrc" / "gpu" / "check_ptxas.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="needs the sources")
 
-HOT = "_ZN4hrta4cuda14forward_kernelINS0_8ReluUnitELi4ELb0EfEEvNS0_11ForwardWorkE"
+HOT = "_ZN4hrta4cuda16pointwise_kernelIfEEvPf"
 SMOOTH = "_ZN4hrta4cuda14forward_kernelINS0_10SmoothUnitELi2ELb0EfEEvNS0_11ForwardWorkE"
 OTHER = "_ZN4hrta4cuda12_GLOBAL__N_112other_kernelEPf"
 SERIALISED = (
@@ -53,7 +53,7 @@ def test_a_spill_of_a_hot_kernel_fails_and_names_it() -> None:
     """Loads alone count too; what another kernel of the file may spill does not excuse it."""
     done = check(compiled(OTHER, 80, 80) + compiled(HOT, 0, 4))
     assert done.returncode == 1
-    assert "spills 4 bytes where 0 are allowed: void hrta::cuda::forward_kernel<hrta::cuda::ReluUnit" in done.stderr
+    assert "spills 4 bytes where 0 are allowed: void hrta::cuda::pointwise_kernel<float>" in done.stderr
 
 
 @needs_names
