@@ -23,7 +23,7 @@ HOT = {
     # Double, and the widest of float.
     "forward_kernel<hrta::cuda::ReluUnit": 16,
     "backward_kernel<hrta::cuda::ReluUnit": 48,
-    "forward_kernel<": 72,
+    "forward_kernel<": 128,
     "backward_kernel<": 112,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
