@@ -29,6 +29,9 @@ def ceilings(device: str, quick: bool = False) -> dict[str, Any]:
     product = torch.empty_like(left)
     calls = {"copy": lambda: target.copy_(source), "matmul": lambda: torch.mm(left, right, out=product)}
     times = measure(calls, Effort(rounds=9, sample_seconds=0.02, most_seconds=2.0), device)
+    del source, target, left, right, product, calls
+    if on_gpu:
+        torch.cuda.empty_cache()
     return {
         "copy_bytes_per_second": 2 * size / times["copy"].minimum,
         "matmul_flops_per_second": 2 * side**3 / times["matmul"].minimum,

@@ -94,7 +94,7 @@ def _runs_on(target: str, capability: int) -> bool:
 def has_image(device: int) -> bool:
     """Whether the binary has CUDA kernels that run on this device."""
     targets = cuda_architectures()
-    if not targets:
+    if not targets or not torch.cuda.is_available():  # a fake tensor's device may not be there
         return False
     major, minor = torch.cuda.get_device_capability(device)
     return any(_runs_on(target, 10 * major + minor) for target in targets.split(","))
