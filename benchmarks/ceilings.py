@@ -23,20 +23,25 @@ def ceilings(device: str, quick: bool = False) -> dict[str, Any]:
         size = min(size, torch.cuda.mem_get_info()[0] // 8)
     if quick:
         size, side = 2**22, 256
+    copy, matmul = _seconds(device, size, side, dtype)
+    if on_gpu:
+        torch.cuda.empty_cache()
+    return {
+        "copy_bytes_per_second": 2 * size / copy,
+        "matmul_flops_per_second": 2 * side**3 / matmul,
+        "matmul_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _seconds(device: str, size: int, side: int, dtype: torch.dtype) -> tuple[float, float]:
+    """Of a copy of so many bytes, and of a square product; the fastest round."""
     source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
     source.random_(0, 256)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
     calls = {"copy": lambda: target.copy_(source), "matmul": lambda: torch.mm(left, right, out=product)}
     times = measure(calls, Effort(rounds=9, sample_seconds=0.02, most_seconds=2.0), device)
-    del source, target, left, right, product, calls
-    if on_gpu:
-        torch.cuda.empty_cache()
-    return {
-        "copy_bytes_per_second": 2 * size / times["copy"].minimum,
-        "matmul_flops_per_second": 2 * side**3 / times["matmul"].minimum,
-        "matmul_dtype": str(dtype).removeprefix("torch."),
-    }
+    return times["copy"].minimum, times["matmul"].minimum
 
 
 @dataclass(frozen=True)
