@@ -17,28 +17,27 @@ from timing import slug
 from hrta_ext.plots import COLORS, GREY, new_figure, plain, save_figure
 
 BENCHMARKS = {"activation": 0, "two_layer": 1, "training": 2, "gram": 3}  # their colours
-# Which ceiling, its key in the JSON, the unit of the axis, and what stands for it in words.
+# Which ceiling, its key in the JSON, the unit, and the ceiling in words.
 PANELS = (
-    ("memory", "copy_bytes_per_second", 1e9, "GB/s", "copy of memory"),
-    ("arithmetic", "matmul_flops_per_second", 1e12, "TFLOP/s", "matrix product"),
+    ("memory", "copy_bytes_per_second", "B/s", "copy of memory"),
+    ("arithmetic", "matmul_flops_per_second", "FLOP/s", "matrix product"),
 )
 ROW, LABEL = 0.21, 8.5  # inches a bar, points a letter
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One case: what it reaches, per second, and its share of the ceiling."""
+    """One case, and its share of the ceiling of its own run."""
 
     benchmark: str
     name: str
-    rate: float
     share: float
 
 
 def bars(contents: list[dict[str, Any]], bound: str) -> list[Bar]:
     """The cases that this ceiling bounds, in the order of the files."""
     return [
-        Bar(content["benchmark"], case["name"], case["floor"]["per_second"], case["floor"]["share"])
+        Bar(content["benchmark"], case["name"], case["floor"]["share"])
         for content in contents
         for case in content["cases"]
         if (case.get("floor") or {}).get("bound") == bound
@@ -61,16 +60,19 @@ def draw(contents: list[dict[str, Any]], path: Path) -> bool:
     heights = [len(found) * ROW + 0.95 for found, *_ in panels]
     figure, axes = new_figure(9.0, sum(heights) + 0.5, rows=len(panels))
     axes[0].get_gridspec().set_height_ratios(heights)
-    for axis, (found, key, unit, name, ceiling) in zip(axes, panels, strict=True):
-        # A file knows the ceilings of its own run; they differ by little.
-        reached = max(content["ceilings"][key] for content in contents) / unit
-        kind = f" in {contents[0]['ceilings']['matmul_dtype']}" if name == "TFLOP/s" else ""
+    for axis, (found, key, unit, ceiling) in zip(axes, panels, strict=True):
+        # Each file has the ceiling of its own run, and the bars are shares of those: one line stands for all.
+        reached = max(content["ceilings"][key] for content in contents)
+        scale, prefix = (1e12, "T") if reached >= 1e13 else (1e9, "G")
+        reached, name = reached / scale, f"{prefix}{unit}"
+        kind = f" in {contents[0]['ceilings']['matmul_dtype']}" if key.startswith("matmul") else ""
         places = range(len(found))
         colors = [COLORS[BENCHMARKS.get(bar.benchmark, 4)] for bar in found]
-        axis.barh(places, [bar.rate / unit for bar in found], height=0.7, color=colors)
-        widest = max(reached, *(bar.rate / unit for bar in found))
+        axis.barh(places, [bar.share * reached for bar in found], height=0.7, color=colors)
+        widest = max(reached, *(bar.share * reached for bar in found))
         for place, bar in zip(places, found, strict=True):
-            end, inside = bar.rate / unit, bar.rate / unit > 0.1 * widest  # beside a long bar it would hit the ceiling
+            end = bar.share * reached
+            inside = end > 0.1 * widest  # beside a long bar it would hit the ceiling
             at, side, color = (-0.01, "right", "white") if inside else (0.01, "left", "black")
             label = f"{100 * bar.share:.0f}%"
             axis.text(end + at * widest, place, label, va="center", ha=side, color=color, fontsize=LABEL)
