@@ -257,6 +257,15 @@ def taking_turns(rooms: list[str], device: str) -> Iterator[Result]:
                 yield result
 
 
+def wrong(result: Result) -> list[str]:
+    """A line where the result is not the exact one."""
+    what, got, exact, tolerance = result
+    exact = exact.detach().double().cpu()
+    error = (got.detach().double().cpu() - exact).abs().max().item()
+    right = error <= tolerance * (1.0 + exact.abs().max().item())  # not of NaN
+    return [] if right else [f"{what}: error {error:.3g}"]
+
+
 def main() -> int:
     """Run and compare everything; the exit code says whether all agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,12 +278,9 @@ def main() -> int:
         return 2
     torch.manual_seed(0)
     start, done, failures, complete = time.perf_counter(), 0, [], True
-    for what, got, exact, tolerance in taking_turns(arguments.room or list(ROOMS), arguments.device):
-        exact = exact.detach().double().cpu()
-        error = (got.detach().double().cpu() - exact).abs().max().item()
+    for result in taking_turns(arguments.room or list(ROOMS), arguments.device):
         done += 1
-        if not error <= tolerance * (1.0 + exact.abs().max().item()):  # NaN fails too
-            failures.append(f"{what}: error {error:.3g}")
+        failures += wrong(result)
         if time.perf_counter() - start > arguments.seconds:
             complete = False
             break

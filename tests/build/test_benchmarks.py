@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +129,25 @@ def test_labels_of_the_roofline_do_not_touch(module, tmp_path, monkeypatch) -> N
 
 
 @pytest.mark.skipif(not hx.backends()["cpp"], reason="needs compiled kernels")
-def test_the_sanitizers_cases_agree_with_their_formulas_on_the_cpu() -> None:
-    """Its float64 formulas and its sizes are right: what is wrong on a GPU is then the GPU's kernels."""
-    command = [sys.executable, str(BENCHMARKS / "gpu_sanitizer_cases.py"), "--device", "cpu", "--seconds", "3"]
-    done = subprocess.run(command, env=UNSAFE, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert ", 0 wrong" in done.stdout
-    assert int(done.stdout.split()[0]) > 50
+@pytest.mark.parametrize("room", ["activation", "network", "training", "gram", "smaller_cards"])
+def test_the_sanitizers_cases_agree_with_their_formulas_on_the_cpu(module, room: str) -> None:
+    """Sizes and float64 formulas are right, so what is wrong on a GPU is its kernels; and a wrong result is found."""
+    cases = module("gpu_sanitizer_cases")
+    assert room in cases.ROOMS
+    found = list(islice(cases.ROOMS[room]("cpu"), 6))
+    assert len(found) == 6
+    assert [line for result in found for line in cases.wrong(result)] == []
+    what, got, exact, tolerance = found[0]
+    assert cases.wrong((what, got * float("nan"), exact, tolerance))
+    assert cases.wrong((what, got + 1.0, exact, tolerance))
+
+
+def test_rooms_take_turns(module, monkeypatch) -> None:
+    """The first room of many does not use up the time alone; every result comes once."""
+    cases = module("gpu_sanitizer_cases")
+    monkeypatch.setattr(cases, "ROOMS", {"a": lambda device: iter("a" * 20), "b": lambda device: iter("b" * 3)})
+    order = "".join(cases.taking_turns(["a", "b"], "cpu"))
+    assert order == "a" * 8 + "b" * 3 + "a" * 12
 
 
 def checks(tmp_path: Path, *steps: str, **environment: str) -> subprocess.CompletedProcess[str]:
