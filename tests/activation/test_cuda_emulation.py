@@ -165,13 +165,40 @@ def test_limits_at_infinity_and_signs_of_zero(kernels: Any, dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_one_s_per_feature(kernels: Any, dtype: torch.dtype) -> None:
-    x = inputs(dtype, 700)
-    s = torch.tensor([0.5, 1.0, 1.5, 0.0, -0.7, 2.0, 0.97], dtype=torch.float64)
-    for base in ("relu", "tanh", "gelu"):
-        y = transform(kernels, x, s, base, VALUE)[0].view(100, 7)
-        for k in range(7):
-            check(y[:, k], x.view(100, 7)[:, k], float(s[k]), base, VALUE)
+@pytest.mark.parametrize("base", BASES)
+def test_one_s_per_feature(kernels: Any, dtype: torch.dtype, base: str) -> None:
+    """The bits of the kernels for one s, column by column, and the formula; widths that divide no vector or many."""
+    for rows, features in [(1, 2), (3, 3), (40, 7), (9, 8), (5, 33), (2, 300), (300, 16)]:
+        off = rows % 2
+        x = placed(inputs(dtype, rows * features), off)
+        grad = placed(torch.linspace(-2, 2, rows * features, dtype=torch.float64).to(dtype), off)
+        values = [S[k % len(S)] + k // len(S) / 512 for k in range(features)]
+        s = torch.tensor(values, dtype=torch.float64)
+        value, second = transform(kernels, x, s, base, VALUE, with_slope=True, off=off)
+        assert second is not None
+        results = [value, second, transform(kernels, x, s, base, CURVATURE, off=off)[0]]
+        assert torch.equal(value.nan_to_num(), transform(kernels, x, s, base, VALUE, off=off)[0].nan_to_num())
+        products = [transform(kernels, x, s, base, order, grad=grad, off=off)[0] for order in (SLOPE, CURVATURE)]
+        for k in range(0, features, 1 + features // 5):
+            column, factor = (t.view(rows, features)[:, k].contiguous() for t in (x, grad))
+            for order, result in enumerate(results):
+                got = result.view(rows, features)[:, k]
+                check(got, column, values[k], base, order)
+                expected = transform(kernels, column, values[k], base, order)[0]
+                assert torch.equal(got.nan_to_num(), expected.nan_to_num())
+            for order, product in enumerate(products, SLOPE):
+                expected = transform(kernels, column, values[k], base, order, grad=factor)[0]
+                assert torch.equal(product.view(rows, features)[:, k].nan_to_num(), expected.nan_to_num())
+
+
+def test_one_s_per_feature_of_a_large_tensor(kernels: Any) -> None:
+    """From 2^18 vectors on a thread goes round several times with the parameters it has made."""
+    rows, features = 400_001, 5
+    x = torch.sin(torch.arange(rows * features, dtype=torch.float32)).view(rows, features)
+    s = torch.tensor([0.5, 1.0, 1.5, 0.0, 2.0], dtype=torch.float64)
+    expected = torch.where(x > 0, x, (1.0 - s).float() * x)
+    for off in (0, 1):
+        assert torch.equal(transform(kernels, placed(x, off), s, "relu", VALUE, off=off)[0], expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -198,23 +225,31 @@ def test_relu_and_its_mask(either_way: Any, dtype: torch.dtype, n: int) -> None:
         assert torch.equal(grad_x.checked(), torch.where(x > 0, grad, (grad.double() * -0.5).to(dtype)))
 
 
+def gradient_in_s(kernels: Any, quantity: int, base: str, x: Tensor, grad: Tensor, features: int) -> Tensor:
+    arguments = quantity, NUMBERED[base].number, KINDS[x.dtype], ctypes.c_int64(x.numel()), address(x), address(grad)
+    count = kernels.parameter_gradient(*arguments, ctypes.c_int64(features), None, None)
+    partial = torch.full((count + 1,), torch.nan, dtype=torch.float64)
+    result = torch.full((features + 1,), torch.nan, dtype=torch.float64)
+    kernels.parameter_gradient(*arguments, ctypes.c_int64(features), address(partial), address(result))
+    assert partial[-1].isnan()
+    assert result[-1].isnan()
+    return result[:-1]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("base", BASES)
 def test_gradient_in_s(either_way: Any, dtype: torch.dtype, base: str) -> None:
-    """One s and one per feature; float64 sums of float32 terms: 4 ulp of the sum of magnitudes."""
-    for n, features in [(1, 1), (4097, 1), (20_001, 1), (700, 7), (3200, 40)]:
+    """One s and one per feature, the same bits on and off the 16-byte grid. float64 sums of terms that are good to 4
+    ulp of float32, or 2^-8 ulp of a half type, of the sum of magnitudes."""
+    for n, features in [(1, 1), (4097, 1), (20_001, 1), (2, 2), (9, 3), (700, 7), (3200, 40), (600, 300), (2062, 1031)]:
         x = spread(torch.float64, 4000)[:n] if n < 4000 else torch.linspace(-6, 6, n, dtype=torch.float64)
-        x = x.clamp(-1e3, 1e3).to(dtype)[: n // features * features]
-        n = x.numel()
+        x = x.clamp(-1e3, 1e3).to(dtype)
         grad = torch.sin(torch.arange(n, dtype=torch.float64)).to(dtype)
         for quantity in (PARAMETER_GRADIENT, PARAMETER_GRADIENT_1):
-            arguments = quantity, NUMBERED[base].number, KINDS[dtype], ctypes.c_int64(n), address(x), address(grad)
-            count = either_way.parameter_gradient(*arguments, ctypes.c_int64(features), None, None)
-            partial = torch.full((count + 1,), torch.nan, dtype=torch.float64)
-            result = torch.full((features + 1,), torch.nan, dtype=torch.float64)
-            either_way.parameter_gradient(*arguments, ctypes.c_int64(features), address(partial), address(result))
-            assert partial[-1].isnan()
-            assert result[-1].isnan()
+            result = gradient_in_s(either_way, quantity, base, placed(x, 0), placed(grad, 0), features)
+            assert torch.equal(
+                gradient_in_s(either_way, quantity, base, placed(x, 1), placed(grad, 1), features), result
+            )
             terms = (sigma(x, base) - x.double()) if quantity == PARAMETER_GRADIENT else slope(x, base) - 1.0
             size = (
                 (sigma(x, base).abs() + x.double().abs())
@@ -223,5 +258,32 @@ def test_gradient_in_s(either_way: Any, dtype: torch.dtype, base: str) -> None:
             )
             exact = (grad.double() * terms).view(-1, features).sum(0)
             bound = (grad.double().abs() * size).view(-1, features).sum(0)
-            unit = 2.0**-52 if dtype == torch.float64 else 2.0**-23
-            assert ((result[:-1] - exact).abs() <= 4 * unit * bound + 1e-300).all()
+            bits = {torch.float64: 50, torch.float32: 21, torch.bfloat16: 16, torch.float16: 19}[dtype]
+            assert ((result - exact).abs() <= 2.0**-bits * bound + 1e-300).all()
+
+
+def test_gradient_in_s_of_many_rows(either_way: Any) -> None:
+    """Several chunks, and so many sums of them that a warp adds each feature's; exact, since every term is."""
+    n, features = 300_000, 3
+    x, grad = torch.full((n,), -0.5, dtype=torch.float16), (torch.arange(n) % 7).half()
+    expected = (0.5 * grad.double()).view(-1, features).sum(0)
+    for off in (0, 1):
+        result = gradient_in_s(either_way, PARAMETER_GRADIENT, "relu", placed(x, off), placed(grad, off), features)
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("base", BASES)
+def test_every_term_of_the_gradient_in_s_of_half_types(kernels: Any, dtype: torch.dtype, base: str) -> None:
+    """sigma(x) - x of every number of the type, as the gradient of its own s: 2^-8 ulp of the type at the larger of the
+    two; below |x| = 1/2 of the odd bases tanh and sin, whose x cancels, 2^-8 ulp of what is left."""
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = x[x.isfinite() & (x.abs() < 1e4)]
+    result = gradient_in_s(kernels, PARAMETER_GRADIENT, base, x, torch.ones_like(x), x.numel())
+    exact = homotopy(x, 1.0, base) - x.double()
+    size = torch.maximum(sigma(x, base).abs(), x.double().abs())
+    if base in ("tanh", "sin"):
+        series = x.double() ** 3 * (-1 / 3 if base == "tanh" else -1 / 6)  # where float64 cancels
+        exact = torch.where(x.abs() < 1e-4, series, exact)
+        size = torch.where(x.abs() < 0.5, exact.abs(), size)
+    assert ((result - exact).abs() <= 2.0**-8 * torch.finfo(dtype).eps / 2 * size + 2.0**-126).all()
