@@ -203,8 +203,9 @@ def serve(native: Any, reference: Any, x: Tensor, base: str | None = None) -> An
         return reference
     registered = base is not None and BASES[base].number is None
     usable = not registered and compiled.serves(x)
-    if name is not None and (not usable or (name != "native" and name != ("cpp" if x.is_cpu else x.device.type))):
-        what = "base that you registered" if registered else f"{x.device.type} tensor"
+    device = x.device.type
+    if name is not None and (not usable or (name != "native" and name != {"cpu": "cpp"}.get(device, device))):
+        what = "base that you registered" if registered else f"{device} tensor"
         raise ValueError(f"use_backend({name!r}) cannot serve a {what}; leave the block or use the torch backend")
     return native if usable and native.serves(x) else reference
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import struct
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any
 
@@ -72,17 +73,21 @@ _ALIGNMENT = 64  # bytes: what torch itself allocates by, and as much as any vec
 KINDS: dict[torch.dtype, int] = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 
 
-_ARCHITECTURES: str = "" if _C is None else _C.build_info()["cuda_architectures"]
-
-
 def cuda_architectures() -> str:
     """The CUDA targets of the binary, "" without CUDA kernels or without a binary."""
-    return _ARCHITECTURES
+    return "" if _C is None else _C.build_info()["cuda_architectures"]
+
+
+@cache
+def has_image(device: int) -> bool:
+    """Whether the binary has CUDA kernels that run on this device."""
+    return cuda_architectures() != ""
 
 
 def serves(x: Tensor) -> bool:
     """Whether the binary has kernels for x's device and dtype."""
-    return _C is not None and (x.is_cpu or (x.is_cuda and _ARCHITECTURES != "")) and x.dtype in KINDS
+    on_device = x.is_cpu or (x.is_cuda and has_image(x.get_device()))
+    return _C is not None and on_device and x.dtype in KINDS
 
 
 def most_features(device: torch.device) -> float:

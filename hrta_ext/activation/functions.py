@@ -46,7 +46,7 @@ _NATIVE_BASES = {name: base.number for name, base in BASES.items() if base.numbe
 _native_value = None if compiled._C is None else compiled._C.value
 _empty_like = torch.empty_like
 _strided = torch.strided
-_with_cuda = compiled.cuda_architectures() != ""
+_has_image = compiled.has_image
 _leaky_relu = torch._C._nn.leaky_relu
 _LEAKY_MOST = 65536
 _LOWEST_DATA = 1 << 22  # kLowestData of csrc/torch/addresses.h: below it, storage that was freed
@@ -61,7 +61,7 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int, int] | Non
         and type(base) is str
         and (number := _NATIVE_BASES.get(base)) is not None
         and (kind := _KINDS.get(x.dtype)) is not None
-        and (device := -1 if x.is_cpu else x.get_device() if x.is_cuda and _with_cuda else None) is not None
+        and (device := -1 if x.is_cpu else x.get_device() if x.is_cuda and _has_image(x.get_device()) else -2) > -2
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
@@ -122,7 +122,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and type(base) is str
         and (number := _NATIVE_BASES.get(base)) is not None
         and (kind := _KINDS.get(x.dtype)) is not None
-        and (device := -1 if x.is_cpu else x.get_device() if x.is_cuda and _with_cuda else None) is not None
+        and (device := -1 if x.is_cpu else x.get_device() if x.is_cuda and _has_image(x.get_device()) else -2) > -2
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()

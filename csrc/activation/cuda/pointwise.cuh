@@ -80,11 +80,12 @@ struct PointwiseCall {
   bool aligned;           // all pointers on 16 bytes
 };
 
-// Blocks of a multiprocessor: what the register cap follows from. Beyond it sin's backward and float64 would spill.
-template <typename Base, typename T, bool kTimesGrad>
-constexpr int kMinBlocks = sizeof(T) == 8                            ? 4
-                           : std::is_same_v<Base, Sin> && kTimesGrad ? 6
-                                                                     : 8;
+// Blocks of a multiprocessor: what the register cap follows from, 32, 40 or 64. With 8 of them these would spill.
+template <typename Base, typename Stored, Output kOutput, bool kTimesGrad>
+constexpr int kMinBlocks = sizeof(Stored) == 8                                                     ? 4
+                           : std::is_same_v<Base, Sin> && (kTimesGrad || kOutput == Output::kBoth) ? 6
+                           : std::is_same_v<Base, Gelu> && sizeof(Stored) == 2                     ? 6
+                                                                                                   : 8;
 
 // Vector `at` of a block's share: a base that all threads have in common and 32 bits of each one's own.
 template <typename Stored>
@@ -98,7 +99,7 @@ __device__ __forceinline__ uint4* vector_at(Stored* first, unsigned at) {
 
 // Only the last tile, and tensors off the 16-byte grid, go element by element; the arithmetic is the same.
 template <typename Base, typename Stored, Output kOutput, bool kTimesGrad, int kVectors>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<Base, typename Storage<Stored>::Computed, kTimesGrad>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<Base, Stored, kOutput, kTimesGrad>))
     pointwise_kernel(const __grid_constant__ PointwiseCall<typename Storage<Stored>::Computed> call) {
   using S = Storage<Stored>;
   using T = typename S::Computed;
