@@ -11,14 +11,16 @@
 namespace hrta {
 namespace cuda {
 
-// Blocks of a multiprocessor, as in pointwise.cuh: beyond it a vector's parameters would spill.
+// As min_blocks of pointwise.cuh: beyond it a vector's parameters would spill.
 template <typename Base, typename Stored, Output kOutput>
-constexpr int kFeatureBlocks = sizeof(Stored) == 8                                               ? 2
-                               : kOutput == Output::kBoth || Base::kGrowth == Growth::kQuadratic ? 3
-                                                                                                 : 4;
+constexpr int feature_blocks() {
+  if (sizeof(Stored) == 8) return 2;
+  const bool many = Base::kGrowth == Growth::kQuadratic || (std::is_same_v<Base, Sin> && sizeof(Stored) == 2);
+  return kOutput == Output::kBoth || many ? 3 : 4;
+}
 
 template <typename Base, typename Stored, Output kOutput>
-__global__ void __launch_bounds__(kThreads, (kFeatureBlocks<Base, Stored, kOutput>))
+__global__ void __launch_bounds__(kThreads, (feature_blocks<Base, Stored, kOutput>()))
     per_feature_kernel(const __grid_constant__ ActivationCall call, int64_t stride, bool aligned) {
   using S = Storage<Stored>;
   using T = typename S::Computed;

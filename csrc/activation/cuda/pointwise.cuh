@@ -80,12 +80,21 @@ struct PointwiseCall {
   bool aligned;           // all pointers on 16 bytes
 };
 
-// Blocks of a multiprocessor: what the register cap follows from, 32, 40 or 64. With 8 of them these would spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kFirstArchitecture = true;  // ptxas spends a register more there
+#else
+constexpr bool kFirstArchitecture = false;
+#endif
+
+// Blocks of a multiprocessor: what the register cap follows from, 32 to 64. With 8 of them some would spill.
 template <typename Base, typename Stored, Output kOutput, bool kTimesGrad>
-constexpr int kMinBlocks = sizeof(Stored) == 8                                                     ? 4
-                           : std::is_same_v<Base, Sin> && (kTimesGrad || kOutput == Output::kBoth) ? 6
-                           : std::is_same_v<Base, Gelu> && sizeof(Stored) == 2                     ? 6
-                                                                                                   : 8;
+constexpr int min_blocks() {
+  constexpr bool kHalf = sizeof(Stored) == 2;
+  if (sizeof(Stored) == 8) return 4;
+  if (kHalf && std::is_same_v<Base, Gelu>) return 5;
+  if (std::is_same_v<Base, Sin> && (kHalf || kTimesGrad || kOutput == Output::kBoth)) return 6;
+  return kHalf && kFirstArchitecture && float_math::kHasOwnMath<Base> ? 6 : 8;
+}
 
 // Vector `at` of a block's share: a base that all threads have in common and 32 bits of each one's own.
 template <typename Stored>
@@ -99,7 +108,7 @@ __device__ __forceinline__ uint4* vector_at(Stored* first, unsigned at) {
 
 // Only the last tile, and tensors off the 16-byte grid, go element by element; the arithmetic is the same.
 template <typename Base, typename Stored, Output kOutput, bool kTimesGrad, int kVectors>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<Base, Stored, kOutput, kTimesGrad>))
+__global__ void __launch_bounds__(kThreads, (min_blocks<Base, Stored, kOutput, kTimesGrad>()))
     pointwise_kernel(const __grid_constant__ PointwiseCall<typename Storage<Stored>::Computed> call) {
   using S = Storage<Stored>;
   using T = typename S::Computed;
