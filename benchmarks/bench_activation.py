@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import torch
-from activation_cases import COMPILED, TOLERANCES, Case, S, competitors, cpu_cases, cuda_cases
+from activation_cases import COMPILED, TOLERANCES, Case, competitors, cpu_cases, cuda_cases
 from ceilings import Floor, ceilings
 from timing import (
     QUICK,
@@ -75,7 +75,7 @@ def run_case(case: Case, effort: Effort, device: str, use_compile: bool, reached
         "base": case.base,
         "n": case.n,
         "dtype": str(case.dtype).removeprefix("torch."),
-        "s": S,
+        "s": case.s,
         "tolerance": {"rtol": rtol, "atol": atol},
         "ours": {"call": ours, **mine.as_dict()},
         "peers": {name: compare(mine, times[name], case.goals.get(name)) for name in calls if name != ours},
