@@ -165,6 +165,7 @@ def assert_trains(card: Any, problem: Problem, steps: int = 20) -> None:
 def test_every_base_trains_as_in_float64(card: Any, base: str) -> None:
     assert_trains(card, Problem(37, 3, 150, base))
     assert_trains(card, Problem(21, 2, 70, base, rule="momentum", s=0.5, weighted=True))
+    assert_trains(card, Problem(9, 2, 33, base, s=-0.5))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -356,10 +357,10 @@ def test_a_smaller_gpu_gives_the_same_bits(limits: tuple[int, int, int, int], wi
 
     nets = [hx.TwoLayerNet(3, width, seed=0).cuda() for _ in range(2)]
     (expected,) = fitted(nets[:1], together=False)
-    _C.limit_cuda(*limits)
+    _C.limit_cuda(**dict(zip(("capability", "multiprocessors", "shared", "cluster"), limits, strict=True)))
     try:
         (found,) = fitted(nets[1:], together=False)
     finally:
-        _C.limit_cuda(0, 0, 0, 0)
+        _C.limit_cuda()
     assert torch.equal(expected, found)
     assert torch.equal(nets[0].weight, nets[1].weight)

@@ -45,6 +45,8 @@ Cut cut_of(const TwoLayerTraining& t) {
   // As many as give every warp of a block that has one piece something to do.
   cut.forward_slices = std::clamp(kBlockWarps / ceil_by(cut.n, 32), 1, std::max(cut.neurons / 4, 1));
   cut.backward_slices = std::clamp(kBlockWarps / ceil_by(cut.neurons, 32), 1, std::max(cut.n / 8, 1));
+  cut.slice_neurons = ceil_by(cut.neurons, cut.forward_slices);
+  cut.slice_samples = ceil_by(cut.n, cut.backward_slices);
   return cut;
 }
 
@@ -75,6 +77,8 @@ Spread spread_of(const TwoLayerTraining& t, const Cut& cut, int blocks, bool res
   spread.forward_parts = spread.pieces * spread.sample_groups >= kBlockWarps ? 1 : cut.forward_slices;
   spread.backward_parts =
       spread.neuron_groups >= kBlockWarps || cut.backward_slices * partial > kMostPartialSums ? 1 : cut.backward_slices;
+  spread.forward_in_turn = cut.forward_slices / spread.forward_parts;
+  spread.backward_in_turn = cut.backward_slices / spread.backward_parts;
   int end = 0;
   const auto take = [&](int floats) {
     const int begin = end;

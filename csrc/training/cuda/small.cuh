@@ -39,10 +39,10 @@ constexpr int kUnbounded = 1 << 30;
 // in double. To keep the warps of a block busy, a piece is cut into slices, and so are the samples that backward adds.
 struct Cut {
   int n, features, width;
-  int shares, pieces;   // in all, powers of two
-  int neurons;          // of a piece, but for the last ones
-  int forward_slices;   // of a piece
-  int backward_slices;  // of the samples
+  int shares, pieces;                  // in all, powers of two
+  int neurons;                         // of a piece, but for the last ones
+  int forward_slices, slice_neurons;   // of a piece
+  int backward_slices, slice_samples;  // of the samples
 
   HRTA_INLINE int of_share() const { return pieces / shares; }
 };
@@ -51,11 +51,12 @@ struct Cut {
 struct Spread {
   int blocks;
   bool resident;
-  int variant;                        // which kernel
-  int pieces;                         // of a block
-  int forward_parts, backward_parts;  // that different warps take: the number of slices, or 1
-  int n4;                             // n in whole 16-byte words
-  int column;                         // floats from one sum over samples to the next
+  int variant;                            // which kernel
+  int pieces;                             // of a block
+  int forward_in_turn, backward_in_turn;  // slices of a part
+  int forward_parts, backward_parts;      // that different warps take: the number of slices, or 1
+  int n4;                                 // n in whole 16-byte words
+  int column;                             // floats from one sum over samples to the next
   int output_weight, moments, grad, terms, y, sample_weight, weight, sums, inbox;
   int floats;
   int sample_groups, neuron_groups;  // that a warp takes at a time

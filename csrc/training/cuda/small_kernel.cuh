@@ -11,14 +11,17 @@ namespace hrta {
 namespace cuda {
 namespace small {
 
-// sigma_s at the network's s.
+// sigma_s at the network's s. For ReLU sign(s) sigma_s(z) = max(z', q z') at z' = sign(s) z.
 template <typename Base>
 struct Curve {
   float s, q;  // q = 1 - s
 
+  // What samples are multiplied by before `value`, and its sums after.
+  __device__ __forceinline__ float sign() const { return std::is_same_v<Base, Relu> && s < 0.0f ? -1.0f : 1.0f; }
+
   __device__ __forceinline__ float value(float z) const {
     if constexpr (std::is_same_v<Base, Relu>) {
-      return s >= 0.0f ? fmaxf(z, q * z) : fminf(z, q * z);
+      return fmaxf(z, q * z);
     } else {
       float sigma;
       FastBase<Base>::evaluate(z, &sigma, nullptr, nullptr);
@@ -50,8 +53,7 @@ struct Passes : Block<D> {
   __device__ __forceinline__ void forward(const float* outputs) const {
     const Cut& cut = work.cut;
     const int parts = work.spread.forward_parts, n4 = work.spread.n4;
-    const int slice_neurons = (cut.neurons + cut.forward_slices - 1) / cut.forward_slices;
-    const int slices = cut.forward_slices / parts;  // one after the other
+    const int slices = work.spread.forward_in_turn;
     for (Digits at = my_samples; at.high < work.spread.pieces;
          at.add(work.spread.by_samples, work.spread.sample_groups, parts)) {
       const int sample = at.low * P * 32 + lane, begin = at.high * cut.neurons;
@@ -61,6 +63,8 @@ struct Passes : Block<D> {
       for (int p = 0; p < P; ++p) {
         if (sample + 32 * p < cut.n) {
           read_features(x + (sample + 32 * p) * R, of_lane[p]);
+#pragma unroll
+          for (int d = 0; d < D; ++d) of_lane[p][d] *= curve.sign();
         } else {
 #pragma unroll
           for (int d = 0; d < D; ++d) of_lane[p][d] = 0.0f;
@@ -75,9 +79,9 @@ struct Passes : Block<D> {
 #pragma unroll
           for (int p = 0; p < P; ++p) sum[p][chain] = fmaf(a, curve.value(product(of_lane[p], w)), sum[p][chain]);
         };
-        int k = begin + slice * slice_neurons;
-        const int last = k + slice_neurons < end ? k + slice_neurons : end;
-#pragma unroll 2
+        int k = begin + slice * cut.slice_neurons;
+        const int last = k + cut.slice_neurons < end ? k + cut.slice_neurons : end;
+        for (; k + 3 < last; k += 4) take(k, 0), take(k + 1, 1), take(k + 2, 0), take(k + 3, 1);
         for (; k + 1 < last; k += 2) take(k, 0), take(k + 1, 1);
         if (k < last) take(k, 0);
 #pragma unroll
@@ -85,7 +89,7 @@ struct Passes : Block<D> {
       }
 #pragma unroll
       for (int p = 0; p < P; ++p) {
-        if (sample + 32 * p < n4) sums[(at.high * parts + at.middle) * n4 + sample + 32 * p] = total[p];
+        if (sample + 32 * p < n4) sums[(at.high * parts + at.middle) * n4 + sample + 32 * p] = curve.sign() * total[p];
       }
     }
   }
@@ -118,8 +122,7 @@ struct Passes : Block<D> {
   __device__ __forceinline__ void backward() const {
     const Cut& cut = work.cut;
     const int parts = work.spread.backward_parts;
-    const int slice_samples = (cut.n + cut.backward_slices - 1) / cut.backward_slices;
-    const int slices = cut.backward_slices / parts, column = work.spread.column;
+    const int slices = work.spread.backward_in_turn, column = work.spread.column;
     for (Digits at = my_neurons; at.high == 0; at.add(work.spread.by_neurons, work.spread.neuron_groups, parts)) {
       const int neuron = at.low * Q * 32 + lane;
       float w[Q][D], total[Q][kSums] = {};
@@ -133,8 +136,8 @@ struct Passes : Block<D> {
         }
       }
       for (int slice = at.middle * slices; slice < (at.middle + 1) * slices; ++slice) {
-        const int begin = slice * slice_samples;
-        const int end = begin + slice_samples < cut.n ? begin + slice_samples : cut.n;
+        const int begin = slice * cut.slice_samples;
+        const int end = begin + cut.slice_samples < cut.n ? begin + cut.slice_samples : cut.n;
         float h[Q][kSums] = {};
 #pragma unroll kUnroll
         for (int i = begin; i < end; ++i) {
