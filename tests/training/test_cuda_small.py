@@ -185,6 +185,7 @@ CARDS = {
     "cluster of 8": ((0, 0, 0, 8), 8),
     "cluster of 4": ((0, 0, 0, 4), 4),
     "cluster of 2": ((0, 1, 0, 2), 2),
+    "short of memory": ((0, 1, 48 * 1024, 2), 2),  # slices of the samples one after the other
     "alone": ((0, 1, 0, 1), 1),
     "resident": ((0, 16, 0, 1), -16),
     "few resident": ((0, 5, 0, 1), -4),
@@ -364,3 +365,15 @@ def test_a_smaller_gpu_gives_the_same_bits(limits: tuple[int, int, int, int], wi
         _C.limit_cuda()
     assert torch.equal(expected, found)
     assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+@needs_gpu
+def test_a_network_that_diverges_on_a_gpu_stops_alone() -> None:
+    nets = [hx.TwoLayerNet(3, width, seed=width).cuda() for width in (200, 200, 300)]
+    with torch.no_grad():
+        nets[1].weight.fill_(1e38)
+    x = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)).cuda()
+    results = hx.fit_ensemble(nets, x, x.sum(1), s=1.0, steps=150, lr=1e-2, engine="fused")
+    assert [result.stop_reason for result in results] == ["finished", "diverged", "finished"]
+    assert len(results[1].loss) == 1
+    assert (nets[1].weight == 1e38).all()

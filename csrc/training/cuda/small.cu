@@ -22,7 +22,7 @@ constexpr int64_t kGridPairs = 400'000;
 constexpr int64_t kMostSmallFeatures = 16;
 constexpr int kMostPieces = 128;
 constexpr int kLeastOfShare = 32, kLeastOfPiece = 12;  // neurons
-constexpr int kMostPartialSums = 1 << 14;              // floats, of backward's parts
+constexpr int kMostPartialSums = 1 << 15;              // floats, of backward's parts
 
 int to_power_of_two(int64_t most) {
   int power = 1;
@@ -60,7 +60,7 @@ bool alike(const TwoLayerTraining& a, const TwoLayerTraining& b) {
          moments_of(a) == moments_of(b);
 }
 
-Spread spread_of(const TwoLayerTraining& t, const Cut& cut, int blocks, bool resident) {
+Spread spread_of(const TwoLayerTraining& t, const Cut& cut, int blocks, bool resident, int most_partial_sums) {
   Spread spread{};
   spread.resident = resident;
   spread.pieces = ceil_by(cut.pieces, blocks);
@@ -75,8 +75,9 @@ Spread spread_of(const TwoLayerTraining& t, const Cut& cut, int blocks, bool res
   spread.column = held + (64 + ceil_by(32, elements) - held % 32) % 32;
   const int partial = (padded + 1) * spread.column;
   spread.forward_parts = spread.pieces * spread.sample_groups >= kBlockWarps ? 1 : cut.forward_slices;
-  spread.backward_parts =
-      spread.neuron_groups >= kBlockWarps || cut.backward_slices * partial > kMostPartialSums ? 1 : cut.backward_slices;
+  spread.backward_parts = spread.neuron_groups >= kBlockWarps || cut.backward_slices * partial > most_partial_sums
+                              ? 1
+                              : cut.backward_slices;
   spread.forward_in_turn = cut.forward_slices / spread.forward_parts;
   spread.backward_in_turn = cut.backward_slices / spread.backward_parts;
   int end = 0;
@@ -134,16 +135,19 @@ Spread chosen(const TwoLayerTraining& t, int64_t networks, const Device& device)
   const Cut cut = cut_of(t);
   Spread best{};
   double least = std::numeric_limits<double>::infinity();
-  const auto consider = [&](const Spread& spread) {
-    const double of_this = cost(t, spread, networks, device);
-    if (of_this >= least || !fits(kernel_of(t, spread), shape_of(spread, 1), device)) return;
-    best = spread, least = of_this;
+  const auto consider = [&](int blocks, bool resident) {
+    for (const int most_partial_sums : {kMostPartialSums, 0}) {  // with fewer warps at work where memory is short
+      const Spread spread = spread_of(t, cut, blocks, resident, most_partial_sums);
+      const double of_this = cost(t, spread, networks, device);
+      if (of_this >= least || !fits(kernel_of(t, spread), shape_of(spread, 1), device)) continue;
+      best = spread, least = of_this;
+    }
   };
   for (int blocks = cut.shares; blocks >= 1; blocks /= 2) {
-    if (blocks <= std::max(device.cluster, 1)) consider(spread_of(t, cut, blocks, false));
+    if (blocks <= std::max(device.cluster, 1)) consider(blocks, false);
   }
   const int most = std::min(cut.pieces, device.multiprocessors);
-  if (most > 1) consider(spread_of(t, cut, most, true));
+  if (most > 1) consider(most, true);
   return best;
 }
 
