@@ -54,17 +54,12 @@ int moments_of(const TwoLayerTraining& t) {
   return t.rule == UpdateRule::kAdam ? 2 : t.weight_first != nullptr ? 1 : 0;
 }
 
-// What of a network has a say in its kernel and cut.
-bool alike(const TwoLayerTraining& a, const TwoLayerTraining& b) {
-  return a.base == b.base && a.n == b.n && a.features == b.features && a.width == b.width &&
-         moments_of(a) == moments_of(b);
-}
-
 Spread spread_of(const TwoLayerTraining& t, const Cut& cut, int blocks, bool resident, int most_partial_sums) {
   Spread spread{};
   spread.resident = resident;
   spread.pieces = ceil_by(cut.pieces, blocks);
   spread.blocks = ceil_by(cut.pieces, spread.pieces);
+  spread.to_send = resident ? spread.pieces : cut.shares / spread.blocks;
   const int held = spread.pieces * cut.neurons, padded = padded_features(cut.features), elements = cut.features + 1;
   if (has_variants(t.base, cut.features)) spread.variant = held > 256 ? 2 : cut.n > 512 ? 1 : 0;
   const Variant variant = kVariants[spread.variant];
@@ -101,7 +96,7 @@ Spread spread_of(const TwoLayerTraining& t, const Cut& cut, int blocks, bool res
   spread.by_samples = Digits::of(kBlockWarps, spread.sample_groups, spread.forward_parts);
   spread.by_neurons = Digits::of(kBlockWarps, spread.neuron_groups, spread.backward_parts);
   spread.by_elements = Digits::of(kBlockThreads, elements, kUnbounded);
-  spread.by_sums = Digits::of(kBlockThreads, spread.n4 / 4, resident ? spread.pieces : cut.shares / spread.blocks);
+  spread.by_sums = Digits::of(kBlockThreads, spread.n4 / 4, spread.to_send);
   return spread;
 }
 
@@ -231,6 +226,11 @@ unsigned char* aligned(void* scratch) {
 }
 
 }  // namespace
+
+bool alike(const TwoLayerTraining& a, const TwoLayerTraining& b) {
+  return a.dtype == b.dtype && a.base == b.base && a.n == b.n && a.features == b.features && a.width == b.width &&
+         moments_of(a) == moments_of(b) && (a.gradient_target == nullptr) == (b.gradient_target == nullptr);
+}
 
 bool serves(const TwoLayerTraining& training, const Device& device) {
   const TwoLayerTraining& t = training;

@@ -51,8 +51,9 @@ struct Cut {
 struct Spread {
   int blocks;
   bool resident;
-  int variant;                            // which kernel
-  int pieces;                             // of a block
+  int to_send;  // a block's sums that meet the others': of its shares or, resident, of its pieces
+  int variant;  // which kernel
+  int pieces;   // of a block
   int forward_in_turn, backward_in_turn;  // slices of a part
   int forward_parts, backward_parts;      // that different warps take: the number of slices, or 1
   int n4;                                 // n in whole 16-byte words

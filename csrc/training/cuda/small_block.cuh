@@ -63,7 +63,7 @@ struct Block {
         grad(reinterpret_cast<float2*>(memory + work.spread.grad)),
         terms(reinterpret_cast<double*>(memory + work.spread.terms)),
         my_element(Digits::of(int(threadIdx.x), elements(), kUnbounded)),
-        my_sums(Digits::of(int(threadIdx.x), work.spread.n4 / 4, sums_to_send())) {}
+        my_sums(Digits::of(int(threadIdx.x), work.spread.n4 / 4, work.spread.to_send)) {}
 
   static __device__ __forceinline__ int neurons_of(const Work& work, int rank) {
     const int most = work.spread.pieces * work.cut.neurons, left = work.cut.width - rank * most;
@@ -138,14 +138,10 @@ struct Block {
     return sum;
   }
 
-  __device__ __forceinline__ int sums_to_send() const {
-    return work.spread.resident ? work.spread.pieces : work.cut.shares / work.spread.blocks;
-  }
-
   // Brings the sums of all blocks to every block: the shares' to `inbox`, of which two steps in a row use different
   // halves, so that one barrier a step is enough; or f itself to work.f.
   __device__ __forceinline__ void meet(int parity, uint32_t& target) const {
-    const int n4 = work.spread.n4, words = n4 / 4, blocks = work.spread.blocks, count = sums_to_send();
+    const int n4 = work.spread.n4, words = n4 / 4, blocks = work.spread.blocks, count = work.spread.to_send;
     const int first = rank * count, of_sum = work.spread.resident ? 1 : work.cut.of_share();
     const int destinations = work.spread.resident ? 1 : blocks;
     float* targets = work.spread.resident ? work.partial : inbox + parity * work.cut.shares * n4;

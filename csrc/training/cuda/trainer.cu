@@ -146,8 +146,11 @@ struct ByWay {
   std::vector<TwoLayerMember> small, others;
 
   ByWay(const TwoLayerMember* members, int64_t count, const Device& device) {
+    bool served = false;
     for (int64_t i = 0; i < count; ++i) {
-      (small::serves(*members[i].training, device) ? small : others).push_back(members[i]);
+      const TwoLayerTraining& training = *members[i].training;
+      if (i == 0 || !small::alike(*members[i - 1].training, training)) served = small::serves(training, device);
+      (served ? small : others).push_back(members[i]);
     }
   }
 };
