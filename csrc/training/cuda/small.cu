@@ -112,7 +112,7 @@ Shape shape_of(const Spread& spread, int64_t networks) {
   return shape;
 }
 
-// A step of all networks in microseconds, roughly, by what an H200 took with ReLU and four features.
+// A model of a step of all networks in microseconds, fit for choosing between spreads alone: bits do not hang on it.
 double cost(const TwoLayerTraining& t, const Spread& spread, int64_t networks, const Device& device) {
   const double work = 1e-6 * double(t.n) * double(t.width) * (t.base == kRelu ? 1.0 : 1.4) *
                       (0.5 + double(padded_features(int(t.features))) / 8.0);
