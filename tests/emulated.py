@@ -19,10 +19,13 @@ GUARD = 8  # elements before and after every result that must stay as they are, 
 
 
 def emulated(folder: Path, rooms: Sequence[str], bindings: str) -> Any:
-    """The .cu files of csrc/gpu and csrc/ROOM/cuda and the C functions of tests/emulation/``bindings``, one library."""
+    """The .cu files of csrc/gpu and csrc/ROOM/cuda and the C functions of tests/emulation/``bindings``, one library.
+
+    The network stands on csrc/circle, which comes with it."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or not (ROOT / "csrc").exists():
         pytest.skip("needs a C++ compiler and the sources")
+    rooms = ["circle", *rooms] if "network" in rooms else rooms
     folders = [ROOT / "csrc" / "gpu", *(ROOT / "csrc" / room / "cuda" for room in rooms)]
     sources = [source for room in folders for source in sorted(room.glob("*.cu"))]
     flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
