@@ -15,6 +15,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATION = ROOT / "tests" / "emulation"
+OBJECTS: dict[Path, Path] = {}  # of the sources compiled so far: test files share them
 GUARD = 8  # elements before and after every result that must stay as they are, 16 bytes of each type at least
 
 
@@ -30,13 +31,15 @@ def emulated(folder: Path, rooms: Sequence[str], bindings: str) -> Any:
     sources = [source for room in folders for source in sorted(room.glob("*.cu"))]
     flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
     flags += ["-I", str(EMULATION), "-I", str(ROOT / "csrc"), "-x", "c++"]
+    sources.append(EMULATION / bindings)
+    new = {source: folder / f"{source.stem}{at}.o" for at, source in enumerate(sources) if source not in OBJECTS}
     jobs = [
-        subprocess.Popen([compiler, *flags, "-c", str(source), "-o", str(folder / f"{source.stem}{at}.o")])
-        for at, source in enumerate([*sources, EMULATION / bindings])
+        subprocess.Popen([compiler, *flags, "-c", str(source), "-o", str(target)]) for source, target in new.items()
     ]
     assert [job.wait() for job in jobs] == [0] * len(jobs)
-    library = folder / "emulation.so"
-    subprocess.run([compiler, "-shared", "-pthread", *map(str, folder.glob("*.o")), "-o", str(library)], check=True)
+    OBJECTS.update(new)
+    library, objects = folder / "emulation.so", [str(OBJECTS[source]) for source in sources]
+    subprocess.run([compiler, "-shared", "-pthread", *objects, "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
