@@ -1,7 +1,7 @@
 // The arcs of csrc/circle/cuda and the network's passes by them, emulated, as C functions for ctypes: whatever the
 // shapes, and not only where they are the faster way.
-#include "cuda_runtime.h"
 #include "circle/cuda/plan.cuh"
+#include "cuda_runtime.h"
 #include "network/cuda/ways.h"
 
 using namespace hrta;
@@ -62,14 +62,23 @@ int arcs_serve(int dtype, int base, int64_t features, const int64_t* sizes) {
 }
 
 int64_t arcs_forward(int dtype, const int64_t* sizes, const void* x, const void* weight, const void* output_weight,
-                     const double* s, void* f, void* df_dx, int in_double, int parameter_gradient, const int64_t* done,
+                     const double* s, void* f, void* df_dx, int in_double, int of_s, const int64_t* done,
                      void* scratch) {
   const TwoLayerCall call = call_of(dtype, sizes, x, weight, output_weight, s);
-  cuda::Outputs outputs;
-  outputs.f = f, outputs.df_dx = df_dx, outputs.done = done;
-  outputs.in_double = in_double != 0, outputs.parameter_gradient = parameter_gradient != 0;
+  const cuda::Outputs outputs{f, df_dx, in_double != 0, of_s != 0, done};
   if (scratch == nullptr) return cuda::arcs::forward_scratch(call, outputs, cuda::device_of(0));
   cuda::arcs::forward(call, outputs, scratch, cuda::device_of(0), nullptr);
+  return 0;
+}
+
+// As arcs_forward, the other way.
+int64_t lanes_forward(int dtype, const int64_t* sizes, const void* x, const void* weight, const void* output_weight,
+                      const double* s, void* f, void* df_dx, int in_double, int of_s, const int64_t* done,
+                      void* scratch) {
+  const TwoLayerCall call = call_of(dtype, sizes, x, weight, output_weight, s);
+  const cuda::Outputs outputs{f, df_dx, in_double != 0, of_s != 0, done};
+  if (scratch == nullptr) return cuda::lanes::forward_scratch(call, outputs.with_gradient());
+  cuda::lanes::forward(call, outputs, scratch, nullptr);
   return 0;
 }
 

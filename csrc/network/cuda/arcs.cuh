@@ -38,25 +38,27 @@ constexpr int64_t kShares = 132;
 constexpr int64_t kPartialBytes = int64_t(1) << 25;  // of all shares' sums, unless those of one share are more
 
 struct Cut {
-  int64_t shares;   // of a network
+  int shares;       // of a network
   int64_t neurons;  // of a share at most
-  int64_t tiles;    // of a network; share i has the tiles i, i + shares, ..
+  int tiles;        // of a network; share i has the tiles i, i + shares, ..
 
   explicit Cut(const TwoLayerCall& call) {
     const int64_t tile = with_type(call.dtype, [](auto zero) { return kTile<decltype(zero)>; });
     const int64_t bytes = call.networks * 16 * (2 * call.n + 2);
-    tiles = ceil_div(call.width, tile);
-    shares = std::min({ceil_div(kShares, call.networks), tiles, std::max<int64_t>(kPartialBytes / bytes, 1)});
+    tiles = int(ceil_div(call.width, tile));
+    shares =
+        int(std::min({ceil_div(kShares, call.networks), int64_t(tiles), std::max<int64_t>(kPartialBytes / bytes, 1)}));
     neurons = ceil_div(tiles, shares) * tile;
   }
 };
 
 // A block's place: network, share, and which of the blocks that share the share.
 struct SharePlace {
-  int64_t network, share, part;
+  int64_t network;
+  int share, part;
 };
-__device__ __forceinline__ SharePlace share_of_block(int64_t shares, int64_t parts) {
-  const int64_t block = int64_t(blockIdx.x);
+__device__ __forceinline__ SharePlace share_of_block(int shares, int parts) {
+  const int block = int(blockIdx.x);
   return {block / (shares * parts), block / parts % shares, block % parts};
 }
 
@@ -109,8 +111,8 @@ __device__ __forceinline__ void store(const T (&source)[kCount], int count, bool
 
 // The first neuron and the number of neurons that this thread has in a tile.
 template <typename T>
-__device__ __forceinline__ int64_t own_in_tile(int64_t tile, int64_t width, int* count) {
-  const int64_t first = (tile * kSweepThreads + threadIdx.x) * kPer<T>, left = width - first;
+__device__ __forceinline__ int64_t own_in_tile(int tile, int64_t width, int* count) {
+  const int64_t first = tile * kTile<T> + int(threadIdx.x) * kPer<T>, left = width - first;
   *count = left >= kPer<T> ? kPer<T> : left > 0 ? int(left) : 0;
   return first;
 }
@@ -119,6 +121,12 @@ __device__ __forceinline__ int64_t own_in_tile(int64_t tile, int64_t width, int*
 template <typename T>
 __device__ __forceinline__ void copy_to_shared(T* target, const T* source, int count) {
   for (int k = int(threadIdx.x); k < count; k += int(blockDim.x)) target[k] = source[k];
+}
+
+// Bytes of shared memory that a block may take for arrays, besides what its kernel declares.
+inline size_t room_of(const Device& device) {
+  constexpr int kDeclared = 1024;
+  return device.shared > kDeclared ? size_t(device.shared - kDeclared) : 0;
 }
 
 // One block goes once around the circle: warps that pay for n samples.

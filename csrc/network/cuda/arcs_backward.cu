@@ -13,8 +13,8 @@ struct GradientWork {
   TwoLayerCall call;
   TwoLayerGradients gradients;
   Plan<T> plan;
-  Point<T>* pull;         // (networks, arcs)
-  int64_t blocks, tiles;  // of a network
+  Point<T>* pull;     // (networks, arcs)
+  int blocks, tiles;  // of a network
 };
 
 // r of sample i, and with it whether it has to be counted on arc 0.
@@ -74,25 +74,34 @@ __global__ void __launch_bounds__(1024, 1) pull_kernel(const __grid_constant__ G
   if (thread == 0) pull[plan.arcs - 1] = {T(factor * combine(q, R.x, 0.0, 0.0)), T(factor * combine(q, R.y, 0.0, 0.0))};
 }
 
+// Where something is not finite: the samples one by one, with what NaN and infinity make of them, for those of the
+// `count` neurons from `first` on that arcs cannot serve.
 template <typename T>
-struct NeuronGradients {
-  T w0, w1, a;
-};
-
-// Where something is not finite: the samples one by one, with what NaN and infinity make of them.
-template <typename T>
-__device__ __noinline__ NeuronGradients<T> by_samples(const GradientWork<T>& work, int64_t network, T w0, T w1, T a) {
-  double R[2] = {}, H[2] = {};
-  const double v0 = double(w0), v1 = double(w1);
-  for (int i = 0; i < work.plan.n; ++i) {
-    const Two<double> r = residual(work, network, i);
-    R[0] += r.x, R[1] += r.y;
-    const double z = fused(double(work.plan.x[2 * i]), v0, double(work.plan.x[2 * i + 1]) * v1);
-    if (z > 0.0) H[0] += r.x, H[1] += r.y;
-  }
+__device__ __noinline__ void go_through_samples(const GradientWork<T>& work, int64_t network, int64_t first,
+                                                int count) {
   const double s = parameter(work.call), q = 1.0 - s, factor = output_scale(work.call.width);
-  return {T(factor * double(a) * combine(q, R[0], s, H[0])), T(factor * double(a) * combine(q, R[1], s, H[1])),
-          T(factor * combine(q, v0 * R[0] + v1 * R[1], s, v0 * H[0] + v1 * H[1]))};
+  for (int64_t k = network * work.call.width + first; count > 0; --count, ++k) {
+    const T* const weight = static_cast<const T*>(work.call.weight) + 2 * k;
+    const double w0 = double(weight[0]), w1 = double(weight[1]);
+    if (*work.plan.finite != 0 && finite(w0) && finite(w1)) continue;
+    double R[2] = {}, H[2] = {};
+    for (int i = 0; i < work.plan.n; ++i) {
+      const Two<double> r = residual(work, network, i);
+      R[0] += r.x, R[1] += r.y;
+      const double z = fused(double(work.plan.x[2 * i]), w0, double(work.plan.x[2 * i + 1]) * w1);
+      if (z > 0.0) H[0] += r.x, H[1] += r.y;
+    }
+    const double a = double(static_cast<const T*>(work.call.output_weight)[k]);
+    T* const grad_weight = static_cast<T*>(work.gradients.grad_weight);
+    T* const grad_output = static_cast<T*>(work.gradients.grad_output_weight);
+    if (grad_weight != nullptr) {
+      grad_weight[2 * k] = T(factor * a * combine(q, R[0], s, H[0]));
+      grad_weight[2 * k + 1] = T(factor * a * combine(q, R[1], s, H[1]));
+    }
+    if (grad_output != nullptr) {
+      grad_output[k] = T(factor * combine(q, w0 * R[0] + w1 * R[1], s, w0 * H[0] + w1 * H[1]));
+    }
+  }
 }
 
 // kShared: bounds, pulls and table are copied to shared memory, else they stay in the L2 cache.
@@ -119,26 +128,24 @@ __global__ void __launch_bounds__(kSweepThreads, 1) gradients_kernel(const __gri
   const bool aligned_grads =
       (reinterpret_cast<uintptr_t>(grad_weight) | reinterpret_cast<uintptr_t>(grad_output)) % 16 == 0;
   const bool all_finite = *plan.finite != 0;
-  for (int64_t tile = place.share; tile < work.tiles; tile += work.blocks) {
+  for (int tile = place.share; tile < work.tiles; tile += work.blocks) {
     int count, arc[kPer<T>];
     const int64_t first = own_in_tile<T>(tile, work.call.width, &count);
     T w[2 * kPer<T>], a[kPer<T>];
     load(neurons.weight + 2 * first, 2 * count, neurons.aligned, w);
     load(neurons.output + first, count, neurons.aligned, a);
-    if (all_finite) arcs_of<kPer<T>>(search, w, arc);
+    arcs_of<kPer<T>>(search, w, arc);
+    bool fine = all_finite;
 #pragma unroll
     for (int j = 0; j < kPer<T>; ++j) {
-      NeuronGradients<T> grads;
-      if (all_finite && is_finite<T>(at_least(magnitude(w[2 * j]), magnitude(w[2 * j + 1])))) {
-        const Point<T> h = pull[arc[j]];
-        grads = {a[j] * h.x, a[j] * h.y, multiply_add(w[2 * j], h.x, w[2 * j + 1] * h.y)};
-      } else {
-        grads = by_samples(work, place.network, w[2 * j], w[2 * j + 1], a[j]);
-      }
-      w[2 * j] = grads.w0, w[2 * j + 1] = grads.w1, a[j] = grads.a;
+      const Point<T> h = pull[arc[j]];
+      const T grad_a = multiply_add(w[2 * j], h.x, w[2 * j + 1] * h.y);
+      fine &= is_finite<T>(at_least(magnitude(w[2 * j]), magnitude(w[2 * j + 1])));
+      w[2 * j] = a[j] * h.x, w[2 * j + 1] = a[j] * h.y, a[j] = grad_a;
     }
     if (work.gradients.grad_weight != nullptr) store(w, 2 * count, aligned_grads, grad_weight + 2 * first);
     if (work.gradients.grad_output_weight != nullptr) store(a, count, aligned_grads, grad_output + first);
+    if (!fine) go_through_samples(work, place.network, first, count);
   }
 }
 
@@ -153,8 +160,8 @@ struct BackwardMemory {
     work.call = call, work.gradients = gradients;
     work.plan = plan_in<T>(memory, call.x, call.n);
     work.pull = memory.take<Point<T>>(work.plan.arcs * call.networks);
-    work.tiles = ceil_div(call.width, kTile<T>);
-    work.blocks = std::min(ceil_div(kShares, call.networks), work.tiles);
+    work.tiles = int(ceil_div(call.width, kTile<T>));
+    work.blocks = int(std::min<int64_t>(ceil_div(kShares, call.networks), work.tiles));
     shared = 2 * sizeof(Point<T>) * size_t(work.plan.arcs) + 4 * (size_t(work.plan.parts) + 1);
     bytes = memory.bytes();
   }
@@ -167,7 +174,7 @@ void run_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, 
   const dim3 blocks(unsigned(call.networks * memory.work.blocks));
   build_plan(memory.work.plan, stream);
   launch(pull_kernel<T>, dim3(unsigned(call.networks)), threads_around(call.n), stream, memory.work);
-  if (memory.shared <= size_t(device.shared)) {
+  if (memory.shared <= room_of(device)) {
     launch(gradients_kernel<T, true>, Shape{blocks, kSweepThreads, memory.shared}, stream, memory.work);
   } else {
     launch(gradients_kernel<T, false>, blocks, kSweepThreads, stream, memory.work);

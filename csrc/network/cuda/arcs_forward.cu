@@ -12,10 +12,9 @@ template <typename T>
 struct SweepWork {
   TwoLayerCall call;
   Search<T> search;  // in global memory
-  int64_t shares, tiles;
-  int n, arcs, bits;
+  int shares, tiles, n, arcs, bits;
   int shift;                    // of Bins
-  int64_t parts;                // blocks of a share, without shared memory
+  int parts;                    // blocks of a share, without shared memory
   uint32_t* most;               // (networks, shares), without shared memory: the largest magnitude of a w
   unsigned long long* partial;  // (networks, shares, 2, arcs) integers in units of
   double* unit;                 // (networks, shares)
@@ -70,7 +69,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
     __syncthreads();
     const double scale = power_of_two(work.bits - exponent);
     most = 0;
-    for (int64_t tile = place.share; tile < work.tiles; tile += work.shares) {
+    for (int tile = place.share; tile < work.tiles; tile += work.shares) {
       int count, arc[kPer<T>];
       const int64_t first = own_in_tile<T>(tile, work.call.width, &count);
       T w[2 * kPer<T>], a[kPer<T>];
@@ -104,8 +103,8 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
 template <typename T, typename Body>
 __device__ __forceinline__ void for_own_tiles(const SweepWork<T>& work, const SharePlace& place, const Body& body) {
   const Neurons<T> neurons(work.call, place.network);
-  const int64_t stride = work.shares * work.parts;
-  for (int64_t tile = place.share + work.shares * place.part; tile < work.tiles; tile += stride) {
+  const int stride = work.shares * work.parts;
+  for (int tile = place.share + work.shares * place.part; tile < work.tiles; tile += stride) {
     int count;
     const int64_t first = own_in_tile<T>(tile, work.call.width, &count);
     T w[2 * kPer<T>], a[kPer<T>];
@@ -159,8 +158,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1) global_sweep_kernel(const __
 struct OutputsWork {
   TwoLayerCall call;
   Outputs outputs;
-  int64_t shares;
-  int n, arcs;
+  int shares, n, arcs;
   const unsigned long long* partial;
   const double* unit;
   const int *begin, *end;  // of the plan
@@ -176,15 +174,16 @@ __global__ void __launch_bounds__(kThreads) reduce_kernel(const __grid_constant_
   if (*work.finite == 0 || stopped(work.outputs.done)) return;
   const int lane = int(threadIdx.x) % kWarp, row = int(threadIdx.x) / kWarp, columns = 2 * work.arcs;
   const int groups = (columns + kWarp - 1) / kWarp, at = int(blockIdx.x) % groups * kWarp + lane;
-  const int64_t network = int64_t(blockIdx.x) / groups, range = ceil_div(work.shares, kRows);
+  const int range = (work.shares + kRows - 1) / kRows;
+  const int64_t network = int(blockIdx.x) / groups;
   const double* const unit = work.unit + network * work.shares;
   const unsigned long long* const partial = work.partial + network * work.shares * columns + at;
   double sum = 0;
   if (at < columns) {
-    const int64_t last = at_most((row + 1) * range, work.shares);
+    const int last = at_most((row + 1) * range, work.shares);
 #pragma unroll 8
-    for (int64_t share = row * range; share < last; ++share) {
-      sum += unit[share] * double(static_cast<long long>(partial[share * columns]));
+    for (int share = row * range; share < last; ++share) {
+      sum += unit[share] * double(static_cast<long long>(partial[int64_t(share) * columns]));
     }
   }
   shared[row][lane] = sum;
@@ -275,7 +274,7 @@ struct ForwardMemory {
     sweep.call = call, sweep.search = plan.search();
     sweep.shares = cut.shares, sweep.tiles = cut.tiles;
     sweep.n = plan.n, sweep.arcs = plan.arcs, sweep.bits = bits_for(cut.neurons);
-    sweep.parts = std::min(ceil_div(2 * kShares, shares), ceil_div(cut.tiles, cut.shares));
+    sweep.parts = int(std::min(ceil_div(2 * kShares, shares), ceil_div(cut.tiles, cut.shares)));
     sweep.partial = memory.take<unsigned long long>(2 * arcs * shares);
     sweep.most = memory.take<uint32_t>(shares);
     zeros = size_t(reinterpret_cast<char*>(sweep.most + shares) - reinterpret_cast<char*>(sweep.partial));
@@ -287,7 +286,7 @@ struct ForwardMemory {
     outputs.prefix = memory.take<Two<long long>>(arcs * call.networks);
     bytes = std::max(memory.bytes(), behind.bytes());
     sweep.shift = 4;
-    while (sweep.shift >= 0 && (shared = shared_bytes()) > size_t(device.shared)) --sweep.shift;
+    while (sweep.shift >= 0 && (shared = shared_bytes()) > room_of(device)) --sweep.shift;
   }
 
   // Of the sweep with this many copies of the sums.
