@@ -44,6 +44,16 @@ int64_t backward_scratch(const TwoLayerCall& call);
 void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, void* stream);
 }  // namespace lanes
 
+// Sums over arcs of directions (arcs.cuh): ReLU and two features, where the shapes make it the faster way. Every card;
+// what does not fit its shared memory stays in global memory. backward stores gradients, it makes no updates.
+namespace arcs {
+bool serves(const TwoLayerCall& call);
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device);
+void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device, void* stream);
+int64_t backward_scratch(const TwoLayerCall& call);
+void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device, void* stream);
+}  // namespace arcs
+
 // The way that serves the call.
 int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device);
 void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device,
