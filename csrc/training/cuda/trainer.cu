@@ -138,10 +138,15 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
 
 }  // namespace launches
 
-int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t, int device) {
+int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t steps, int device) {
+  DeviceGuard guard(device);
   int64_t bytes = 0;
   const Device card = device_of(device);
-  for (int64_t i = 0; i < count; ++i) bytes = std::max(bytes, launches::scratch(*members[i].training, card));
+  for (int64_t i = 0; i < count; ++i) {
+    const TwoLayerTraining& training = *members[i].training;
+    const bool by_arcs = arcs::serves(training, card);
+    bytes = std::max(bytes, by_arcs ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
+  }
   return bytes;
 }
 
@@ -149,7 +154,10 @@ const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t coun
                                      int device, void* stream) {
   DeviceGuard guard(device);
   const Device card = device_of(device);
-  for (int64_t i = 0; i < count; ++i) launches::train(members[i], steps, scratch, card, stream);
+  for (int64_t i = 0; i < count; ++i) {
+    const auto train = arcs::serves(*members[i].training, card) ? arcs::train : launches::train;
+    train(members[i], steps, scratch, card, stream);
+  }
   return launch_error();
 }
 
