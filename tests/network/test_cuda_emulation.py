@@ -240,6 +240,20 @@ def test_training_steps_are_those_of_torch(kernels: Any, name: str, base: str, w
     assert torch.equal(nets[2].weight, nets[1].weight)
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_training_of_relu_with_two_features(kernels: Any, gradient: bool) -> None:
+    """By a way of its own; a loss of gradients by the passes for everything."""
+    samples = task(torch.float64, features=1, gradient=gradient)
+    nets = [hx.TwoLayerNet(1, 70, s=1.5, seed=0).double() for _ in range(3)]
+    theirs = by_autograd(nets[0], optimizer_of("adam", nets[0]), samples, 20)
+    ours = train(kernels, nets[1], optimizer_of("adam", nets[1]), samples, (20,), 1e-2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0.0)
+    torch.testing.assert_close(nets[1].weight, nets[0].weight, rtol=1e-9, atol=1e-12)
+    in_pieces = train(kernels, nets[2], optimizer_of("adam", nets[2]), samples, (1, 7, 12), 1e-2)
+    assert torch.equal(in_pieces, ours)
+    assert torch.equal(nets[2].weight, nets[1].weight)
+
+
 def test_training_with_few_neurons_and_many_samples(kernels: Any) -> None:
     """The update goes through sums over splits of the samples."""
     samples = task(torch.float32, n=700)

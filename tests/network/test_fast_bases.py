@@ -20,7 +20,7 @@ from hrta_ext.bases import BASES as NUMBERED
 
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return emulated(tmp_path_factory.mktemp("fast"), (), "fast_bases.cpp")
+    return emulated("fast_bases.cpp")
 
 
 def evaluate(functions: Any, base: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

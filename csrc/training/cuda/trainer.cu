@@ -162,7 +162,11 @@ int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count,
   const Device card = device_of(device);
   const ByWay by_way(members, count, card);
   int64_t bytes = small::scratch(by_way.small.data(), int64_t(by_way.small.size()), steps, card);
-  for (const TwoLayerMember& member : by_way.others) bytes = std::max(bytes, launches::scratch(*member.training, card));
+  for (const TwoLayerMember& member : by_way.others) {
+    const TwoLayerTraining& training = *member.training;
+    const bool by_arcs = arcs::serves(training, card);
+    bytes = std::max(bytes, by_arcs ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
+  }
   return bytes;
 }
 
@@ -174,7 +178,10 @@ const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t coun
   if (!by_way.small.empty()) {
     small::train(by_way.small.data(), int64_t(by_way.small.size()), steps, scratch, card, stream);
   }
-  for (const TwoLayerMember& member : by_way.others) launches::train(member, steps, scratch, card, stream);
+  for (const TwoLayerMember& member : by_way.others) {
+    const auto train = arcs::serves(*member.training, card) ? arcs::train : launches::train;
+    train(member, steps, scratch, card, stream);
+  }
   return launch_error();
 }
 

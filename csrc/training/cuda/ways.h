@@ -24,5 +24,12 @@ int64_t scratch(const TwoLayerTraining& training, const Device& device);
 void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Device& device, void* stream);
 }  // namespace launches
 
+// ReLU and two features by arcs of directions, O(n + m) a step (arcs.h).
+namespace arcs {
+bool serves(const TwoLayerTraining& training, const Device& device);
+int64_t scratch(const TwoLayerTraining& training, int64_t steps, const Device& device);
+void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Device& device, void* stream);
+}  // namespace arcs
+
 }  // namespace cuda
 }  // namespace hrta
