@@ -60,7 +60,7 @@ void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradi
 namespace cuda {
 
 // Features that the kernels serve; beyond, the product of samples and weights outweighs everything that fusing saves.
-constexpr int64_t kMostFeatures = 16;
+constexpr int64_t kMostFeatures = 64;
 
 enum class TwoLayerPass : int { kForward, kForwardWithGradient, kInputGradient, kParameterGradient, kBackward };
 

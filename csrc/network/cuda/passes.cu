@@ -8,7 +8,7 @@ namespace hrta {
 namespace cuda {
 
 int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device&) {
-  return lanes::forward_scratch(call, outputs.with_gradient());
+  return lanes::forward_scratch(call, outputs);
 }
 
 void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device&, void* stream) {
