@@ -193,15 +193,19 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
       }
     }
   }
-#pragma unroll
-  for (int v = 0; v < kCount; ++v) {
+#pragma unroll 1
+  for (int v = 0; v < kCount; ++v) {  // one copy of the update's code, which is longer than all the rest
     const int64_t neuron = first_neuron + v * kLanes;
     if (neuron >= call.width) continue;
     const int64_t k = network * call.width + neuron;
-    double sums[D];
+    double sums[D], of_a = 0;
 #pragma unroll
-    for (int d = 0; d < D; ++d) sums[d] = kNarrow ? H_total[v][d] : double(H[v][d]);
-    const double of_a = kNarrow ? A_total[v] : double(A[v]);
+    for (int u = 0; u < kCount; ++u) {
+      if (u != v) continue;
+#pragma unroll
+      for (int d = 0; d < D; ++d) sums[d] = kNarrow ? H_total[u][d] : double(H[u][d]);
+      of_a = kNarrow ? A_total[u] : double(A[u]);
+    }
     if (work.splits == 1) {
       finish_neuron<Unit::kDegree, D, T>(work, k, sums, of_a);
       continue;

@@ -6,10 +6,10 @@ namespace cuda {
 
 namespace {
 
-constexpr int64_t kWarpItems = 8192;   // a few times what a large GPU holds at a time
-constexpr int64_t kBlockItems = 1024;  // the same in tiles
-constexpr int64_t kLeastSplit = 64;    // samples
-constexpr int64_t kMostSums = 1 << 22;
+constexpr int64_t kWarpItems = 8192;    // a few times what a large GPU holds at a time
+constexpr int64_t kBlockItems = 1024;   // the same in tiles
+constexpr int64_t kLeastSplit = 64;     // samples
+constexpr int64_t kMostSums = 1 << 22;  // 32 MiB, or one chunk
 
 int tile_rows(const TwoLayerCall& call) {
   return call.dtype == ScalarKind::kFloat32 ? kBlockRows<float> : kBlockRows<double>;
@@ -51,7 +51,7 @@ BackwardPlan::BackwardPlan(const TwoLayerCall& call) {
                            ? tile_rows(call)
                            : kLanes * lane_neurons(degree_of(call.base), element_size(call), padded(call.features));
   groups = ceil_div(call.width, rows);
-  const int64_t wanted = (by_tiles ? kBlockItems : kWarpItems / 2) / std::max<int64_t>(call.networks * groups, 1);
+  const int64_t wanted = (by_tiles ? kBlockItems : kWarpItems / 4) / std::max<int64_t>(call.networks * groups, 1);
   splits = std::clamp<int64_t>(ceil_div(call.n, kLeastSplit), 1, std::max<int64_t>(wanted, 1));
   split_samples = std::max<int64_t>(ceil_div(call.n, splits), 1);
   splits = std::max<int64_t>(ceil_div(call.n, split_samples), 1);

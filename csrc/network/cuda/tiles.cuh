@@ -238,7 +238,8 @@ void with_tile_width(int64_t features, const Body& body) {
 
 // kWide: features of a thread, of which a row has at most 16 kWide; 0 for A alone.
 template <typename T, int kWide, typename Work>
-__global__ void __launch_bounds__(kTileThreads, kWide == 4 ? 3 : 4) tile_kernel(const __grid_constant__ Work work) {
+__global__ void __launch_bounds__(kTileThreads, (kWide == 4 ? 3 : 4) - (sizeof(T) == 8))
+    tile_kernel(const __grid_constant__ Work work) {
   using Memory = TileMemory<T>;
   constexpr bool kForward = std::is_same_v<Work, ForwardWork>, kProduct = kWide != 0, kNarrow = sizeof(T) == 4;
   constexpr int kHeld = Memory::kRows / kTileHigh, kOutputs = kProduct ? kWide : 1, kSteps = kProduct ? kWide : 4;

@@ -109,7 +109,7 @@ HRTA_INLINE constexpr int lane_neurons(int degree, size_t element, int features)
 // what it holds and sums (of float32, for a lane holds less of float64).
 template <typename T>
 HRTA_INLINE constexpr int resident_blocks(int held) {
-  return sizeof(T) == 8 ? 1 : held < 76 ? 4 : 3;
+  return sizeof(T) == 8 ? 1 : held < 70 ? 4 : 3;
 }
 
 // --- what both directions share -----------------------------------------------------------------------------------
