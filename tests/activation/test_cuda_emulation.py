@@ -36,8 +36,8 @@ def either_way(request: pytest.FixtureRequest, kernels: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    loaded = emulated(tmp_path_factory.mktemp("emulation"), ("activation",), "activation.cpp")
+def kernels() -> Any:
+    loaded = emulated("activation.cpp")
     loaded.parameter_gradient.restype = ctypes.c_int64
     return loaded
 

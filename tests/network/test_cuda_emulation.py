@@ -30,8 +30,8 @@ FORWARD, WITH_GRADIENT, INPUT_GRADIENT, PARAMETER_GRADIENT, BACKWARD = range(5)
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    loaded = emulated(tmp_path_factory.mktemp("emulation"), ("network", "training"), "network.cpp")
+def kernels() -> Any:
+    loaded = emulated("network.cpp")
     for function in (loaded.two_layer_pass, loaded.two_layer_train):
         function.restype = ctypes.c_int64
     return loaded
