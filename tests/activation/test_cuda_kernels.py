@@ -120,7 +120,7 @@ class OnGpu:
 
 
 @pytest.fixture(scope="module", params=["emulated", "gpu"])
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def kernels(request: pytest.FixtureRequest) -> Any:
     if request.param == "emulated":
         return Emulated(emulated("activation.cpp"))
     if not hx.backends()["cuda"]:

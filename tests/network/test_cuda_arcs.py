@@ -26,7 +26,7 @@ SMALL_CARD = 16 * 1024  # bytes of shared memory, less than any plan's table and
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def loaded() -> Any:
     library = emulated("arcs.cpp")
     for name in ("arcs_search", "arcs_forward", "lanes_forward", "arcs_backward", "chosen_forward"):
         getattr(library, name).restype = ctypes.c_int64

@@ -19,7 +19,7 @@ from hrta_ext.bases import BASES as NUMBERED
 
 
 @pytest.fixture(scope="module")
-def functions(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def functions() -> Any:
     return emulated("fast_bases.cpp")
 
 

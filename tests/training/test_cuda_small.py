@@ -27,7 +27,7 @@ LR = 1e-2
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def library() -> Any:
     return emulated("small.cpp")
 
 

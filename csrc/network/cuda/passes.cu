@@ -9,7 +9,7 @@ namespace cuda {
 
 int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device) {
   if (arcs::serves(call)) return arcs::forward_scratch(call, outputs, device);
-  return lanes::forward_scratch(call, outputs.with_gradient());
+  return lanes::forward_scratch(call, outputs);
 }
 
 void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device,

@@ -36,9 +36,9 @@ struct Targets {
   const double* everywhere = nullptr;
 };
 
-// A warp's lanes hold samples or neurons (units.cuh): every call of at most kMostFeatures features.
+// Lanes or tiles hold samples or neurons (units.cuh): every call of at most kMostFeatures features.
 namespace lanes {
-int64_t forward_scratch(const TwoLayerCall& call, bool with_gradient);  // bytes, as everywhere
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs);  // bytes, as everywhere
 void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, void* stream);
 int64_t backward_scratch(const TwoLayerCall& call);
 void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, void* stream);
