@@ -18,13 +18,15 @@ EMULATION = ROOT / "tests" / "emulation"
 GUARD = 8  # elements before and after every result that must stay as they are, 16 bytes of each type at least
 
 
-def emulated(folder: Path, rooms: Sequence[str], bindings: str) -> Any:
-    """The .cu files of csrc/gpu and csrc/ROOM/cuda and the C functions of tests/emulation/``bindings``, one library."""
+def emulated(folder: Path, rooms: Sequence[str], bindings: str, names: str = "*") -> Any:
+    """The .cu files of csrc/gpu and csrc/ROOM/cuda and the C functions of tests/emulation/``bindings``, one library;
+    of the rooms' files those that are named so."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or not (ROOT / "csrc").exists():
         pytest.skip("needs a C++ compiler and the sources")
-    folders = [ROOT / "csrc" / "gpu", *(ROOT / "csrc" / room / "cuda" for room in rooms)]
-    sources = [source for room in folders for source in sorted(room.glob("*.cu"))]
+    sources = sorted((ROOT / "csrc" / "gpu").glob("*.cu"))
+    for room in rooms:
+        sources += sorted((ROOT / "csrc" / room / "cuda").glob(f"{names}.cu"))
     flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
     flags += ["-I", str(EMULATION), "-I", str(ROOT / "csrc"), "-x", "c++"]
     jobs = [
