@@ -54,6 +54,16 @@ int64_t backward_scratch(const TwoLayerCall& call);
 void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device, void* stream);
 }  // namespace arcs
 
+// ReLU in float32 on tensor cores (wide_pieces.cuh): up to 64 features, where there are neurons and samples enough.
+namespace wide {
+bool serves_forward(const TwoLayerCall& call, const Device& device);
+bool serves_backward(const TwoLayerCall& call, const Device& device);
+int64_t forward_scratch(const TwoLayerCall& call, const Device& device);
+void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device, void* stream);
+int64_t backward_scratch(const TwoLayerCall& call, const Device& device);
+void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device, void* stream);
+}  // namespace wide
+
 // The way that serves the call.
 int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device);
 void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device,
