@@ -77,7 +77,7 @@ int64_t lanes_forward(int dtype, const int64_t* sizes, const void* x, const void
                       void* scratch) {
   const TwoLayerCall call = call_of(dtype, sizes, x, weight, output_weight, s);
   const cuda::Outputs outputs{f, df_dx, in_double != 0, of_s != 0, done};
-  if (scratch == nullptr) return cuda::lanes::forward_scratch(call, outputs.with_gradient());
+  if (scratch == nullptr) return cuda::lanes::forward_scratch(call, outputs);
   cuda::lanes::forward(call, outputs, scratch, nullptr);
   return 0;
 }

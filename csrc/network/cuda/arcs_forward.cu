@@ -268,7 +268,7 @@ struct ForwardMemory {
     Memory memory(scratch);
     int64_t* const finite = memory.take<int64_t>(1);
     Memory behind = memory;
-    of_lanes = behind.take<char>(lanes::forward_scratch(call, wanted.with_gradient()));
+    of_lanes = behind.take<char>(lanes::forward_scratch(call, wanted));
     plan = plan_in<T>(memory, call.x, call.n);
     plan.finite = finite;
     sweep.call = call, sweep.search = plan.search();
