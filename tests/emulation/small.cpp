@@ -68,11 +68,11 @@ void add(int dtype, int base, int adam, const int64_t* sizes, void** memory, con
 }
 
 int64_t scratch(int64_t steps) {
-  return cuda::small::scratch(members.data(), int64_t(members.size()), steps, device());
+  return cuda::two_layer_training_scratch(members.data(), int64_t(members.size()), steps, 0);
 }
 
 void train(int64_t steps, void* scratch) {
-  cuda::small::train(members.data(), int64_t(members.size()), steps, scratch, device(), nullptr);
+  cuda::two_layer_train_ensemble(members.data(), int64_t(members.size()), steps, scratch, 0, nullptr);
 }
 
 }  // extern "C"

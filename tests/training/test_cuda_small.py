@@ -285,6 +285,20 @@ def test_a_loss_that_is_not_finite_stops_its_network_alone(card: Any, limits: tu
     assert torch.equal(bad_from_the_start.state()[0], Problem(20, 3, 100).state()[0])
 
 
+def test_other_networks_of_an_ensemble_go_by_launches(card: Any) -> None:
+    """Where memory is short: all end as in float64, whichever way they go; the small ones to their own bits."""
+    problems = [Problem(30, 3, 40), Problem(500, 3, 70, "tanh", weighted=True), Problem(30, 3, 40, seed=1)]
+    alone = results(card, Problem(30, 3, 40), 6)
+    card.limit_devices(0, 0, 16 * 1024, 0)
+    assert [spread(card, problem) for problem in problems] == [1, 0, 1]
+    expected = [in_float64(problem, 6)[0] for problem in problems]
+    losses = train(card, problems, 6)
+    for loss, exact in zip(losses, expected, strict=True):
+        torch.testing.assert_close(loss, exact, rtol=2e-5, atol=0.0)
+    found = [losses[0], *problems[0].state(), problems[0].f.checked()]
+    assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
+
+
 def test_what_does_not_fit_goes_another_way(card: Any) -> None:
     """Less shared memory than the weights or samples need, a Sobolev loss, other types, too much work."""
     assert spread(card, Problem(100, 4, 1000)) == 16
