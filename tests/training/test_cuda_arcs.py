@@ -346,9 +346,9 @@ def test_quick_roots_and_quotients(kernels: Any) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(("n", "m"), [(500, 5000), (900, 5000), (500, 300_000)])
+@pytest.mark.parametrize(("n", "m"), [(500, 5000), (900, 5000), (400, 200_000), (900, 200_000), (500, 300_000)])
 def test_fit_on_a_gpu(dtype: torch.dtype, n: int, m: int, tmp_path: Path) -> None:
-    """Both forms, beyond small networks: 20 steps as torch's in float64; the same bits whole, again, in calls of single
+    """Every form, beyond small networks: 20 steps as torch's in float64; the same bits whole, again, in calls of single
     steps, and stopped after 7 steps and resumed."""
     x, y = (t.cuda() for t in circle(n, dtype))
 
