@@ -65,9 +65,9 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
 class Guarded:
     """A result filled with NaN between guards, on the 16-byte grid or ``off`` elements beside it."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, off: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, off: int = 0, device: str = "cpu") -> None:
         self.first, count = GUARD + off, torch.Size(shape).numel()
-        self.memory = torch.full((self.first + count + GUARD,), torch.nan, dtype=dtype)
+        self.memory = torch.full((self.first + count + GUARD,), torch.nan, dtype=dtype, device=device)
         self.result = self.memory[self.first : self.first + count].view(shape)
 
     def checked(self) -> Tensor:

@@ -27,7 +27,7 @@ struct Plan {
   double* turn;        // (2 n) turn_of
   int* rank;           // (2 n), (2): number of bounds, whether a sample is not finite
 
-  Search<T> search() const { return {bound, table, owner, parts}; }
+  HRTA_INLINE Search<T> search() const { return {bound, table, owner, parts}; }
 };
 
 // About four parts a sample; 32 KB where the table has to go to shared memory.
