@@ -8,13 +8,14 @@ pre-activations, whatever m is. Same functions as ``native``, of the same plain 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, own
+from hrta_ext.compiled import _C, KINDS, address
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import reference
 from hrta_ext.network.reference import Gradients, Needs, neuron_chunks, output_scale
@@ -31,18 +32,24 @@ def _pieces(count: int, which: int) -> int:
     return -(-count // _C.TWO_LAYER_PIECES[which])
 
 
+def _wide(tensor: Tensor | None, name: str, z: Tensor, count: int) -> int:
+    """The address of float64 values on z's device."""
+    return address(tensor, f"two_layer: {name}", torch.float64, z.get_device(), count)
+
+
 def _call(z: Tensor, output_weight: Tensor, s: Parameter, base: str) -> Any:
     """What a kernel is told of a chunk with pre-activations z (..., n, m); s a float, or float64 on z's device."""
-    n, width = z.shape[-2:]
+    *batch, n, width = z.shape
+    networks, dtype = math.prod(batch), output_weight.dtype
     return _C.TwoLayerCall(
-        dtype=KINDS[output_weight.dtype],
+        dtype=KINDS[dtype],
         base=BASES[base].number,
-        networks=output_weight.numel() // width,
+        networks=networks,
         n=n,
         width=width,
-        output_weight=own(output_weight),
+        output_weight=address(output_weight, "two_layer: output_weight", dtype, z.get_device(), networks * width),
         s=0.0 if isinstance(s, Tensor) else s,
-        s_value=own(s) if isinstance(s, Tensor) else 0,
+        s_value=_wide(s, "s", z, 1) if isinstance(s, Tensor) else 0,
     )
 
 
@@ -68,9 +75,8 @@ def sum_neurons(
         float64 (..., n).
     """
     sums = z.new_empty((*z.shape[:-1], _pieces(z.shape[-1], 0)))
-    _C.two_layer_sum_neurons(
-        _call(z, output_weight, s, base), scale, own(z), own(sums), replace, excess, z.get_device()
-    )
+    places = _wide(z, "z", z, z.numel()), _wide(sums, "sums", z, sums.numel())
+    _C.two_layer_sum_neurons(_call(z, output_weight, s, base), scale, *places, replace, excess, z.get_device())
     return sums.sum(-1)
 
 
@@ -90,8 +96,10 @@ def sum_samples(
     """
     *networks, n, width = z.shape
     sums = z.new_empty((*networks, _pieces(n, 1), width))
+    of_f = address(grad_f, "two_layer: grad_f", output_weight.dtype, z.get_device(), z.numel() // width)
+    places = [_wide(t, name, z, z.numel()) for t, name in ((z, "z"), (y, "y"))]
     call = _call(z, output_weight, s, base)
-    _C.two_layer_sum_samples(call, scale, own(grad_f), own(z), own(y), own(sums), z.get_device())
+    _C.two_layer_sum_samples(call, scale, of_f, *places, _wide(sums, "sums", z, sums.numel()), z.get_device())
     return sums.sum(-2)
 
 
