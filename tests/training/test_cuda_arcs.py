@@ -221,33 +221,31 @@ def test_silent_neurons_do_not_move(kernels: Any, way: int) -> None:
         assert not torch.equal(now, start)
 
 
-def exponent(run: Run) -> int:
-    """At which the products a w_d are summed, if the largest of all is."""
-    product = (run.tensors[1][:, None] * run.tensors[0]).abs().max()
-    return -(-int(torch.frexp(product).exponent) // 4) * 4
+def is_beyond_64(run: Run) -> bool:
+    """Whether the largest |a w_d| is: there the sums get another unit."""
+    return bool((run.tensors[1][:, None] * run.tensors[0]).abs().max() >= 64)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("drift", [1.0, -1.0])
-def test_bits_do_not_depend_on_the_cut_into_calls(kernels: Any, way: int, dtype: torch.dtype, drift: float) -> None:
+@pytest.mark.parametrize("grows", [True, False])
+def test_bits_do_not_depend_on_the_cut_into_calls(kernels: Any, way: int, dtype: torch.dtype, grows: bool) -> None:
     """40 steps, or 13, and 27 after a kill: new scratch memory, f forgotten, tensors on another grid, the threads in
     the opposite order. On the way the largest |a w| grows, or shrinks, beyond a power of 16 at which the sums' unit
     changes: it must come from the weights alone, not from those before."""
     x, y = circle(23, dtype)
-    grows = drift > 0
     runs = [Run(x, y if grows else 0 * y, 2077, "adam" if grows else "0", lr=1.0, off=off) for off in (0, 1)]
     for run in runs:
         weight, output = run.tensors[:2]
         if grows:
-            output.mul_(15.0 / (output[:, None] * weight).abs().max())
+            output.mul_(60.0 / (output[:, None] * weight).abs().max())
         else:  # one neuron that descent makes smaller
             output.mul_(0.1)
-            weight[5], output[5] = torch.tensor([4.0, 1.0]), 4.02
-    first = exponent(runs[0])
+            weight[5], output[5] = torch.tensor([4.0, 1.0]), 16.08
+    assert is_beyond_64(runs[0]) != grows
     whole = runs[0].train(kernels, 40)
     kernels.run_backwards(1)
     parts = [runs[1].train(kernels, 13)]
-    assert (exponent(runs[1]) - first) * drift > 0
+    assert is_beyond_64(runs[1]) == grows
     parts.append(runs[1].train(kernels, 27))
     kernels.run_backwards(0)
     cut = torch.cat(parts)
@@ -346,9 +344,9 @@ def test_quick_roots_and_quotients(kernels: Any) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(("n", "m"), [(500, 5000), (900, 5000), (500, 300_000)])
+@pytest.mark.parametrize(("n", "m"), [(500, 5000), (900, 5000), (400, 200_000), (900, 200_000), (500, 300_000)])
 def test_fit_on_a_gpu(dtype: torch.dtype, n: int, m: int, tmp_path: Path) -> None:
-    """Both forms, beyond small networks: 20 steps as torch's in float64; the same bits whole, again, in calls of single
+    """Every form, beyond small networks: 20 steps as torch's in float64; the same bits whole, again, in calls of single
     steps, and stopped after 7 steps and resumed."""
     x, y = (t.cuda() for t in circle(n, dtype))
 
