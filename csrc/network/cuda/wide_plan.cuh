@@ -73,10 +73,10 @@ struct SamplesWork {
 
 struct BackwardWork {
   SamplesWork samples;
-  int64_t groups;          // of neurons, in a network
-  int64_t network_blocks;  // thread blocks of a network
-  int segment;             // tiles that shared memory holds
-  double* totals;          // (blocks, 2 Q Layout::kOut, 256), where there are more than kFlush tiles
+  int groups;          // of neurons, in a network
+  int network_blocks;  // thread blocks of a network
+  int segment;         // tiles that shared memory holds
+  double* totals;      // (blocks, 2 Q Layout::kOut, 256), where there are more than kFlush tiles
   bool training;
   UpdateRule rule;
   Adam<float> adam{UpdateNumbers{}};
