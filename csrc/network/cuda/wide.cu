@@ -11,10 +11,9 @@ namespace wide {
 namespace {
 
 constexpr int64_t kLeastPairs = int64_t(1) << 20;
-constexpr int64_t kLeastSamples = 32;        // of a tile of 128
-constexpr int64_t kLeastNeurons = 1 << 14;   // backward: each block's are 128 Q, and none shares its samples' sum
-constexpr int64_t kForwardBlocks = 4 * 132;  // times those that a multiprocessor holds: four rounds of an H100
-constexpr int64_t kMostChunk = 1 << 23;      // tiles, so that neurons of a chunk have 32-bit numbers
+constexpr int64_t kLeastSamples = 32;       // of a tile of 128
+constexpr int64_t kLeastNeurons = 1 << 14;  // backward: each block's are 128 Q, and none shares its samples' sum
+constexpr int64_t kMostChunk = 1 << 23;     // tiles, so that neurons of a chunk have 32-bit numbers
 constexpr int64_t kAlignment = 128;
 
 // A kernel for wgmma is in the binary only if it was built for sm_90a, and runs on no other card.
