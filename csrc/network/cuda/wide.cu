@@ -11,9 +11,9 @@ namespace wide {
 namespace {
 
 constexpr int64_t kLeastPairs = int64_t(1) << 20;
-constexpr int64_t kLeastSamples = 32;        // of a tile of 128
-constexpr int64_t kLeastNeurons = 1 << 14;   // backward: each block's are 128 Q, and none shares its samples' sum
-constexpr int64_t kForwardBlocks = 4 * 132;  // times those that a multiprocessor holds: four rounds of an H100
+constexpr int64_t kLeastSamples = 32;       // of a tile of 128
+constexpr int64_t kLeastNeurons = 1 << 14;  // backward: each block's are 128 Q, and none shares its samples' sum
+constexpr int64_t kMostChunk = 1 << 23;     // tiles, so that neurons of a chunk have 32-bit numbers
 constexpr int64_t kAlignment = 128;
 
 // A kernel for wgmma is in the binary only if it was built for sm_90a, and runs on no other card.
@@ -49,7 +49,8 @@ struct ForwardPlan {
     rows = 128 * forward_cut(wgmma, D, size_of(call.n)).q;
     groups = ceil_div(call.n, rows);
     const int64_t all = call.networks * groups, tiles = ceil_div(call.width, kTile);
-    const int64_t wanted = std::min(ceil_div(kForwardBlocks * resident_blocks(D), all), tiles);
+    const int64_t wanted =
+        std::max(std::min(ceil_div(kForwardBlocks * resident_blocks(D), all), tiles), ceil_div(tiles, kMostChunk));
     chunk_neurons = ceil_div(tiles, wanted) * kTile;
     chunks = ceil_div(call.width, chunk_neurons);
     const int64_t group_bytes = int64_t(8) * D * rows * wanted;
@@ -187,7 +188,7 @@ void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, c
   samples.partial = reinterpret_cast<double*>(memory + plan.partial);
   samples.done = targets.update != nullptr ? targets.update->done : nullptr;
   BackwardWork work{};
-  work.groups = plan.groups, work.segment = plan.segment;
+  work.groups = int(plan.groups), work.segment = plan.segment;
   work.totals = reinterpret_cast<double*>(memory + plan.totals);
   work.training = targets.update != nullptr;
   if (work.training) {
@@ -204,7 +205,7 @@ void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, c
     samples.first_network = first;
     const int64_t networks = std::min(plan.slice, call.networks - first);
     work.samples = samples;
-    work.network_blocks = std::clamp<int64_t>(plan.most_blocks / networks, 1, plan.groups);
+    work.network_blocks = int(std::clamp<int64_t>(plan.most_blocks / networks, 1, plan.groups));
     with_kernels(call, [&](auto kernels) {
       if (plan.tiles > 0) kernels.samples(wgmma, samples, networks * plan.tiles, stream);
       kernels.backward(wgmma, work, networks * work.network_blocks, stream);

@@ -77,6 +77,19 @@ __device__ __forceinline__ void prefetch_rows(const float* source, int64_t from,
   for (int64_t k = from + threadIdx.x * 32; k < to; k += kThreads * 32) prefetch(source + k);
 }
 
+// What is the block's network's own. In shared memory, for the products leave no registers.
+struct OfNetwork {
+  float *weight, *output_weight, *grad_weight, *grad_output_weight;
+  const uint32_t* pieces;
+  const float* back;
+  double* totals;
+  float q_scale, s_scale;
+};
+
+__device__ inline float* moved(void* gradient, int64_t by) {
+  return gradient == nullptr ? nullptr : static_cast<float*>(gradient) + by;
+}
+
 template <typename Product, int Q>
 __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     backward_kernel(const __grid_constant__ BackwardWork work) {
@@ -84,22 +97,32 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     constexpr int D = Product::D;
     using L = Layout<D>;
     __shared__ float everywhere[D];
+    __shared__ OfNetwork own;
     if (stopped(work.samples.done)) return;
     uint32_t* shared = reinterpret_cast<uint32_t*>(shared_memory());
     const TwoLayerCall& call = work.samples.call;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4, features = int(call.features);
-    const int64_t place = blockIdx.x / work.network_blocks, network = work.samples.first_network + place;
-    const int64_t width = call.width, tiles = work.samples.tiles;
-    float* weight = static_cast<float*>(const_cast<void*>(call.weight)) + network * width * features;
-    float* output_weight = static_cast<float*>(const_cast<void*>(call.output_weight)) + network * width;
-    const uint32_t* pieces = work.samples.pieces + place * tiles * L::kTileWords;
-    const float* backs = work.samples.back + place * tiles;
+    const int64_t width = call.width;
+    const int tiles = int(work.samples.tiles);
     {  // R, by all threads, in an order of its own
+      const int64_t place = int(blockIdx.x) / work.network_blocks, network = work.samples.first_network + place;
       double* parts = reinterpret_cast<double*>(shared);
       const double* partial = work.samples.partial + place * tiles * D;
       double part = 0;
-      for (int64_t k = threadIdx.x / D; k < tiles; k += kThreads / D) part += partial[k * D + threadIdx.x % D];
+      for (int k = threadIdx.x / D; k < tiles; k += kThreads / D) part += partial[int64_t(k) * D + threadIdx.x % D];
       parts[threadIdx.x] = part;
+      if (threadIdx.x == 0) {
+        const double s = parameter(call), scale = output_scale(width);
+        const int64_t first = network * width;
+        own.weight = moved(const_cast<void*>(call.weight), first * features);
+        own.output_weight = moved(const_cast<void*>(call.output_weight), first);
+        own.grad_weight = moved(work.samples.gradients.grad_weight, first * features);
+        own.grad_output_weight = moved(work.samples.gradients.grad_output_weight, first);
+        own.pieces = work.samples.pieces + place * tiles * L::kTileWords;
+        own.back = work.samples.back + place * tiles;
+        own.totals = work.totals + int64_t(blockIdx.x) * (2 * Q * L::kOut * kThreads);
+        own.q_scale = float((1 - s) * scale), own.s_scale = float(s * scale);
+      }
       __syncthreads();
       if (threadIdx.x < D) {
         double total = 0;
@@ -108,10 +131,10 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
       }
       __syncthreads();
     }
-    auto load = [&](int64_t first) {
-      const int64_t some = tiles - first < work.segment ? tiles - first : work.segment;
-      const int count = int(some) * (L::kTileWords / 4);
-      const uint4* source = reinterpret_cast<const uint4*>(pieces + first * L::kTileWords);
+    auto load = [&](int first) {
+      const int some = tiles - first < work.segment ? tiles - first : work.segment;
+      const int count = some * (L::kTileWords / 4);
+      const uint4* source = reinterpret_cast<const uint4*>(own.pieces + int64_t(first) * L::kTileWords);
       for (int k = threadIdx.x; k < count; k += kThreads)
         copy_16_bytes(reinterpret_cast<uint4*>(shared) + k, source + k);
       wait_for_copies();
@@ -120,34 +143,29 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     const bool resident = tiles <= work.segment;
     if (resident) load(0);
     __syncthreads();
-    const double s = parameter(call), scale = output_scale(width);
-    const float q_scale = float((1 - s) * scale), s_scale = float(s * scale);
-    for (int64_t group = blockIdx.x % work.network_blocks; group < work.groups; group += work.network_blocks) {
+    for (int group = int(blockIdx.x) % work.network_blocks; group < work.groups; group += work.network_blocks) {
       const int64_t row = first_row<Q>(group, warp);
-      const int64_t from = (group + work.network_blocks) * 128 * Q,
+      const int64_t from = int64_t(group + work.network_blocks) * (128 * Q),
                     to = from + 128 * Q < width ? from + 128 * Q : width;
-      prefetch_rows(weight, from * features, to * features), prefetch_rows(output_weight, from, to);
+      prefetch_rows(own.weight, from * features, to * features), prefetch_rows(own.output_weight, from, to);
       if (work.training) {
         prefetch_rows(work.weight_first, from * features, to * features), prefetch_rows(work.output_first, from, to);
         prefetch_rows(work.weight_second, from * features, to * features), prefetch_rows(work.output_second, from, to);
       }
       uint32_t a[Q][L::kRow];
-      load_rows<D, Q>(weight, row, width, features, lane, a, work.zero);
+      load_rows<D, Q>(own.weight, row, width, features, lane, a, work.zero);
       float sum[Q][L::kOut][4] = {};
-      double* totals = work.totals + int64_t(blockIdx.x) * (2 * Q * L::kOut * kThreads) + threadIdx.x;
-      int since = 0;
-      bool flushed = false;
-      for (int64_t first = 0; first < tiles; first += work.segment) {
+      for (int first = 0; first < tiles; first += work.segment) {
         if (!resident) {
           __syncthreads();
           load(first);
           __syncthreads();
         }
-        const int count = int(tiles - first < work.segment ? tiles - first : work.segment);
+        const int count = tiles - first < work.segment ? tiles - first : work.segment;
 #pragma unroll 1
         for (int k = 0; k < count; ++k) {
-          const float back = backs[first + k];
-          const int64_t left = call.n - (first + k) * kTile;
+          const float back = own.back[first + k];
+          const int64_t left = call.n - int64_t(first + k) * kTile;
           const int blocks = left < kTile ? int(left + 15) / 16 : kBlocks;
           float out[Q][L::kOut * 4];
           Product::template multiply_tile<Q>(shared + k * L::kTileWords, blocks, a, out, lane);
@@ -159,21 +177,21 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
               for (int e = 0; e < 4; ++e) sum[q][j][e] = multiply_add(out[q][4 * j + e], back, sum[q][j][e]);
             }
           }
-          if (++since == kFlush && first + k + 1 < tiles) {
+          const int done = first + k + 1;
+          if (done % kFlush == 0 && done < tiles) {
 #pragma unroll
             for (int q = 0; q < Q; ++q) {
 #pragma unroll
               for (int j = 0; j < L::kOut; ++j) {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                  double* at = totals + ((q * L::kOut + j) * 2 + h) * kThreads;
+                  double* at = own.totals + ((q * L::kOut + j) * 2 + h) * kThreads + threadIdx.x;
                   const double value = double(sum[q][j][2 * h]) + double(sum[q][j][2 * h + 1]);
-                  *at = flushed ? *at + value : value;
+                  *at = done > kFlush ? *at + value : value;
                   sum[q][j][2 * h] = sum[q][j][2 * h + 1] = 0;
                 }
               }
             }
-            flushed = true, since = 0;
           }
         }
       }
@@ -184,14 +202,15 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
           const int64_t k = row + 64 * q + 8 * h + lane / 4;
           const bool here = k < width;
           float w[L::kOwn];
-          load_own<D>(weight, k, width, features, t, w);
-          const float output = here ? output_weight[k] : 0.0f;
+          load_own<D>(own.weight, k, width, features, t, w);
+          const float output = here ? own.output_weight[k] : 0.0f;
+          const float q_scale = own.q_scale, s_scale = own.s_scale;
           float along = 0, slope[L::kOwn];
 #pragma unroll
           for (int j = 0; j < L::kOwn; ++j) {
             float H = sum[q][j][2 * h] + sum[q][j][2 * h + 1];
-            if (flushed) {
-              const double total = totals[((q * L::kOut + j) * 2 + h) * kThreads];
+            if (tiles > kFlush) {
+              const double total = own.totals[((q * L::kOut + j) * 2 + h) * kThreads + threadIdx.x];
               H = float(total + double(sum[q][j][2 * h]) + double(sum[q][j][2 * h + 1]));
             }
             const float linear = q_scale == 0 ? 0.0f : q_scale * everywhere[L::feature(t, j)];
@@ -200,24 +219,23 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
           }
           along += __shfl_xor_sync(~0u, along, 1);
           along += __shfl_xor_sync(~0u, along, 2);
-          if (!here) continue;
-          const int64_t neuron = network * width + k;
 #pragma unroll
           for (int j = 0; j < L::kOwn; ++j) {
             const int f = L::feature(t, j);
-            if (f >= features) continue;
+            if (!here || f >= features) continue;
             const float grad = output * slope[j];
             if (work.training) {
-              update_value(work, grad, w[j], weight, work.weight_first, work.weight_second, k * features + f);
-            } else if (work.samples.gradients.grad_weight != nullptr) {
-              static_cast<float*>(work.samples.gradients.grad_weight)[neuron * features + f] = grad;
+              update_value(work, grad, w[j], own.weight, work.weight_first, work.weight_second, k * features + f);
+            } else if (own.grad_weight != nullptr) {
+              own.grad_weight[k * features + f] = grad;
             }
           }
-          if (t != 0) continue;
+          __syncwarp();  // the other lanes have read the output weight that lane 0 may update
+          if (t != 0 || !here) continue;
           if (work.training) {
-            update_value(work, along, output, output_weight, work.output_first, work.output_second, k);
-          } else if (work.samples.gradients.grad_output_weight != nullptr) {
-            static_cast<float*>(work.samples.gradients.grad_output_weight)[neuron] = along;
+            update_value(work, along, output, own.output_weight, work.output_first, work.output_second, k);
+          } else if (own.grad_output_weight != nullptr) {
+            own.grad_output_weight[k] = along;
           }
         }
       }

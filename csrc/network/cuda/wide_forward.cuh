@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     using L = Layout<D>;
     __shared__ float largest[2][kBlocks];
     __shared__ double of_warp[kBlocks][D];
+    __shared__ double* sums;  // of the block; a register saved
     if (stopped(work.done)) return;
     uint32_t* tiles = reinterpret_cast<uint32_t*>(shared_memory());  // two
     const TwoLayerCall& call = work.call;
@@ -23,17 +24,17 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     const int64_t chunk = blockIdx.x % work.chunks, place = blockIdx.x / work.chunks;
     const int64_t group = (work.first_group + place) % work.groups, network = (work.first_group + place) / work.groups;
     const bool with_linear = group == 0;
-    const float* weight = static_cast<const float*>(call.weight) + network * call.width * features;
-    const float* output_weight = static_cast<const float*>(call.output_weight) + network * call.width;
+    const int64_t begin = network * call.width + chunk * work.chunk_neurons, left = (network + 1) * call.width - begin;
+    const int neurons = int(left < work.chunk_neurons ? left : work.chunk_neurons);
+    const float* weight = static_cast<const float*>(call.weight) + begin * features;
+    const float* output_weight = static_cast<const float*>(call.output_weight) + begin;
     uint32_t a[Q][L::kRow];
     load_rows<D, Q>(static_cast<const float*>(call.x), first_row<Q>(group, warp), call.n, features, lane, a, work.zero);
-    const int64_t begin = chunk * work.chunk_neurons;
-    const int64_t end = begin + work.chunk_neurons < call.width ? begin + work.chunk_neurons : call.width;
     float sum[Q][L::kOut][4] = {};
     double linear[L::kOwn] = {};
-    bool flushed = false;
-    double* target = work.sums + ((chunk * work.slice + place) * (128 * Q) + first_row<Q>(0, warp) + lane / 4) * D;
-    auto flush = [&] {
+    if (threadIdx.x == 0) sums = work.sums + (chunk * work.slice + place) * (128 * Q) * D;
+    auto flush = [&](bool again) {
+      double* target = sums + (int(first_row<Q>(0, warp)) + lane / 4) * D;
 #pragma unroll
       for (int q = 0; q < Q; ++q) {
 #pragma unroll
@@ -42,18 +43,17 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
           for (int h = 0; h < 2; ++h) {
             double* at = target + (64 * q + 8 * h) * D + L::feature(lane % 4, j);
             const double value = double(sum[q][j][2 * h]) + double(sum[q][j][2 * h + 1]);
-            *at = flushed ? *at + value : value;
+            *at = again ? *at + value : value;
             sum[q][j][2 * h] = sum[q][j][2 * h + 1] = 0;
           }
         }
       }
-      flushed = true;
     };
     // A tile's way: loaded into registers, its largest |p| told to all, its pieces stored, multiplied; each stage a
     // tile behind the one before, so that one barrier a tile is enough.
     Columns<D, false> columns;
-    auto fetch = [&](int64_t first) {
-      columns.load(weight, output_weight, nullptr, first + warp * 16, end, features, lane);
+    auto fetch = [&](int first) {
+      columns.load(weight, output_weight, nullptr, first + warp * 16, neurons, features, lane);
     };
     auto tell = [&](int index) {
       const float own = columns.largest();
@@ -72,14 +72,13 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
 #pragma unroll
       for (int j = 0; j < L::kOwn; ++j) linear[j] += double(columns.p(0, j) + columns.p(1, j));
     };
-    const int count = int((end - begin + kTile - 1) / kTile);
-    fetch(begin);
+    const int count = (neurons + kTile - 1) / kTile;
+    fetch(0);
     tell(0);
     __syncthreads();
     float most = largest_of(0);
     store(0, most);
-    if (count > 1) fetch(begin + kTile), tell(1);
-    int since = 0;
+    if (count > 1) fetch(kTile), tell(1);
     for (int index = 0; index < count; ++index) {
       __syncthreads();
       const float back = scale_back(most);
@@ -87,9 +86,9 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
         most = largest_of(index + 1);
         store(index + 1, most);
       }
-      const int64_t first = begin + int64_t(index) * kTile;
+      const int first = index * kTile;
       if (index + 2 < count) fetch(first + 2 * kTile);
-      const int blocks = end - first < kTile ? int(end - first + 15) / 16 : kBlocks;
+      const int blocks = neurons - first < kTile ? (neurons - first + 15) / 16 : kBlocks;
       float out[Q][L::kOut * 4];
       Product::template multiply_tile<Q>(tiles + (index & 1) * L::kTileWords, blocks, a, out, lane);
 #pragma unroll
@@ -100,10 +99,10 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
           for (int e = 0; e < 4; ++e) sum[q][j][e] = multiply_add(out[q][4 * j + e], back, sum[q][j][e]);
         }
       }
-      if (++since == kFlush) flush(), since = 0;
+      if ((index + 1) % kFlush == 0) flush(index >= kFlush);
       if (index + 2 < count) tell(index + 2);
     }
-    if (since > 0) flush();
+    if (count % kFlush != 0) flush(count > kFlush);
     if (!with_linear) return;
 #pragma unroll
     for (int j = 0; j < L::kOwn; ++j) {

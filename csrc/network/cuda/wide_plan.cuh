@@ -8,7 +8,13 @@ namespace hrta {
 namespace cuda {
 namespace wide {
 
+#if defined(__CUDACC__)
 constexpr int64_t kSlice = int64_t(64) << 20;  // bytes of scratch that one launch shares, where it has a choice
+constexpr int64_t kForwardBlocks = 4 * 132;    // times those that a multiprocessor holds: four rounds of an H100
+#else  // so that the emulation's small tests see several launches, and chunks of many tiles
+constexpr int64_t kSlice = int64_t(1) << 18;
+constexpr int64_t kForwardBlocks = 4;
+#endif
 
 inline int padded(int64_t features) {
   int count = 4;
@@ -73,10 +79,10 @@ struct SamplesWork {
 
 struct BackwardWork {
   SamplesWork samples;
-  int64_t groups;          // of neurons, in a network
-  int64_t network_blocks;  // thread blocks of a network
-  int segment;             // tiles that shared memory holds
-  double* totals;          // (blocks, 2 Q Layout::kOut, 256), where there are more than kFlush tiles
+  int groups;          // of neurons, in a network
+  int network_blocks;  // thread blocks of a network
+  int segment;         // tiles that shared memory holds
+  double* totals;      // (blocks, 2 Q Layout::kOut, 256), where there are more than kFlush tiles
   bool training;
   UpdateRule rule;
   Adam<float> adam{UpdateNumbers{}};
