@@ -165,8 +165,8 @@ def test_batches_and_results_in_double(kernels: Any, capability: int) -> None:
 
 @pytest.mark.parametrize("capability", [MMA, WGMMA])
 def test_many_tiles(kernels: Any, capability: int) -> None:
-    """More than 32 tiles go through sums in double: of neurons in a chunk, and of samples, which do not fit shared memory
-    at once; fewer multiprocessors give the same bits."""
+    """More than 32 tiles go through sums in double: of neurons in a chunk, and of samples, which do not fit shared
+    memory at once; fewer multiprocessors give the same bits."""
     given = clear(*problem(5, 8 * 33 * 128 + 70, 3))
     f, df_dx = forward(kernels, limits(capability), given, 1.5)
     near(f, dense(*given, 1.5, "relu"))
