@@ -25,7 +25,7 @@ cudaLaunchConfig_t prepared(Kernel kernel, const Shape& shape, cudaLaunchAttribu
   cudaLaunchConfig_t config{};
   config.gridDim = shape.blocks, config.blockDim = dim3(unsigned(shape.threads));
   config.dynamicSmemBytes = shape.shared;
-  if (shape.shared > 32 * 1024) {  // the 48 KB that need no asking count the kernel's static shared memory too
+  if (shape.shared > 32 * 1024) {  // 48 KB with the kernel's static shared memory, at most 16 KB beside
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared));
   }
   if (shape.cluster > 8) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "activation/activation.h"
+#include "gpu/device.h"
 #include "ntk/gram.h"
 #include "simd/levels.h"
 #include "torch/addresses.h"
@@ -55,4 +56,14 @@ PYBIND11_MODULE(_C, m) {
   bind_training(m);
   add_constants(m);
   m.def("build_info", &build_info);
+#if defined(HRTA_WITH_CUDA)
+  // For tests: every device as if it were no larger, so that calls take the ways of smaller cards; 0 lifts a limit.
+  m.def(
+      "limit_cuda",
+      [](int capability, int multiprocessors, int shared, int cluster) {
+        cuda::limit_devices({capability, multiprocessors, shared, cluster});
+      },
+      py::kw_only(), py::arg("capability") = 0, py::arg("multiprocessors") = 0, py::arg("shared") = 0,
+      py::arg("cluster") = 0);
+#endif
 }

@@ -29,8 +29,8 @@ NUMBERS = torch.float64
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    loaded = emulated(tmp_path_factory.mktemp("wide"), ("network",), "wide.cpp", names="wide*")
+def kernels() -> Any:
+    loaded = emulated("wide.cpp")
     for function in (loaded.wide_forward, loaded.wide_backward):
         function.restype = ctypes.c_int64
     return loaded
@@ -283,7 +283,7 @@ def test_which_calls_it_serves(kernels: Any) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or cuda_architectures() == "", reason="needs a GPU and its kernels")
-@pytest.mark.parametrize("features", [3, 4, 7, 8, 16])
+@pytest.mark.parametrize("features", [3, 4, 7, 8, 16, 27, 64])
 def test_on_a_gpu(features: int) -> None:
     """Through the op, at sizes that go this way: against float64, and three calls to the same bits."""
     given = clear(*problem(300, 20000, features))
