@@ -20,6 +20,8 @@ from hrta_ext.activation import native, reference
 from hrta_ext.bases import BASES
 from hrta_ext.network import native as native_two_layer
 from hrta_ext.network import reference as reference_two_layer
+from hrta_ext.ntk import native as native_ntk
+from hrta_ext.ntk import reference as reference_ntk
 
 SIZES = (1, 7, 8, 9, 2047, 2049)
 FEATURES = 3
@@ -105,6 +107,21 @@ def training_results(dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]
         yield f"training n {n} m {width}", *losses
 
 
+def gram_results() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Gram matrices by digits (where the card has them) beside those of the float64 class; drawn neurons; powers."""
+    for n, m, features in ((1, 50_000, 2), (130, 40_001, 3), (70, 50_000, 9), (520, 40_000, 4)):
+        x = torch.randn(n, features, device="cuda")
+        weight, output_weight = hx.random_weights(0, m, features, device="cuda", dtype=torch.float32)
+        exact = hx.gram(x.double(), weight.double(), output_weight.double(), (0.5, 1.5))
+        for i, (got, expected) in enumerate(zip(hx.gram(x, weight, output_weight, (0.5, 1.5)), exact, strict=True)):
+            yield f"gram n {n} m {m} D {features}, result {i}", got, expected
+        drawn = hx.random_gram_path(x, m, batches=1)((0.5, 1.5))
+        yield f"drawn gram n {n} m {m} D {features}", drawn.a, exact.a
+    base = torch.rand(7, 300, device="cuda", dtype=torch.float64)
+    left, right = torch.rand(7, 5, device="cuda").double(), torch.rand(5, 300, device="cuda").double()
+    yield "power sum", native_ntk.power_sum(left, right, base), reference_ntk.power_sum(left, right, base)
+
+
 def main() -> int:
     """Run and compare everything; the exit code says whether all agree."""
     if not hx.backends()["cuda"]:
@@ -125,6 +142,7 @@ def main() -> int:
             for sizes in ((33, 70, 2), (129, 65, 3), (600, 5, 9), (5, 130, 16)):
                 found += [(f"{base}, {name}", dtype, *pair) for name, *pair in two_layer_results(*sizes, base, dtype)]
         found += [(name, dtype, *pair) for name, *pair in training_results(dtype)]
+    found += [(name, torch.float32, *pair) for name, *pair in gram_results()]
     for name, dtype, got, exact in found:
         scale = 1.0 + (exact.abs().max().item() if exact.numel() else 0.0)
         error = (got.double() - exact).abs().max().item() if exact.numel() else 0.0

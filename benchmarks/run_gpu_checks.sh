@@ -76,6 +76,7 @@ sanitizer() {
 benchmarks() {
   step bench_cuda "$python" "$root/benchmarks/bench_activation.py" --device cuda --out "$out/activation_cuda.json"
   step bench_two_layer "$python" "$root/benchmarks/bench_two_layer_gpu.py" --out "$out/two_layer_gpu.json"
+  step bench_gram "$python" "$root/benchmarks/bench_gram_gpu.py" --out "$out/gram_gpu.json"
   step bench_cpu "$python" "$root/benchmarks/bench_activation.py" --no-compile --out "$out/activation_cpu.json"
 }
 

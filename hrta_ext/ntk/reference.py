@@ -35,10 +35,10 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
 
 
 def _gpu_chunk(x: Tensor, scratch_bytes: int) -> int:
-    """Neurons at a time that fill a GPU: 128 MiB for any shape; as on the CPU where the budget is for less."""
+    """Neurons at a time that fill a GPU: 256 MiB for any shape; as on the CPU where the budget is for less."""
     n, features = x.shape
     per_neuron = _BYTES_PER_ENTRY * n + 16 * (features + 1)
-    wide = min(max(2**27 // per_neuron, 64), 2**17)
+    wide = min(max(2**28 // per_neuron, 64), 2**17)
     return wide if wide * per_neuron <= scratch_bytes else _chunk(n)
 
 
@@ -95,7 +95,11 @@ def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: b
 def _add_product(rows: Tensor, product: Tensor) -> None:
     """product (n, n) += rows rows^T, rows (n, count), on and above the diagonal."""
     for begin in range(0, rows.shape[0], _ROWS):
-        product[begin : begin + _ROWS, begin:] += rows[begin : begin + _ROWS] @ rows[begin:].mT
+        left, right, to = rows[begin : begin + _ROWS], rows[begin:].mT, product[begin : begin + _ROWS, begin:]
+        if to.dtype == rows.dtype:
+            to.addmm_(left, right)  # without a matrix between, which costs a GPU as much as the product
+        else:
+            to += left @ right
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
