@@ -91,17 +91,15 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-# Object files only: no GPU and no torch are needed to see that the sources compile for every architecture.
+# Object files only: no GPU and no torch are needed to see that the sources compile for every architecture, that no hot
+# kernel spills (csrc/gpu/check_ptxas.py lists them) and that wgmma is not serialised.
 cuda:
-	@for arch in 80 90a 100; do for source in csrc/*/cuda/*.cu; do echo $$arch $$source; done; done | \
+	@for arch in 80 90a 100; do for source in csrc/gpu/*.cu csrc/*/cuda/*.cu; do echo $$arch $$source; done; done | \
 	  xargs -P $$(nproc) -L 1 sh -c ' \
-	    case $$1 in */activation/*) fmad=-fmad=false;; esac; \
+	    case $$1 in */activation/*|*/training/cuda/small_*) fmad=-fmad=false;; esac; \
 	    log=$$(nvcc -std=c++20 -O3 $$fmad -I csrc -gencode=arch=compute_$$0,code=sm_$$0 -Xptxas -v -c $$1 -o /dev/null 2>&1) || \
 	      { echo "$$log"; exit 255; }; \
-	    echo "$$log" | awk -v what="sm_$$0 $$1" \
-	      "/Used [0-9]+ registers/ {for (i = 1; i < NF; i++) if (\$$i == \"Used\" && \$$(i+1) > most) most = \$$(i+1)} \
-	       /spill stores/ {spilled += \$$5; kernels++} \
-	       END {print what \": functions \" kernels \", most registers \" most \", bytes spilled \" spilled+0}"'
+	    echo "$$log" | $(PYTHON) csrc/gpu/check_ptxas.py sm_$$0 $$1'
 
 # Configures against the least torch promised and compiles what touches torch, with nothing of it but its headers: a wheel
 # of 530 MB is fetched (build/oldest keeps it), no second environment is made.

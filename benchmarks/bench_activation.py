@@ -7,15 +7,16 @@ large tensors are many times its L2 cache, so they come from memory.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from typing import Any
 
 import torch
-from activation_cases import COMPILED, TOLERANCES, Case, S, competitors, cpu_cases, cuda_cases
+from activation_cases import COMPILED, TOLERANCES, Case, competitors, cpu_cases, cuda_cases
+from ceilings import Floor, ceilings
 from timing import (
     QUICK,
+    Budget,
     Effort,
     argument_parser,
     assert_equal_results,
@@ -25,6 +26,7 @@ from timing import (
     format_table,
     json_path,
     measure,
+    parsed,
     print_heading,
     save,
 )
@@ -38,7 +40,7 @@ def as_tensors(result: Any) -> list[torch.Tensor]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def run_case(case: Case, effort: Effort, device: str, use_compile: bool) -> dict[str, Any]:
+def run_case(case: Case, effort: Effort, device: str, use_compile: bool, reached: dict[str, Any]) -> dict[str, Any]:
     """Check, then time, one case; the JSON record of it."""
     if not use_compile:
         case = Case(**{**vars(case), "peers": tuple(peer for peer in case.peers if peer != COMPILED)})
@@ -73,7 +75,7 @@ def run_case(case: Case, effort: Effort, device: str, use_compile: bool) -> dict
         "base": case.base,
         "n": case.n,
         "dtype": str(case.dtype).removeprefix("torch."),
-        "s": S,
+        "s": case.s,
         "tolerance": {"rtol": rtol, "atol": atol},
         "ours": {"call": ours, **mine.as_dict()},
         "peers": {name: compare(mine, times[name], case.goals.get(name)) for name in calls if name != ours},
@@ -86,6 +88,7 @@ def run_case(case: Case, effort: Effort, device: str, use_compile: bool) -> dict
             "goal": case.ceiling_goal,
             "met": None if case.ceiling_goal is None else share >= case.ceiling_goal,
         },
+        "floor": Floor(case.bytes_moved).record(mine.median, reached),
     }
 
 
@@ -142,36 +145,33 @@ def gpu_elements(wanted: int) -> int:
     return min(wanted, free // (10 * 4) // 4096 * 4096)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argument_parser(__doc__, "activation", "few short rounds and small GPU tensors")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device")
-    return arguments
-
-
 def main() -> int:
     """Run all cases of the device, print the tables, write the JSON."""
-    arguments = parse_arguments()
-    device = arguments.device
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(argument_parser(__doc__, "activation", "few short rounds and small GPU tensors"))
+    device, budget = arguments.device, Budget(arguments.budget)
     effort = QUICK if arguments.quick else Effort()
     cases = cpu_cases() if device == "cpu" else cuda_cases(gpu_elements(10**6 if arguments.quick else 10**9))
     info = environment(device)
     where = info["gpu"] if device == "cuda" else f"{info['cpu']}, {arguments.threads} threads, warm cache"
     print_heading(info, where)
-    records = []
+    reached = ceilings(device, arguments.quick)
+    records, left_out = [], {}
     for i, case in enumerate(cases):
         print(f"[{i + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
-        records.append(run_case(case, effort, device, not arguments.no_compile))
+        if budget.used_up:
+            left_out[case.name] = budget.used_up
+            continue
+        now = budget.share(effort, len(cases) - i)
+        records.append(run_case(case, now, device, not arguments.no_compile, reached))
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
     print_report(records)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
     if arguments.out is not None:
-        path = json_path(arguments.out, "activation" if device == "cpu" else "activation_cuda")
-        save(path, "activation", info, effort=vars(effort), cases=records)
+        path = json_path(arguments.out, "activation", device)
+        save(path, "activation", info, effort=vars(effort), ceilings=reached, cases=records, left_out=left_out)
         print(f"written to {path}")
     return 0
 

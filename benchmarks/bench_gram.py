@@ -4,20 +4,22 @@ Every case first compares the results with naive torch in float64. "16 values of
 G^[w]: the peers need a pass for each, so their time is that of one s, times 16. Where the naive formula takes seconds
 it is given a share of the neurons and its time scaled up. Times are medians of interleaved rounds (timing.py); nothing
 is asserted about time. The rates count 2 n^2 m operations for the two symmetric products, beside what torch's own
-matrix products reach in the same run.
+matrix products reach in the same run; on a GPU the shares are of a float32 product and of an int8 one.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from ceilings import Floor, ceilings
 from timing import (
     QUICK,
+    Budget,
     Effort,
     Samples,
     argument_parser,
@@ -27,12 +29,14 @@ from timing import (
     format_table,
     json_path,
     measure,
+    parsed,
     print_heading,
     save,
 )
 from torch import Tensor
 
 import hrta_ext as hx
+from hrta_ext.ntk import choice
 
 S = 0.7
 COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
@@ -62,7 +66,16 @@ class Case:
         return f"{kind}{self.base} n={self.n} m={self.m:.3g} D={self.D} {dtype}"
 
     @property
-    def algorithm(self) -> str:
+    def floor(self) -> Floor:
+        """Neurons that were not drawn are read once; arcs need no products."""
+        arcs = self.D == 2 and self.base == "relu"
+        bytes_read = 0.0 if self.drawn else self.dtype.itemsize * (self.D + 1.0) * self.m
+        return Floor(bytes_read, 0.0 if arcs else 2.0 * self.n**2 * self.m)
+
+    def algorithm(self, device: str) -> str:
+        if device == "cuda":
+            low = self.dtype == torch.float32 and self.base == "relu"
+            return "int8 digits" if low and choice.digits_to_try(self.n, self.D, self.m) else "float64 matmuls"
         if self.D == 2 and self.base == "relu":
             return "arcs"
         return hx.build_info()["gram"]
@@ -79,6 +92,17 @@ CASES = (
     Case(1000, 16_384, 4, base="gelu", rounds=7),
     Case(1000, 16_384, 16, rounds=7),
     Case(1000, 16_384, 784, rounds=3),
+)
+GPU_CASES = (
+    Case(1024, 1_000_000, 4, goals=(12.0, None), rounds=3, peer_share=0.1),
+    Case(8192, 100_000, 16, goals=(11.0, None), rounds=3, peer_share=0.1),
+    Case(128, 10_000_000, 4, goals=(10.0, None), rounds=3, peer_share=0.1),
+    Case(128, 10_000_000, 2, rounds=3, peer_share=0.1),
+    Case(512, 1_000_000, 8, goals=(10.0, None), rounds=3, peer_share=0.1),
+    Case(128, 10_000_000, 4, drawn=True, rounds=3, peer_share=0.1),
+    Case(1024, 1_000_000, 4, torch.float64, goals=(1.8, None), rounds=3, peer_share=0.1),
+    Case(128, 1_000, 16, goals=(1.0, None)),
+    Case(2048, 1_000, 16, goals=(1.0, None)),
 )
 SMALL = (Case(100, 1000, 2, goals=(1.5, 20.0)), Case(64, 3000, 4), Case(50, 20_000, 2, drawn=True))
 
@@ -99,10 +123,10 @@ def naive(x: Tensor, weight: Tensor, a: Tensor, s: float, base: str) -> tuple[Te
 def generated(x: Tensor, width: int, s: float, base: str, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
     """torch.randn a chunk at a time, then the naive formula."""
     n = x.shape[0]
-    total = [torch.zeros(n, n, dtype=torch.float64) for _ in range(2)]
+    total = [torch.zeros(n, n, dtype=torch.float64, device=x.device) for _ in range(2)]
     for begin in range(0, width, chunk):
         count = min(chunk, width - begin)
-        weight, a = torch.randn(count, x.shape[1], dtype=x.dtype), torch.randn(count, dtype=x.dtype)
+        weight, a = (torch.randn(shape, dtype=x.dtype, device=x.device) for shape in ((count, x.shape[1]), (count,)))
         for into, one in zip(total, naive(x, weight, a, s, base), strict=True):
             into += one.double() * (count / width)
     return total[0], total[1]
@@ -129,21 +153,21 @@ def check(case: Case, x: Tensor, weight: Tensor, a: Tensor) -> None:
             raise AssertionError(f"{case.name}: relative Frobenius error {error:.2g}")
 
 
-def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
+def run_case(case: Case, effort: Effort, use_compile: bool, device: str, reached: dict[str, Any]) -> dict[str, Any]:
     """Check, then time, one case; the JSON record of it."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(case.n, case.D, dtype=case.dtype, generator=generator)
+    x = torch.randn(case.n, case.D, dtype=case.dtype, generator=generator).to(device)
     many = torch.linspace(0.1, 2.0, 16, dtype=torch.float64)
     calls: dict[str, Callable[[], object]]
     if case.drawn:
-        check(case, x, *hx.random_weights(0, 100_000, case.D, dtype=case.dtype))
+        check(case, x, *hx.random_weights(0, 100_000, case.D, dtype=case.dtype, device=device))
         calls = {
             "one": lambda: hx.random_gram_path(x, case.m)(S),
             "sixteen": lambda: hx.random_gram_path(x, case.m)(many),
             CHUNKS: lambda: generated(x, round(case.peer_share * case.m), S, case.base),
         }
     else:
-        weight, a = hx.random_weights(0, case.m, case.D, dtype=case.dtype)
+        weight, a = hx.random_weights(0, case.m, case.D, dtype=case.dtype, device=device)
         few = round(case.peer_share * case.m)
         check(case, x, weight[: min(few, 100_000)], a[: min(few, 100_000)])
         calls = {
@@ -156,7 +180,7 @@ def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
             calls[COMPILED] = lambda: compiled(x, weight, a, S, case.base)
         if case.n * case.m * case.D <= 10**6 and case.base == "relu":
             calls[FUNC] = lambda: functional_ntk(x, weight, a, S, case.base)
-    times = measure(calls, effort)
+    times = measure(calls, effort, device)
     one, sixteen = times.pop("one"), times.pop("sixteen")
     peers = {}
     for name, peer_time in times.items():
@@ -167,24 +191,29 @@ def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
         peers[f"{name}, 16 s"] = compare(sixteen, repeated, goals[1])
     return {
         "name": case.name,
-        **{key: getattr(case, key) for key in ("n", "m", "D", "base", "algorithm", "peer_share")},
+        **{key: getattr(case, key) for key in ("n", "m", "D", "base", "peer_share")},
+        "algorithm": case.algorithm(device),
         "dtype": str(case.dtype).removeprefix("torch."),
         "one": one.as_dict(),
         "sixteen": sixteen.as_dict(),
         "peers": peers,
         "operations_per_second": 2 * case.n**2 * case.m / one.median,
+        "floor": case.floor.record(one.median, reached),
     }
 
 
-def ceilings(effort: Effort) -> dict[str, float]:
-    """Operations per second of torch's matrix products, (2048, 4096) by (4096, 2048)."""
-    shape = (2048, 4096, 2048)
-    single = torch.randn(shape[0], shape[1]), torch.randn(shape[1], shape[2])
-    integers = tuple((matrix * 30).clamp(-127, 127).to(torch.int8) for matrix in single)
-    times = measure(
-        {"sgemm": lambda: single[0] @ single[1], "int8": lambda: torch._int_mm(integers[0], integers[1])}, effort
-    )
-    return {name: 2 * shape[0] * shape[1] * shape[2] / samples.minimum for name, samples in times.items()}
+def products(effort: Effort, device: str) -> dict[str, float]:
+    """Operations per second of torch's matrix products, (2048, 4096) by (4096, 2048), int8 ones smaller if slow."""
+
+    def rate(side: int, integer: bool, effort: Effort) -> float:
+        left, right = (torch.randn(shape, device=device) for shape in ((side, 2 * side), (2 * side, side)))
+        if integer:
+            left, right = ((30 * matrix).clamp(-127, 127).to(torch.int8) for matrix in (left, right))
+        product = torch._int_mm if integer else torch.mm
+        return 4 * side**3 / measure({"": lambda: product(left, right)}, effort, device)[""].minimum
+
+    few = rate(256, True, QUICK)  # torch has no fast one for some processors
+    return {"sgemm": rate(2048, False, effort), "int8": rate(2048, True, effort) if few > 5e10 else few}
 
 
 def print_report(records: list[dict[str, Any]], ceiling: dict[str, float]) -> None:
@@ -213,6 +242,8 @@ def print_report(records: list[dict[str, Any]], ceiling: dict[str, float]) -> No
 
 def bound(record: dict[str, Any]) -> str:
     """What limits the case, from where a profile showed the time."""
+    if record["algorithm"] == "torch backend":
+        return "library products in float64"
     if record["algorithm"] == "arcs":
         if record["m"] < 10**4:
             return "n^2 work and call overhead"
@@ -224,28 +255,36 @@ def bound(record: dict[str, Any]) -> str:
     return "operands from the last cache" if record["algorithm"] == "int8 tiles" else "vector multiply-adds"
 
 
-def parse_arguments() -> argparse.Namespace:
-    return argument_parser(__doc__, "gram", "few short rounds and small cases").parse_args()
-
-
 def main() -> int:
     """Run all cases, print the tables, write the JSON."""
-    arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
-    info = environment()
-    print_heading(info, f"{info['cpu']}, {arguments.threads} threads")
+    arguments = parsed(argument_parser(__doc__, "gram", "few short rounds and small cases"))
+    device, quick, budget = arguments.device, arguments.quick, Budget(arguments.budget)
+    info = environment(device)
+    print_heading(info)
     print("no peers here: neural-tangents and KeOps, which this benchmark does not run")
-    cases = SMALL if arguments.quick else CASES
-    records = []
+    cases = SMALL if quick else GPU_CASES if device == "cuda" else CASES
+    reached = ceilings(device, quick)
+    records, left_out = [], {}
     for i, case in enumerate(cases):
         print(f"[{i + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
-        effort = QUICK if arguments.quick else Effort(rounds=case.rounds)
-        records.append(run_case(case, effort, not arguments.no_compile))
-    ceiling = ceilings(QUICK if arguments.quick else Effort(rounds=7))
-    print_report(records, ceiling)
+        if budget.used_up:
+            left_out[case.name] = budget.used_up
+            continue
+        effort = budget.share(QUICK if quick else Effort(rounds=case.rounds), len(cases) - i)
+        try:
+            records.append(run_case(case, effort, not arguments.no_compile, device, reached))
+        except torch.OutOfMemoryError as error:
+            left_out[case.name] = str(error).splitlines()[0]
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    rates = products(QUICK if quick else Effort(rounds=7), device)
+    print_report(records, rates)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
     if arguments.out is not None:
-        path = json_path(arguments.out, "gram")
-        save(path, "gram", info, ceilings=ceiling, cases=records)
+        path = json_path(arguments.out, "gram", device)
+        save(path, "gram", info, ceilings={**reached, **rates}, cases=records, left_out=left_out)
         print(f"written to {path}")
     return 0
 

@@ -1,7 +1,8 @@
-"""Speed of the fused two-layer network beside the eager formula, torch.compile of it and, where it is installed, KeOps.
+"""Speed of the fused two-layer network beside the eager formula, torch.compile of it, a CUDA graph, and KeOps if there.
 
 Equal results are checked first, gradients too; then come medians of interleaved rounds (timing.py). Nothing is asserted
-about time. All buffers are used again and again, so what fits into the caches is warm.
+about time. All buffers are used again and again, so what fits into the caches is warm. On a GPU the peers run at a
+width that its memory holds, their time scaled, and ours is also checked at the full width, a stretch at a time.
 """
 
 from __future__ import annotations
@@ -10,191 +11,129 @@ import argparse
 import gc
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keops_formula
 import torch
+from ceilings import ceilings, floor_cells
 from timing import (
     QUICK,
+    Budget,
     Effort,
     Samples,
     argument_parser,
     assert_equal_results,
+    compare,
     environment,
     format_seconds,
     format_table,
     json_path,
     measure,
+    parsed,
     print_heading,
     save,
 )
 from torch import Tensor
+from two_layer_cases import (
+    COMPILED,
+    GRAPH,
+    KEOPS,
+    OURS,
+    Case,
+    S,
+    cases,
+    competitors,
+    formula,
+    forward_backward,
+    ours,
+    problem,
+)
 
 import hrta_ext as hx
 
-S = 0.5  # every case
-OURS, EAGER, COMPILED, KEOPS = "hx.two_layer", "eager formula", "compiled formula", "KeOps"
 COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
+FLOOR_COLUMNS = ("case", "", "ours", "floor", "by", "share")
 # |ours - peer| <= RTOL |peer| + ATOL max |peer|: the peers sum m terms, or n, in float32.
 RTOL, ATOL = 1e-4, 1e-4
+# Where |z| is smaller, in |x| |w|, its sign is a matter of rounding, and ReLU's gradient in that neuron jumps.
+CLEAR = 1e-6
 
 
-@dataclass(frozen=True)
-class Case:
-    """One line: f of ``networks`` networks and the gradients in their weights; float32.
-
-    ``peer_width`` is the width the peers run at where the full one does not fit or takes minutes: their time is then
-    scaled by width / peer_width, since it is linear in m once the n x m tensors exceed the caches.
-    """
-
-    n: int
-    features: int
-    width: int
-    base: str = "relu"
-    goals: dict[str, float] = field(default_factory=dict)
-    peer_width: int | None = None
-    with_gradient: bool = False  # a Sobolev loss: df/dx as well
-
-    @property
-    def name(self) -> str:
-        """Such as ``n 100, D 2, m 1e5, relu``."""
-        size = f"{self.width:.0e}".replace("e+0", "e")
-        return f"n {self.n}, D {self.features}, m {size}, {self.base}" + (", with df/dx" if self.with_gradient else "")
+def clear_neurons(x: Tensor, weight: Tensor) -> Tensor:
+    """Indices of the neurons whose gradient no rounding of a pre-activation changes by a jump."""
+    with torch.no_grad():
+        z, size = x @ weight.T, x.norm(dim=1)[:, None] * weight.norm(dim=1)
+        return (z.abs() > CLEAR * size).all(0).nonzero()[:, 0]
 
 
-def cases(quick: bool) -> list[Case]:
-    """The op's rows of the speed table, and others beside them."""
-    few = 20 if quick else 1
-    return [
-        Case(100, 2, 1000),
-        Case(100, 2, 100_000 // few, goals={EAGER: 20.0, COMPILED: 10.0}),
-        Case(100, 2, 1_000_000 // few),
-        Case(125, 4, 100_000 // few),
-        Case(100, 2, 100_000 // few, base="tanh"),
-        Case(100, 2, 100_000 // few, base="gelu"),
-        Case(400, 3, 1000, base="relu2", with_gradient=True),
-        Case(10_000, 2, 100_000, goals={EAGER: 800.0, COMPILED: 400.0}, peer_width=10_000 // few),
-    ]
+def check(case: Case, weight: Tensor, x: Tensor, names: list[str], results: list[tuple[Tensor, ...]]) -> None:
+    """Every competitor gives the first one's tensors; the last two are the gradients in the weights."""
+    clear = clear_neurons(x, weight) if case.base == "relu" and not case.with_gradient else None
+    last = len(results[0]) - 2
+    for i in range(len(results[0])):
+        found = [result[i] if clear is None or i < last else result[i][clear] for result in results]
+        assert_equal_results(names, [[tensor] for tensor in found], RTOL, ATOL * found[0].abs().max().item())
 
 
-def sigma(z: Tensor, base: str) -> Tensor:
-    """As a user would write it."""
-    if base == "relu2":
-        return 0.5 * torch.relu(z) ** 2
-    return {"relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu}[base](z)
+def check_all(case: Case, whole: tuple[Any, ...]) -> None:
+    """Ours at the full width beside the eager formula in stretches of it: f, and the gradients of three stretches."""
+    x, weights, grads = whole
+    f, *gradients = forward_backward(ours(case), *whole)()
+    step, eager = case.peer_width or case.width, formula(case.base)
+    starts = range(0, case.width, step)
+    exact = torch.zeros(case.n, dtype=torch.float64, device=x.device)
+    for begin in starts:
+        part = [weight.detach()[begin : begin + step] for weight in weights]
+        share = (part[0].shape[0] / case.width) ** 0.5
+        with torch.no_grad():
+            exact += eager(x, *part)[0].double() * share
+        if begin in (0, starts[len(starts) // 2], starts[-1]):
+            leaves = tuple(weight.clone().requires_grad_() for weight in part)
+            theirs = forward_backward(eager, x, leaves, tuple(grad * share for grad in grads))()
+            mine = (theirs[0], *(gradient[begin : begin + step] for gradient in gradients))
+            check(case, part[0], x, ["eager formula", OURS], [theirs, mine])
+    assert_equal_results(["eager formula", OURS], [[exact.float()], [f]], RTOL, ATOL * exact.abs().max().item())
 
 
-def formula(base: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-    """f as a user would write it."""
-
-    def f(x: Tensor, weight: Tensor, output_weight: Tensor) -> tuple[Tensor, ...]:
-        z = x @ weight.T
-        return (((1 - S) * z + S * sigma(z, base)) @ output_weight / weight.shape[0] ** 0.5,)
-
-    return f
-
-
-def formula_with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor) -> tuple[Tensor, ...]:
-    """f and df/dx of relu2, written out."""
-    z = x @ weight.T
-    a = output_weight / weight.shape[0] ** 0.5
-    return ((1 - S) * z + S * sigma(z, "relu2")) @ a, (((1 - S) + S * torch.relu(z)) * a) @ weight
-
-
-def functions(case: Case, use_compile: bool) -> Iterator[tuple[str, Callable[..., tuple[Tensor, ...]]]]:
-    """Name and function of (x, weight, output_weight) for ours and every peer."""
-    if case.with_gradient:
-        yield OURS, lambda x, w, a: hx.two_layer_with_gradient(x, w, a, S, base=case.base)
-        plain = formula_with_gradient
-    else:
-        yield OURS, lambda x, w, a: (hx.two_layer(x, w, a, S, base=case.base),)
-        plain = formula(case.base)
-    yield EAGER, plain
-    if use_compile:
-        torch.compiler.reset()
-        yield COMPILED, torch.compile(plain, fullgraph=True, dynamic=False)
-    if keops_formula.INSTALLED and case.base in keops_formula.BASES:
-        yield KEOPS, lambda x, w, a: keops_formula.outputs(x, w, a, S, case.base, case.with_gradient)
-
-
-def forward_backward(
-    function: Callable[..., tuple[Tensor, ...]], x: Tensor, weights: tuple[Tensor, Tensor], grads: tuple[Tensor, ...]
-) -> Callable[[], tuple[Tensor, ...]]:
-    """The call that is timed: outputs and the gradients in the weights."""
-
-    def call() -> tuple[Tensor, ...]:
-        outputs = function(x, *weights)
-        return *outputs, *torch.autograd.grad(outputs, weights, grads)
-
-    return call
-
-
-def problem(case: Case, width: int) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, ...]]:
-    """x, the weights, and a gradient for each output."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    x = hx.with_bias(normal(case.n, case.features - 1))
-    weights = normal(width, case.features).requires_grad_(), normal(width).requires_grad_()
-    grads = (normal(case.n), normal(case.n, case.features))
-    return x, weights, grads if case.with_gradient else grads[:1]
-
-
-def check(names: list[str], results: list[tuple[Tensor, ...]]) -> None:
-    """Every competitor gives the first one's tensors."""
-    for i, exact in enumerate(results[0]):
-        scale = exact.abs().max().item()
-        assert_equal_results(names, [[result[i]] for result in results], RTOL, ATOL * scale)
-
-
-def run_case(case: Case, effort: Effort, use_compile: bool) -> dict[str, Any]:
+def run_case(case: Case, effort: Effort, use_compile: bool, device: str, reached: dict[str, Any]) -> dict[str, Any]:
     """Check, then time, one case; the JSON record of it."""
     peer_width = case.peer_width or case.width
-    small = problem(case, peer_width)
+    small = problem(case, peer_width, device)
     calls, skipped, names, results = {}, {}, [], []
-    for name, function in functions(case, use_compile):
-        call = forward_backward(function, *small)
+    for name, make in competitors(case, small, use_compile):
         try:
-            results.append(call())
-        except Exception as error:  # a peer that this machine cannot run, such as those that need a compiler
-            if name not in (COMPILED, KEOPS):
+            call = make()
+            results.append(tuple(tensor.clone() for tensor in call()))
+        except Exception as error:  # a peer that this machine cannot run: without a compiler, with too little memory
+            if name not in (COMPILED, KEOPS, GRAPH) and not (isinstance(error, torch.OutOfMemoryError) and names):
                 raise
             skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         names.append(name)
-        calls[name] = call if name != OURS else forward_backward(function, *problem(case, case.width))
-    check(names, results)
+        calls[name] = call
+    check(case, small[1][0], small[0], names, results)
     del results
-    times = measure(calls, effort)
-    scale = case.width / peer_width
-    ours = times[OURS]
-    pairs = case.n * case.width
+    if case.peer_width is not None:
+        whole = problem(case, case.width, device)
+        if device == "cuda":
+            check_all(case, whole)
+        calls[OURS] = forward_backward(ours(case), *whole)
+    times = measure(calls, effort, device)
+    mine, scale = times[OURS], case.width / peer_width
     peers = {}
     for name in names[1:]:
         scaled = Samples(tuple(scale * seconds for seconds in times[name].seconds))
-        ratio, goal = ours.speedup_over(scaled), case.goals.get(name)
-        peers[name] = {
-            **scaled.as_dict(),
-            "scaled_from_width": case.peer_width,
-            "ratio": ratio,
-            "ratio_of_minima": ours.best_speedup_over(scaled),
-            "goal": goal,
-            "met": None if goal is None else ratio >= goal,
-        }
+        peers[name] = {**compare(mine, scaled, case.goals.get(name)), "scaled_from_width": case.peer_width}
     return {
         "name": case.name,
         **{key: getattr(case, key) for key in ("n", "features", "width", "base", "with_gradient")},
         "s": S,
         "dtype": "float32",
         "tolerance": {"rtol": RTOL, "atol_of_largest": ATOL},
-        "ours": {"call": OURS, **ours.as_dict(), "nanoseconds_per_pair": ours.median / pairs * 1e9},
+        "ours": {"call": OURS, **mine.as_dict(), "nanoseconds_per_pair": mine.median / (case.n * case.width) * 1e9},
         "peers": peers,
         "skipped": skipped,
+        "floor": None if case.floor is None else case.floor.record(mine.median, reached),
     }
 
 
@@ -202,23 +141,32 @@ def peer_rows(record: dict[str, Any]) -> list[list[str]]:
     rows = []
     for i, (name, peer) in enumerate(record["peers"].items()):
         first = record["name"] if i == 0 else ""
-        ours = format_seconds(record["ours"]["median"]) if i == 0 else ""
+        mine = format_seconds(record["ours"]["median"]) if i == 0 else ""
         label = name if peer["scaled_from_width"] is None else f"{name}, scaled from m {peer['scaled_from_width']}"
         goal = "" if peer["goal"] is None else f">= {peer['goal']:.3g}"
         met = "" if peer["met"] is None else "yes" if peer["met"] else "NO"
         ratios = [f"{peer['ratio']:.2f}", f"{peer['ratio_of_minima']:.2f}"]
-        rows.append([first, label, ours, format_seconds(peer["median"]), *ratios, goal, met])
+        rows.append([first, label, mine, format_seconds(peer["median"]), *ratios, goal, met])
     return rows + [["", name, "", "skipped", "", "", "", ""] for name in record["skipped"]]
 
 
-def print_report(records: list[dict[str, Any]]) -> None:
+def print_report(records: list[dict[str, Any]], left_out: dict[str, str], reached: dict[str, Any]) -> None:
     print("\nforward + backward; ratio: the peer's time / ours, median over rounds; of minima: of the fastest rounds")
     print(format_table(COLUMNS, [row for record in records for row in peer_rows(record)]))
+    print(
+        f"\nfloor: bytes at a copy's rate, {reached['copy_bytes_per_second'] / 1e9:.4g} GB/s, or operations at that of "
+        f"a {reached['matmul_dtype']} product, {reached['matmul_flops_per_second'] / 1e12:.3g} TFLOP/s, the longer one"
+    )
+    floors = [record for record in records if record["floor"] is not None]
+    rows = [[r["name"], "", format_seconds(r["ours"]["median"]), *floor_cells(r["floor"])] for r in floors]
+    print(format_table(FLOOR_COLUMNS, rows))
     goals = [peer for record in records for peer in record["peers"].values() if peer["met"] is not None]
     print(f"\n{sum(goal['met'] for goal in goals)} of {len(goals)} goals met")
     disturbed = [record for record in records if record["ours"]["median"] > 1.5 * record["ours"]["minimum"]]
     if disturbed:
         print(f"{len(disturbed)} cases ran in a disturbed machine (median over 1.5 times the minimum): repeat those")
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
 
 
 def high_water_mark() -> int:
@@ -227,52 +175,67 @@ def high_water_mark() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def peak_memory(width: int) -> int:
+def peak_memory(width: int, device: str) -> int:
     """Bytes beyond arguments and results at the peak of a forward and backward pass, n = 100, D = 2."""
-    x = torch.randn(100, 2)
+    x = torch.randn(100, 2, device=device)
+    mark = torch.cuda.max_memory_allocated if device == "cuda" else high_water_mark
     for m in (10, width):
-        weights = torch.randn(m, 2, requires_grad=True), torch.randn(m, requires_grad=True)
-        before = high_water_mark()
+        weights = tuple(torch.randn(*shape, device=device, requires_grad=True) for shape in ((m, 2), (m,)))
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        before = mark()
         f = hx.two_layer(x, *weights, S)
         grads = torch.autograd.grad(f.square().sum(), weights)
-    return high_water_mark() - before - sum(grad.nbytes for grad in grads)
+    return mark() - before - sum(grad.nbytes for grad in grads)
 
 
-def measured_peak(width: int) -> int:
+def measured_peak(width: int, device: str) -> int:
     """``peak_memory`` in a fresh process."""
-    command = [sys.executable, __file__, "--peak-memory", str(width)]
+    command = [sys.executable, __file__, "--device", device, "--peak-memory", str(width)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, "two_layer", "few short rounds, narrow networks")
     parser.add_argument("--peak-memory", type=int, metavar="WIDTH", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parsed(parser)
 
 
 def main() -> int:
     """Run all cases, print the table, write the JSON."""
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
+    device, quick = arguments.device, arguments.quick
     if arguments.peak_memory is not None:
-        print(peak_memory(arguments.peak_memory))
+        print(peak_memory(arguments.peak_memory, device))
         return 0
-    info = environment()
-    print_heading(info, f"{info['cpu']}, {arguments.threads} threads")
-    records = []
-    for i, case in enumerate(chosen := cases(arguments.quick)):
+    info, budget = environment(device), Budget(arguments.budget)
+    print_heading(info)
+    reached = ceilings(device, quick)
+    records, left_out, chosen = [], {}, cases(quick, device)
+    for i, case in enumerate(chosen):
         print(f"[{i + 1}/{len(chosen)}] {case.name}", file=sys.stderr, flush=True)
+        if budget.used_up:
+            left_out[case.name] = budget.used_up
+            continue
         slow = case.n * (case.peer_width or case.width) > 5e7
-        effort = QUICK if arguments.quick else Effort(rounds=5 if slow else 21, warm_up_seconds=0.02)
-        records.append(run_case(case, effort, not arguments.no_compile))
+        effort = QUICK if quick else Effort(rounds=9 if device == "cuda" else 5 if slow else 21, warm_up_seconds=0.02)
+        effort = budget.share(effort, len(chosen) - i)
+        try:
+            records.append(run_case(case, effort, not arguments.no_compile, device, reached))
+        except torch.OutOfMemoryError as error:
+            left_out[case.name] = str(error).splitlines()[0]
         gc.collect()
-    print_report(records)
-    width = 10**5 if arguments.quick else 10**7
-    peak = measured_peak(width)
+        if device == "cuda":
+            torch.compiler.reset()  # with it the memory of its graphs
+            torch.cuda.empty_cache()
+    print_report(records, left_out, reached)
+    width = 10**5 if quick else 10**7
+    peak = measured_peak(width, device)
     print(f"peak memory of a pass at m = {width:.0e} beyond arguments and results: {peak / 2**20:.1f} MiB")
     if arguments.out is not None:
-        path = json_path(arguments.out, "two_layer")
-        save(path, "two_layer", info, cases=records, peak_memory={"width": width, "bytes": peak})
+        path = json_path(arguments.out, "two_layer", device)
+        memory = {"width": width, "bytes": peak}
+        save(path, "two_layer", info, ceilings=reached, cases=records, left_out=left_out, peak_memory=memory)
         print(f"written to {path}")
     return 0
 

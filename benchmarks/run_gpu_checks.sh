@@ -1,96 +1,146 @@
 #!/usr/bin/env bash
-# Build, test, sanitize and benchmark on a machine with a GPU and nvcc; no network needed. What Python needs must be
-# there: torch (2.11 or later, CUDA), pytest, hypothesis, numpy, ninja, cmake, pybind11, setuptools.
+# All that is to be seen on a machine with a GPU and nvcc, in ten minutes and without a network: build for its card,
+# test, sanitize, measure.
 #
-#   benchmarks/run_gpu_checks.sh OUT [PART...]       parts: build tests sanitizer benchmarks (default: all)
+#   benchmarks/run_gpu_checks.sh [--out DIR] [STEP...]       steps: build doctor test sanitize bench (default: all)
 #
-# PYTHON chooses the interpreter; HRTA_EXT_CUDA_ARCHITECTURES=native (or 90a-real, ...) shortens the build;
-# LIMIT is the most seconds one step may take. A step that fails does not stop the others; the exit code is 1 if any did.
-# Later parts use the build in OUT/site, so they can run on their own. Logs and JSON go to OUT/*.log and OUT/*.json.
+# Python has to have torch (2.11 or later, CUDA), numpy, pybind11, setuptools, ninja, cmake; pytest, pytest-xdist and
+# hypothesis for test; typer, rich and tqdm for doctor and bench. OUT in the environment is DIR too (default gpu_checks).
+# DIR gets log.txt, summary.txt, the JSON of doctor and of every benchmark, and the roofline: eight files.
+# The package is built into build/gpu_checks, where later calls with other steps find it.
+#
+# In the environment: PYTHON, the interpreter; HRTA_EXT_CUDA_ARCHITECTURES, default the card's own alone; SECONDS_ALL,
+# the limit for all steps together (570); PROCESSES, of the tests (14). A step that fails stops no other; the exit code
+# is 1 if one did.
 set -u
 
-if [ $# -lt 1 ]; then
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
-  exit 2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+out=${OUT:-gpu_checks}
+if [ "${1:-}" = --out ]; then
+  [ $# -ge 2 ] || { echo "--out needs a directory" >&2; exit 2; }
+  out=$2
+  shift 2
 fi
-root=$(cd "$(dirname "$0")/.." && pwd)
-mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
-shift
-parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(build tests sanitizer benchmarks)
-python=${PYTHON:-python3}
-limit=${LIMIT:-900}
-site=$out/site
-summary=()
-failed=0
-
-# step NAME COMMAND...: run it in OUT, so that the installed package is imported and not the sources; log it; go on.
-step() {
-  local name=$1 log=$out/$1.log start=$SECONDS code verdict=ok
-  shift
-  echo "== $name: $*"
-  (cd "$out" && PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} timeout "$limit" "$@") >"$log" 2>&1
-  code=$?
-  if [ $code -ne 0 ]; then
-    failed=1
-    verdict="FAILED ($code)"
-  fi
-  tail -n 12 "$log"
-  summary+=("$(printf '%-22s %-14s %5d s  %s' "$name" "$verdict" $((SECONDS - start)) "$log")")
-}
-
-build() {
-  rm -rf "$site"
-  step build env HRTA_EXT_CUDA=1 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site" "$root"
-  # An editable install elsewhere in this Python could lend its kernels to the package just built.
-  step cuda_backend "$python" -c '
-import sys, hrta_ext as hx
-from hrta_ext import compiled
-from hrta_ext.activation import native
-print(hx.build_info())
-kernels = compiled._C and compiled._C.__file__
-print(hx.__file__, kernels)
-sys.exit(not hx.backends()["cuda"] or not kernels.startswith(sys.argv[1]))' "$site"
-}
-
-tests() {
-  # The configuration of the checkout, the doctests of the installed package.
-  step tests "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -q "$root/tests"
-  step doctests "$python" -m pytest -c "$root/pyproject.toml" -p no:cacheprovider -q "$site/hrta_ext"
-}
-
-sanitizer() {
-  local cases=$root/benchmarks/gpu_sanitizer_cases.py tool
-  step kernels "$python" "$cases"
-  if ! command -v compute-sanitizer >/dev/null; then
-    summary+=("sanitizer              skipped: compute-sanitizer is not on the PATH")
-    failed=1
-    return
-  fi
-  for tool in memcheck racecheck; do
-    step "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 "$python" "$cases"
-  done
-}
-
-benchmarks() {
-  step bench_cuda "$python" "$root/benchmarks/bench_activation.py" --device cuda --out "$out/activation_cuda.json"
-  step bench_two_layer "$python" "$root/benchmarks/bench_two_layer_gpu.py" --out "$out/two_layer_gpu.json"
-  step bench_gram "$python" "$root/benchmarks/bench_gram_gpu.py" --out "$out/gram_gpu.json"
-  step bench_cpu "$python" "$root/benchmarks/bench_activation.py" --no-compile --out "$out/activation_cpu.json"
-}
-
-nvidia-smi >"$out/nvidia-smi.log" 2>&1 || echo "nvidia-smi: no answer" >&2
-for part in "${parts[@]}"; do
-  case $part in
-    build | tests | sanitizer | benchmarks) $part ;;
+steps=("$@")
+[ ${#steps[@]} -gt 0 ] || steps=(build doctor test sanitize bench)
+for step in "${steps[@]}"; do
+  case $step in
+    build | doctor | test | sanitize | bench) ;;
     *)
-      summary+=("$part: no such part; there are build, tests, sanitizer, benchmarks")
-      failed=1
+      sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+      echo "no such step: $step" >&2
+      exit 2
       ;;
   esac
 done
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+python=${PYTHON:-python3}
+site=$root/build/gpu_checks
+total=${SECONDS_ALL:-570}
+log=$out/log.txt
+summary=()
+failed=0
+export PYTHONUNBUFFERED=1 PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+: >"$log"
 
-printf '\n%s\n' "summary"
+# run LIMIT NAME COMMAND...: at most LIMIT seconds of those that are left, in DIR, so that the installed package is
+# imported and not the sources; logged; its last lines shown.
+run() {
+  local most=$1 name=$2 left=$((total - SECONDS)) start=$SECONDS code verdict=ok
+  shift 2
+  [ "$most" -lt "$left" ] || most=$left
+  if [ "$most" -le 0 ]; then
+    failed=1
+    summary+=("$(printf '%-12s %-14s' "$name" "NO TIME LEFT")")
+    return 1
+  fi
+  printf '\n== %s: %s\n' "$name" "$*" | tee -a "$log"
+  (cd "$out" && timeout -k 5 "$most" "$@") >"$out/.step" 2>&1
+  code=$?
+  cat "$out/.step" >>"$log"
+  tail -n 15 "$out/.step"
+  rm -f "$out/.step"
+  case $code in
+    0) ;;
+    124 | 137) verdict="CUT OFF" ;;
+    *) verdict="FAILED ($code)" ;;
+  esac
+  [ $code -eq 0 ] || failed=1
+  summary+=("$(printf '%-12s %-14s %4d s' "$name" "$verdict" $((SECONDS - start)))")
+  return $code
+}
+
+# The build for one card takes a third of that for all.
+card() {
+  "$python" -c '
+import torch
+major, minor = torch.cuda.get_device_capability()
+print(f"{major}{minor}{chr(97) if major == 9 else str()}-real")'
+}
+
+build() {
+  local architectures=${HRTA_EXT_CUDA_ARCHITECTURES:-}
+  [ -n "$architectures" ] || architectures=$(card) || {
+    failed=1
+    summary+=("build        FAILED: torch sees no GPU, and HRTA_EXT_CUDA_ARCHITECTURES is not set")
+    return 1
+  }
+  rm -rf "$site"
+  run 300 build env HRTA_EXT_CUDA=1 HRTA_EXT_CUDA_ARCHITECTURES="$architectures" \
+    "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site" "$root" || return
+  ln -s "$root/benchmarks" "$site/benchmarks" # where `hrta bench` looks for them
+  # An editable install elsewhere in this Python could lend its kernels to the package just built.
+  run 60 backend "$python" -c '
+import sys, hrta_ext as hx
+from hrta_ext import compiled
+print(hx.build_info())
+print(hx.__file__, compiled._C and compiled._C.__file__)
+sys.exit(hx.build_info()["cuda_reason"] or not compiled._C.__file__.startswith(sys.argv[1]))' "$site"
+}
+
+doctor() {
+  rm -f "$out/doctor.json"
+  run 90 doctor "$python" -m hrta_ext.cli doctor --out "$out/doctor.json"
+}
+
+tests() {
+  local parallel=()
+  "$python" -c 'import xdist' 2>/dev/null && parallel=(-n "${PROCESSES:-14}" --dist loadfile)
+  # The configuration of the checkout, the doctests of the installed package.
+  run 270 test env OMP_NUM_THREADS=1 "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -q \
+    -p no:cacheprovider "${parallel[@]}" "$root/tests" "$site/hrta_ext"
+}
+
+sanitize() {
+  local cases=$root/benchmarks/gpu_sanitizer_cases.py tool
+  run 60 kernels "$python" "$cases" --seconds 50
+  if ! command -v compute-sanitizer >/dev/null; then
+    failed=1
+    summary+=("sanitizer    NOT HERE: compute-sanitizer is not on the PATH")
+    return
+  fi
+  for tool in memcheck racecheck; do
+    run 75 "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 "$python" "$cases" --seconds 45
+  done
+}
+
+# What is left of the time, up to five minutes, as the budget. It is kept about: a benchmark that is cut off writes nothing.
+bench() {
+  local left=$(((total - SECONDS - 15) * 4 / 5))
+  [ $left -lt 300 ] || left=300
+  [ $left -gt 20 ] || left=20
+  run 375 bench "$python" -m hrta_ext.cli bench --device cuda --budget $left --out "$out"
+}
+
+nvidia-smi >>"$log" 2>&1 || echo "nvidia-smi: no answer" | tee -a "$log"
+for step in "${steps[@]}"; do
+  case $step in
+    test) tests ;;
+    *) "$step" ;;
+  esac
+done
+
+printf '\nsummary\n'
 printf '%s\n' "${summary[@]}" | tee "$out/summary.txt"
 exit $failed

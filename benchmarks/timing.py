@@ -2,6 +2,8 @@
 
 A busy machine drifts from one second to the next. So every round runs all competitors one after the other, in an order
 that turns from round to round, and a ratio is the median over the rounds of the two times of one round.
+
+What the machine itself reaches, and how close a call comes to it, is in ceilings.py.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import math
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +34,36 @@ _CHUNK = 1 << 24  # elements compared at a time
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: the number of rounds, and the least duration of a competitor's sample in a round."""
+    """How long to measure: the number of rounds, and the least duration of a competitor's sample in a round.
+
+    After ``most_seconds`` no round is begun, but for the first ``FEWEST_ROUNDS``.
+    """
 
     rounds: int = 41
     sample_seconds: float = 3e-3
     warm_up_seconds: float = 0.05
+    most_seconds: float | None = None
+
+
+FEWEST_ROUNDS = 3
+
+
+class Budget:
+    """The seconds that a whole benchmark may take, shared out among the cases that are still to come."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = math.inf if seconds is None else seconds
+        self.end = time.perf_counter() + self.seconds
+
+    @property
+    def used_up(self) -> str | None:
+        """Why no further case is begun, if so."""
+        return f"the budget of {self.seconds:g} s was used up" if time.perf_counter() >= self.end else None
+
+    def share(self, effort: Effort, cases_left: int) -> Effort:
+        """The effort with half of this case's share for the rounds: the other half goes to checks and compilers."""
+        left = max(0.0, self.end - time.perf_counter())
+        return replace(effort, most_seconds=0.5 * left / max(1, cases_left) if math.isfinite(left) else None)
 
 
 QUICK = Effort(rounds=3, sample_seconds=2e-4, warm_up_seconds=0.0)
@@ -131,8 +160,11 @@ def measure(competitors: Mapping[str, Call], effort: Effort, device: str = "cpu"
     times: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
     gc.disable()
+    deadline = math.inf if effort.most_seconds is None else time.perf_counter() + effort.most_seconds
     try:
         for i in range(effort.rounds):
+            if i >= FEWEST_ROUNDS and time.perf_counter() > deadline:
+                break
             turn = i % len(names)
             for name in names[turn:] + names[:turn]:
                 competitors[name]()
@@ -203,21 +235,47 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 def argument_parser(description: str | None, name: str, quick: str) -> argparse.ArgumentParser:
     """The options that the benchmarks share; ``quick`` says in words what --quick makes of them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help=f"JSON file, or a directory for {name}.json")
+    parser.add_argument(
+        "--out", type=Path, help=f"JSON file, or a directory for {name}.json ({name}_CARD.json on a GPU)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="fewer rounds, and then fewer cases, past these"
+    )
     parser.add_argument("--quick", action="store_true", help=f"{quick}: a smoke test")
     parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU (default 2)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser
 
 
-def print_heading(info: Mapping[str, Any], where: str) -> None:
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, once it is certain that their device is there; torch has its threads."""
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def print_heading(info: Mapping[str, Any], where: str | None = None) -> None:
     """The first line of every benchmark: versions and place."""
+    if where is None:
+        where = info["gpu"] if info["device"] == "cuda" else f"{info['cpu']}, {info['threads']} threads"
     print(f"hrta_ext {info['build_info']['version']}, torch {info['torch']}, {where}")
 
 
-def json_path(out: Path, name: str) -> Path:
-    """``out`` itself if it names a JSON file, else NAME.json inside the directory ``out``; made where it is missing."""
-    path = out if out.suffix == ".json" else out / f"{name}.json"
+def slug(name: str) -> str:
+    """A card's name as part of a file's: ``nvidia_h200``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def json_path(out: Path, name: str, device: str = "cpu") -> Path:
+    """``out`` itself if it names a JSON file, else a file inside the directory ``out``; made where it is missing.
+
+    The file is NAME.json, on a GPU NAME_CARD.json.
+    """
+    card = f"_{slug(torch.cuda.get_device_name())}" if device == "cuda" else ""
+    path = out if out.suffix == ".json" else out / f"{name}{card}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -43,7 +43,24 @@ def why_not(name: str) -> str | None:
         return f"torch {torch.__version__} is a CPU build; install a CUDA build of torch"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; check the driver with nvidia-smi"
-    return None
+    reasons = [why_not_on(device) for device in range(torch.cuda.device_count())]
+    return reasons[0] if reasons and all(reasons) else None
+
+
+_OLDEST = (8, 0)  # what the CUDA sources compile for
+
+
+def why_not_on(device: int) -> str | None:
+    """Why the CUDA kernels of this binary do not run on one GPU, with the cure; None when they do."""
+    if compiled.has_image(device):
+        return None
+    major, minor = capability = torch.cuda.get_device_capability(device)
+    card = f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}"
+    if capability < _OLDEST:
+        return f"{card}, the CUDA kernels need {_OLDEST[0]}.{_OLDEST[1]}; the torch backend serves its tensors"
+    target = f"{major}{minor}{'a' if capability == (9, 0) else ''}-real"
+    built = compiled.cuda_architectures()
+    return f"{card}, the CUDA kernels are built for {built}; with HRTA_EXT_CUDA_ARCHITECTURES={target}, {_REBUILD}"
 
 
 def broken_binary() -> str | None:
@@ -206,7 +223,9 @@ def serve(native: Any, reference: Any, x: Tensor, base: str | None = None) -> An
     device = x.device.type
     if name is not None and (not usable or (name != "native" and name != {"cpu": "cpp"}.get(device, device))):
         what = "base that you registered" if registered else f"{device} tensor"
-        raise ValueError(f"use_backend({name!r}) cannot serve a {what}; leave the block or use the torch backend")
+        reason = why_not_on(x.get_device()) if x.is_cuda and compiled.cuda_architectures() and not registered else None
+        cure = reason or "leave the block or use the torch backend"
+        raise ValueError(f"use_backend({name!r}) cannot serve a {what}{':' if reason else ';'} {cure}")
     return native if usable and native.serves(x) else reference
 
 

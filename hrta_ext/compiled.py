@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import struct
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import Tensor
 NAMES = frozenset(
     name
     for line in (
-        "BASES GramCall GramEvaluation GramSums Neurons QUANTITIES SCALAR_KINDS TWO_LAYER_CUDA_FEATURES TwoLayerCall",
-        "TwoLayerPass TwoLayerTraining UpdateRule build_info gram_add gram_begin gram_digits gram_end gram_evaluate",
-        "gram_figures gram_least_scratch gram_session gram_sums",
-        "parameter_gradient parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward",
-        "transform two_layer_backward two_layer_forward two_layer_input_gradient two_layer_parameter_gradient",
-        "two_layer_scratch two_layer_train two_layer_training_scratch value",
+        "BASES GramCall GramEvaluation GramSums Neurons QUANTITIES SCALAR_KINDS TWO_LAYER_CUDA_FEATURES",
+        "TWO_LAYER_PIECES TwoLayerCall TwoLayerPass TwoLayerTraining UpdateRule build_info gram_add gram_begin gram_digits",
+        "gram_end gram_evaluate gram_figures gram_least_scratch gram_session gram_sums parameter_gradient",
+        "parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward transform",
+        "two_layer_backward two_layer_forward two_layer_input_gradient two_layer_parameter_gradient two_layer_scratch",
+        "two_layer_sum_neurons two_layer_sum_samples two_layer_train two_layer_training_scratch value",
     )
     for name in line.split()
 )
@@ -78,9 +79,31 @@ def cuda_architectures() -> str:
     return "" if _C is None else _C.build_info()["cuda_architectures"]
 
 
+def _runs_on(target: str, capability: int) -> bool:
+    """Whether code for ``target``, such as 80, 90a or 100+PTX, runs on a device of compute capability 80, 90, ..."""
+    number = target.removesuffix("+PTX")
+    if not number.rstrip("af").isdigit():
+        return True  # "native", "all": nobody here knows
+    least = int(number.rstrip("af"))
+    if number.endswith("a"):
+        return capability == least
+    same = capability // 10 == least // 10
+    return capability >= least and (same or (target.endswith("+PTX") and not number.endswith("f")))
+
+
+@cache
+def has_image(device: int) -> bool:
+    """Whether the binary has CUDA kernels that run on this device."""
+    targets = cuda_architectures()
+    if not targets or not torch.cuda.is_available():  # a fake tensor's device may not be there
+        return False
+    major, minor = torch.cuda.get_device_capability(device)
+    return any(_runs_on(target, 10 * major + minor) for target in targets.split(","))
+
+
 def serves(x: Tensor) -> bool:
     """Whether the binary has kernels for x's device and dtype."""
-    on_device = x.is_cpu or (x.is_cuda and cuda_architectures() != "")
+    on_device = x.is_cpu or (x.is_cuda and has_image(x.get_device()))
     return _C is not None and on_device and x.dtype in KINDS
 
 

@@ -2,6 +2,8 @@
 // resident and meet. Under the tests' emulation tests/emulation/cuda_runtime.h gives the same names.
 #pragma once
 
+#include <mutex>
+
 #include "gpu/device.h"
 #include "gpu/launch.cuh"
 
@@ -20,12 +22,15 @@ struct Shape {
 
 namespace detail {
 
+// A kernel's limits are the process's: no other thread may set them to its own shape before this one's launch.
+inline std::mutex one_at_a_time;
+
 template <typename Kernel>
 cudaLaunchConfig_t prepared(Kernel kernel, const Shape& shape, cudaLaunchAttribute* attribute) {
   cudaLaunchConfig_t config{};
   config.gridDim = shape.blocks, config.blockDim = dim3(unsigned(shape.threads));
   config.dynamicSmemBytes = shape.shared;
-  if (shape.shared > 48 * 1024) {
+  if (shape.shared > 32 * 1024) {  // the 48 KB that need no asking count the kernel's static shared memory too
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared));
   }
   if (shape.cluster > 8) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
@@ -48,6 +53,7 @@ template <typename... Parameters>
 bool fits(void (*kernel)(Parameters...), const Shape& shape, const Device& device) {
   if (shape.shared > size_t(device.shared) || shape.cluster > device.cluster) return false;
   cudaLaunchAttribute attribute{};
+  const std::lock_guard<std::mutex> lock(detail::one_at_a_time);
   const cudaLaunchConfig_t config = detail::prepared(kernel, shape, &attribute);
   int count = 0;
   if (shape.cluster > 1) {
@@ -64,6 +70,7 @@ bool fits(void (*kernel)(Parameters...), const Shape& shape, const Device& devic
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Shape& shape, void* stream, const Arguments&... arguments) {
   cudaLaunchAttribute attribute{};
+  const std::lock_guard<std::mutex> lock(detail::one_at_a_time);
   cudaLaunchConfig_t config = detail::prepared(kernel, shape, &attribute);
   config.stream = static_cast<cudaStream_t>(stream);
   cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);  // launch_error() tells

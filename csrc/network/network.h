@@ -59,8 +59,8 @@ void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradi
 
 namespace cuda {
 
-// Features that the kernels serve; beyond, the product of samples and weights outweighs everything that fusing saves.
-constexpr int64_t kMostFeatures = 16;
+// Features that the kernels serve; beyond, the library's products are the faster.
+constexpr int64_t kMostFeatures = 64;
 
 enum class TwoLayerPass : int { kForward, kForwardWithGradient, kInputGradient, kParameterGradient, kBackward };
 
@@ -75,6 +75,19 @@ const char* two_layer_parameter_gradient(const TwoLayerCall& call, const void* g
                                          int device, void* stream);
 const char* two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, void* scratch, int device,
                                void* stream);
+
+// Beyond kMostFeatures: what lies between the library's products of a chunk of neurons. `call` is the chunk's, its x
+// and weight are not read; z (B, n, m) float64 on the device, the pre-activations, is overwritten.
+constexpr int64_t kPieceNeurons = 4096, kPieceSamples = 128;
+
+// sums (B, n, ceil(m / kPieceNeurons)) of a_k sigma_s(z_ik), and z becomes a_k sigma_s'(z_ik) if `replace`; or, of
+// `excess`, sums of a_k (sigma(z_ik) - z_ik), and z stays.
+const char* two_layer_sum_neurons(const TwoLayerCall& call, double scale, double* z, double* sums, bool replace,
+                                  bool excess, int device, void* stream);
+// With y_ik = grad_df_dx_i . w_k as z, or null: sums (B, ceil(n / kPieceSamples), m) of g_i sigma_s(z) + y sigma_s'(z);
+// z becomes a_k (g_i sigma_s'(z) + y sigma_s''(z)), y becomes a_k sigma_s'(z). grad_f (B, n) or null.
+const char* two_layer_sum_samples(const TwoLayerCall& call, double scale, const void* grad_f, double* z, double* y,
+                                  double* sums, int device, void* stream);
 
 }  // namespace cuda
 

@@ -47,12 +47,12 @@ void transform(Address x, Address y, int64_t n, int dtype, int base, int quantit
   });
 }
 
-// value(x, y, slope, n, dtype, base, s), slope 0 for the value alone: the calls that are made most, as a plain CPython
-// function on CPU memory. pybind11's conversion of the arguments would cost as much again as the kernel on a thousand
+// value(x, y, slope, n, dtype, base, s, device), slope 0 for the value alone: the calls that are made most, as a plain
+// CPython function. pybind11's conversion of the arguments would cost as much again as the kernel on a thousand
 // elements.
 PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 7) {
-    PyErr_SetString(PyExc_TypeError, "value takes 7 arguments");
+  if (count != 8) {
+    PyErr_SetString(PyExc_TypeError, "value takes 8 arguments");
     return nullptr;
   }
   const Address x = PyLong_AsSize_t(arguments[0]), y = PyLong_AsSize_t(arguments[1]);
@@ -60,9 +60,10 @@ PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   const int64_t n = PyLong_AsSsize_t(arguments[3]);
   const int dtype = static_cast<int>(PyLong_AsLong(arguments[4])), base = static_cast<int>(PyLong_AsLong(arguments[5]));
   const double s = PyFloat_AsDouble(arguments[6]);
+  const int device = static_cast<int>(PyLong_AsLong(arguments[7]));
   if (PyErr_Occurred() != nullptr) return nullptr;
   try {
-    transform(x, y, n, dtype, base, static_cast<int>(Quantity::kValue), s, 0, 0, 0, slope, kCpuDevice);
+    transform(x, y, n, dtype, base, static_cast<int>(Quantity::kValue), s, 0, 0, 0, slope, device);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
@@ -71,7 +72,7 @@ PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
 }
 
 PyMethodDef kPlainFunctions[] = {{"value", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(value)),
-                                  METH_FASTCALL, "sigma_s and, if asked for, its slope on the CPU"},
+                                  METH_FASTCALL, "sigma_s and, if asked for, its slope"},
                                  {nullptr, nullptr, 0, nullptr}};
 
 ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, int dtype, double s, Address s_value) {

@@ -78,6 +78,29 @@ void backward(const TwoLayerCall& call, Address grad_f, Address grad_df_dx, Addr
       [&](auto stream) { return cuda::two_layer_backward(call, gradients, pointer(scratch), device, stream); });
 }
 
+// On a GPU alone: the CPU has no such limit of features.
+void sum_neurons(const TwoLayerCall& call, double scale, Address z, Address sums, bool replace, bool excess,
+                 int device) {
+  require_memory(call.networks * call.n * call.width, {z, sums, address_of(call.output_weight)});
+  run_on(
+      device, "two_layer", [] { throw std::runtime_error("two_layer_sum_neurons: device must be a GPU's index"); },
+      [&](auto stream) {
+        return cuda::two_layer_sum_neurons(call, scale, pointer<double>(z), pointer<double>(sums), replace, excess,
+                                           device, stream);
+      });
+}
+
+void sum_samples(const TwoLayerCall& call, double scale, Address grad_f, Address z, Address y, Address sums,
+                 int device) {
+  require_memory(call.networks * call.n * call.width, {z, sums, address_of(call.output_weight)});
+  run_on(
+      device, "two_layer", [] { throw std::runtime_error("two_layer_sum_samples: device must be a GPU's index"); },
+      [&](auto stream) {
+        return cuda::two_layer_sum_samples(call, scale, pointer(grad_f), pointer<double>(z), pointer<double>(y),
+                                           pointer<double>(sums), device, stream);
+      });
+}
+
 }  // namespace
 
 void bind_network(py::module_& m) {
@@ -102,6 +125,7 @@ void bind_network(py::module_& m) {
       .value("parameter_gradient", TwoLayerPass::kParameterGradient)
       .value("backward", TwoLayerPass::kBackward);
   m.attr("TWO_LAYER_CUDA_FEATURES") = cuda::kMostFeatures;
+  m.attr("TWO_LAYER_PIECES") = py::make_tuple(cuda::kPieceNeurons, cuda::kPieceSamples);
   const py::arg call("call"), grad_f("grad_f"), scratch_memory("scratch"), device("device");
   m.def("two_layer_scratch", &scratch, call, py::arg("which"), device);
   m.def("two_layer_forward", &forward, call, py::arg("f"), py::arg("df_dx"), scratch_memory, device);
@@ -109,6 +133,10 @@ void bind_network(py::module_& m) {
   m.def("two_layer_parameter_gradient", &parameter_gradient, call, grad_f, py::arg("grad_s"), scratch_memory, device);
   m.def("two_layer_backward", &backward, call, grad_f, py::arg("grad_df_dx"), py::arg("grad_weight"),
         py::arg("grad_output_weight"), scratch_memory, device);
+  m.def("two_layer_sum_neurons", &sum_neurons, call, py::arg("scale"), py::arg("z"), py::arg("sums"),
+        py::arg("replace"), py::arg("excess"), device);
+  m.def("two_layer_sum_samples", &sum_samples, call, py::arg("scale"), grad_f, py::arg("z"), py::arg("y"),
+        py::arg("sums"), device);
 }
 
 }  // namespace hrta

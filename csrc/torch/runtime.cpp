@@ -34,7 +34,13 @@ void* current_cuda_stream(int device) {
 }
 
 void check_cuda(const char* kernel, const char* error) {
-  if (error != nullptr) throw std::runtime_error(std::string("hrta_ext: ") + kernel + ": CUDA error: " + error);
+  if (error == nullptr) return;
+  std::string message = std::string("hrta_ext: ") + kernel + ": CUDA error: " + error;
+  // In CUDA's words: no code for this card, or PTX that this driver cannot compile for it.
+  if (message.find("kernel image") != std::string::npos || message.find("PTX") != std::string::npos) {
+    message += "; these kernels are built for " HRTA_CUDA_ARCHITECTURES ", `hrta doctor` says how to build them anew";
+  }
+  throw std::runtime_error(message);
 }
 
 const char* cuda_architectures() {

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from hrta_ext import compiled
 from hrta_ext.activation import native, reference
-from hrta_ext.activation.formula import by_parameter, compose
+from hrta_ext.activation.formula import HALF_TYPES, by_parameter, compose
 from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_active, wants_grad
 from hrta_ext.inputs import Parameter, check_activation, check_finite
@@ -78,11 +78,12 @@ def _times_slope(
 
     ``link`` is an empty output of the Function, whose gradient leads autograd back to x, which is not kept.
     """
+    wide = torch.float32 if grad.dtype in HALF_TYPES else grad.dtype  # a product of half types is rounded once
     with torch.no_grad():  # ones of its own: grad may carry a batch dimension of vmap that the mask lacks
         ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
-        active = kernels.relu_mask_backward(ones, mask, 1.0, stride)
-        slope = (active + (1.0 - active) * (1.0 - s)).to(grad.dtype)
-    return grad * (slope + link.sum().to(slope.dtype))
+        active = kernels.relu_mask_backward(ones, mask, 1.0, stride).to(wide)
+        slope = (active + (1.0 - active) * (1.0 - s)).to(wide)
+    return (grad.to(wide) * (slope + link.sum().to(wide))).to(grad.dtype)
 
 
 def _input_gradients(ctx: Any, grad: Tensor, order: int) -> tuple[Tensor | None, Tensor | None]:
@@ -163,37 +164,38 @@ class HomotopyFunction(Function):
 
 
 class _LeanRelu(Function):
-    """The case that is called most, sigma_s of ReLU on a contiguous CPU tensor, with the least Python.
+    """The case that is called most, sigma_s of ReLU on a contiguous tensor, with the least Python.
 
     The bits themselves are the link of ``_times_slope``. They are of a type that autograd connects, and that no hook
     which shortens floating-point numbers takes for its own.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, s: float, device: int) -> tuple[Tensor, Tensor]:
         y, n = _empty_like(x), x.numel()
-        mask = _empty((n + 63) >> 6, dtype=_WORDS)
-        _relu_mask_forward(x.data_ptr(), y.data_ptr(), mask.data_ptr(), n, _KINDS[x.dtype], s, 0, -1)
-        ctx.s = s, x.shape
+        words = (n + 63) >> 6
+        mask = _empty(words, dtype=_WORDS) if device < 0 else x.new_empty(words, dtype=_WORDS)
+        _relu_mask_forward(x.data_ptr(), y.data_ptr(), mask.data_ptr(), n, _KINDS[x.dtype], s, 0, device)
+        ctx.s = s, x.shape, device
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask)
         return y, mask
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        (mask,), (s, shape) = ctx.saved_tensors, ctx.s
+        (mask,), (s, shape, device) = ctx.saved_tensors, ctx.s
         if grad is None:
-            return torch.zeros(shape), None
-        if needs_operations(grad) or not grad.is_contiguous() or grad.is_neg():
+            return torch.zeros(shape, device=mask.device), None, None
+        if needs_operations(grad) or not grad.is_contiguous() or grad.is_neg() or mask.get_device() != device:
             grad = grad.contiguous()
             with torch.no_grad():
                 bits = mask.view(torch.uint8)[: (grad.numel() + 7) >> 3]
-            return _times_slope(grad, bits, mask[:0].real, s, grad.stride()), None
+            return _times_slope(grad, bits, mask[:0].real, s, grad.stride()), None, None
         grad_x = _empty_like(grad)
         compiled._C.relu_mask_backward(
-            grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], s, 0, -1
+            grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], s, 0, device
         )
-        return grad_x, None
+        return grad_x, None, None
 
 
 class MaskedRelu(Function):

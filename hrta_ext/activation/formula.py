@@ -14,7 +14,7 @@ from hrta_ext.bases import get_base
 from hrta_ext.callers import functorch_active, grad_enabled, is_dynamo_compiling
 from hrta_ext.inputs import Parameter
 
-_HALF_TYPES = (torch.float16, torch.bfloat16)
+HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 def _settled(s: Parameter) -> Parameter:
@@ -50,7 +50,7 @@ def _split(s: Parameter, z: Tensor) -> tuple[Parameter, Parameter]:
 
 def by_parameter(x: Tensor, base: str, order: int) -> Tensor:
     """The derivative of ``compose`` in s, which holds no s: sigma(x) - x at order 0. Half types give float32."""
-    return get_base(base).by_parameter(x.float() if x.dtype in _HALF_TYPES else x, order)
+    return get_base(base).by_parameter(x.float() if x.dtype in HALF_TYPES else x, order)
 
 
 def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
@@ -60,7 +60,7 @@ def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     put together so that its gradient, by autograd, does not cancel either.
     """
     functions = get_base(base)
-    z = x.float() if x.dtype in _HALF_TYPES else x
+    z = x.float() if x.dtype in HALF_TYPES else x
     learned = isinstance(s, Tensor) and s.requires_grad and functions.number is not None
     linear, s = _split(_settled(s), z)
     if base == "relu" and order == 0:

@@ -46,10 +46,14 @@ _NATIVE_BASES = {name: base.number for name, base in BASES.items() if base.numbe
 _native_value = None if compiled._C is None else compiled._C.value
 _empty_like = torch.empty_like
 _strided = torch.strided
+_has_image = compiled.has_image
+_leaky_relu = torch._C._nn.leaky_relu
+_LEAKY_MOST = 65536
+_LOWEST_DATA = 1 << 22  # kLowestData of csrc/torch/addresses.h: below it, storage that was freed
 
 
-def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int] | None:
-    """The kernel's numbers of dtype and base for an ordinary contiguous CPU tensor and a float s; None for others."""
+def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int, int] | None:
+    """The kernel's numbers of dtype, base and device, for an ordinary contiguous tensor and a float s; else None."""
     if (
         not is_dynamo_compiling()
         and type(x) is Tensor
@@ -57,7 +61,7 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int] | None:
         and type(base) is str
         and (number := _NATIVE_BASES.get(base)) is not None
         and (kind := _KINDS.get(x.dtype)) is not None
-        and x.is_cpu
+        and (device := -1 if x.is_cpu else x.get_device() if x.is_cuda and _has_image(x.get_device()) else -2) > -2
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
@@ -69,7 +73,7 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int] | None:
         and forward_ad._current_level < 0
         and tracing_state() is None
     ):
-        return kind, number
+        return kind, number, device
     return None
 
 
@@ -92,9 +96,9 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
     finite x. NaN stays NaN; at infinite x the limit of the formula (ReLU at -inf: 0 for s = 1, -inf for s < 1).
 
     Differentiable in x and, when s is a tensor that requires grad, in s, as often as the base allows. Memory kept for
-    backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte); otherwise x itself,
-    which costs nothing if x lives on. The gradient in s is summed in float64 in a fixed order: the same bits on every
-    run and for every number of threads.
+    backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte; a CUDA tensor of up to
+    65536 elements and a float s: x itself); otherwise x itself, which costs nothing if x lives on. The gradient in s is
+    summed in float64 in a fixed order: the same bits on every run and for every number of threads.
 
     Raises:
         TypeError: x is no floating-point dense tensor, or s no number.
@@ -118,7 +122,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and type(base) is str
         and (number := _NATIVE_BASES.get(base)) is not None
         and (kind := _KINDS.get(x.dtype)) is not None
-        and x.is_cpu
+        and (device := -1 if x.is_cpu else x.get_device() if x.is_cuda and _has_image(x.get_device()) else -2) > -2
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
@@ -132,9 +136,16 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
     ):
         try:
             if x.requires_grad and grad_enabled():
-                return lean_relu(x, s)[0] if base == "relu" else light_homotopy(x, s, base, 0)
+                if base != "relu":
+                    return light_homotopy(x, s, base, 0)
+                # torch's own node in C++ where on a GPU a call costs more than the work: the same bits, of every
+                # derivative too. Not at s = 1, where it has 0 times -inf; and not in place, where it keeps the result,
+                # which nobody may then overwrite, and has no backward for s > 1.
+                if device >= 0 and s != 1.0 and x.numel() <= _LEAKY_MOST and x.data_ptr() >= _LOWEST_DATA:
+                    return _leaky_relu(x, 1.0 - s)
+                return lean_relu(x, s, device)[0]
             y = _empty_like(x)
-            _native_value(x.data_ptr(), y.data_ptr(), 0, x.numel(), kind, number, s)
+            _native_value(x.data_ptr(), y.data_ptr(), 0, x.numel(), kind, number, s, device)
             return y
         except RuntimeError:  # a wrapper without memory of its own: the slow lane knows what to do, or what to say
             pass
@@ -161,7 +172,8 @@ def homotopy_value_and_slope(x: Tensor, s: Parameter = 1.0, base: str = "relu") 
     if (numbers := _fast_lane(x, s, base)) is not None and not (x.requires_grad and grad_enabled()):
         try:
             value, slope = _empty_like(x), _empty_like(x)
-            compiled._C.value(x.data_ptr(), value.data_ptr(), slope.data_ptr(), x.numel(), *numbers, s)
+            kind, number, device = numbers
+            compiled._C.value(x.data_ptr(), value.data_ptr(), slope.data_ptr(), x.numel(), kind, number, s, device)
             return value, slope
         except RuntimeError:  # as in homotopy
             pass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any
 
+import torch
 import typer
 from typer.core import TyperGroup
 
@@ -76,6 +78,10 @@ def _report(error: Exception) -> int:
         print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     elif isinstance(error, (CommandError, ValueError, TypeError, OSError, ModuleNotFoundError)):
         print_error(str(error))
+    elif isinstance(error, torch.OutOfMemoryError):
+        wanted = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+        size = f" (it wanted another {wanted[1]})" if wanted else ""
+        print_error(f"not enough GPU memory{size}; use a smaller --width, fewer rows, or --device cpu")
     elif isinstance(error, MemoryError) or ("alloc" in str(error) and "memory" in str(error)):
         print_error("not enough memory; use a smaller --width or --batch-size, or fewer rows")
     else:

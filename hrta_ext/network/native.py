@@ -1,6 +1,6 @@
 """The compiled two-layer kernels on tensors: memory order, allocation, addresses. Same functions as ``reference``.
 
-CUDA kernels serve up to ``most_features`` features; nothing here waits for the device.
+CUDA kernels serve up to ``most_features`` features, ``products`` beyond; nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address, memory, most_features, own, plain
 from hrta_ext.inputs import Parameter
-from hrta_ext.network import reference
+from hrta_ext.network import products, reference
 from hrta_ext.network.reference import Gradients, Needs
 
 
 def serves(x: Tensor) -> bool:
     """Whether these kernels take samples x (n, D), of a device and dtype that the binary serves."""
-    return x.shape[-1] <= most_features(x.device)
+    return x.shape[-1] <= most_features(x.device) or products.serves(x.device)
 
 
 def _plain(x: Tensor, weight: Tensor, output_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,6 +73,8 @@ def outputs(
 ) -> tuple[Tensor, ...]:
     """f (..., n) and, if asked for, df/dx (..., n, D)."""
     x, weight, output_weight = _plain(x, weight, output_weight)
+    if x.shape[-1] > most_features(x.device):
+        return products.outputs(x, weight, output_weight, s, base, with_gradient)
     networks = output_weight.shape[:-1]
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
@@ -98,6 +100,8 @@ def gradients(
     x, weight, output_weight = _plain(x, weight, output_weight)
     grad_f = None if grad_f is None else plain(grad_f, "two_layer: grad_f")
     grad_df_dx = None if grad_df_dx is None else plain(grad_df_dx, "two_layer: grad_df_dx")
+    if x.shape[-1] > most_features(x.device):
+        return products.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
     problem, passes = Problem(x, weight, output_weight, s, base), _C.TwoLayerPass
     of_f = problem.address(grad_f, "grad_f", problem.count)
     grad_x = grad_s = None

@@ -1,6 +1,6 @@
 """The two-layer network in plain PyTorch, a chunk of neurons at a time: the torch backend, and second derivatives.
 
-Of the n x m pre-activations no more than ``CHUNK_ELEMENTS`` exist at a time, unless autograd records. Every function
+Of the n x m pre-activations only a chunk exists at a time, unless autograd records. Every function
 takes x (n, D), weight (..., m, D), output_weight (..., m) and s, a float or a 0-dim tensor, and is made of
 differentiable, batchable operations. ``native`` has the same functions on the compiled kernels.
 """
@@ -19,6 +19,7 @@ from hrta_ext.callers import aligned
 from hrta_ext.inputs import Parameter
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
+_DEVICE_CHUNK_ELEMENTS = 1 << 23  # 64 MiB: each operation on a GPU lasts longer than its launch
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # in x, weight, output_weight, s
 Needs = tuple[bool, bool, bool, bool]
@@ -55,10 +56,11 @@ def _in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def neuron_chunks(n: int, output_weight: Tensor) -> Iterator[slice]:
-    """Slices of the width, cut by the shapes alone."""
+    """Slices of the width, cut by the shapes and the kind of device alone."""
     width = output_weight.shape[-1]
     networks = output_weight.numel() // width
-    length = max(CHUNK_ELEMENTS // max(n * networks, 1), 1)
+    elements = CHUNK_ELEMENTS if output_weight.is_cpu else _DEVICE_CHUNK_ELEMENTS
+    length = max(elements // max(n * networks, 1), 1)
     for first in range(0, width, length):
         yield slice(first, min(first + length, width))
 

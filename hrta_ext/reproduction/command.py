@@ -35,7 +35,7 @@ def reproduce_command(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds 0, 1, ... of every method.  [default: 11, with --full 20]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda, where networks are trained.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda, where everything is computed but linear fits.")] = "cpu",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once.  [default: one per core, one on a GPU]")
     ] = None,

@@ -77,18 +77,20 @@ def reproduce(
         folder = out / experiment.name
         folder.mkdir(parents=True, exist_ok=True)
         sections.append(experiment.section(scale, results, folder))
-    report = Report(tuple(sections), scale, environment(workers), command, options)
+    report = Report(tuple(sections), scale, environment(workers, scale.device), command, options)
     write_report(report, out)
     return report
 
 
-def environment(workers: int) -> dict[str, str]:
+def environment(workers: int, device: str) -> dict[str, str]:
     """The machine and the versions, without the machine's name."""
     build = build_info()
     kernels = build.get("simd") or "no compiled kernels"
+    card = {"GPU": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
     return {
         "hrta_ext": build["version"],
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "machine": f"{platform.machine()} ({kernels}), {os.cpu_count()} cores, {workers} used",
+        **card,
     }

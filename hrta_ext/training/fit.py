@@ -68,7 +68,7 @@ def fit(
             bias. For x of shape (n, d) and scalar outputs, each of which depends on its own sample alone (in train mode
             batch norm breaks that). The base must have a second derivative, which relu has not.
         engine: "torch", autograd; "fused", native code for a :class:`TwoLayerNet` on the CPU, or on a GPU with at
-            most 16 features, with all samples at once and Adam or SGD without weight decay and the like, which leaves
+            most 64 features, with all samples at once and Adam or SGD without weight decay and the like, which leaves
             ``.grad`` empty; or "auto", which chooses the fastest one that serves the call. ``result.engine`` says
             which it was.
         progress: Show a bar on a terminal, ten lines otherwise, nothing on other ranks than 0; needs tqdm.

@@ -155,6 +155,8 @@ class FusedEngine:
 
     def rates_of(self, step: int, count: int) -> Tensor:
         """The learning rates, float64, shape (count,)."""
+        if self.rates.factor is None:
+            return torch.full((count,), self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
         rates = []
         for number in range(step, step + count):
             self.rates.apply(number)
@@ -228,7 +230,13 @@ def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> lis
         The losses of each network, as its engine's ``train`` gives them.
     """
     trainings = [engine.training() for engine in engines]
-    rates = [engine.rates_of(step, count) for engine in engines]
+    rates = [engines[0].rates_of(step, count)]
+    for engine in engines[1:]:  # a schedule costs as much as the steps of small networks
+        if engine.rates.factor is not None and engine.rates.agrees(engines[0].rates):
+            engine.rates.apply(step + count - 1)
+            rates.append(rates[0])
+        else:
+            rates.append(engine.rates_of(step, count))
     losses = torch.empty(len(engines), count, dtype=torch.float64)
     present = [engine.s_of_f == training.s for engine, training in zip(engines, trainings, strict=True)]
     keep = not any(engine.watched for engine in engines)

@@ -58,7 +58,7 @@ class LearningRate:
     """
 
     def __init__(self, schedule: str | Callable[[int], float] | None, optimizer: Optimizer, total_steps: int) -> None:
-        self.optimizer, self.total_steps = optimizer, total_steps
+        self.schedule, self.optimizer, self.total_steps = schedule, optimizer, total_steps
         self.base = [group["lr"] for group in optimizer.param_groups]
         self.factor: Callable[[int], float] | None
         if schedule is None:
@@ -92,6 +92,11 @@ class LearningRate:
         if self.factor is None:
             return []
         return [self._checked((self.total_steps - 1) * i // 4) for i in range(5)]
+
+    def agrees(self, other: LearningRate) -> bool:
+        """Whether both give the same rates at every step."""
+        same = self.schedule is other.schedule or self.schedule == other.schedule == "cosine"
+        return same and self.base == other.base and self.total_steps == other.total_steps
 
     def apply(self, step: int) -> None:
         """Set the rates that step number ``step`` is to use."""

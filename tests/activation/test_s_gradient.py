@@ -2,8 +2,9 @@
 for gelu, silu and softplus. A plain difference has lost all digits of float32 at |x| = 1e-4.
 
 Tolerance: 8 ulp of the exact sigma(x) - x or sigma'(x) - 1, in the type that computes (float32 for half types, float64
-on the torch backend); measured 5. Where it crosses zero (erf(x) = x at 0.617; the slopes of erf, gelu and silu are 1 at
-0.348, 0.752 and 1.278) sigma itself, known to an ulp, leaves an ulp or two of its own.
+on the torch backend); measured 5. On a GPU 2^-8 ulp of a half type at the larger of sigma(x) and x. Where it crosses
+zero (erf(x) = x at 0.617; the slopes of erf, gelu and silu are 1 at 0.348, 0.752 and 1.278) sigma itself, known to an
+ulp, leaves an ulp or two of its own.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ def test_every_element_s_share_to_a_few_ulp(
     with mpmath.workdps(60):
         for z, found in zip(x.tolist(), grad_s.tolist(), strict=True):
             truth = exact(z, base, order)
-            error = float(abs(mpmath.mpf(found) - truth))
-            assert error <= allowed(z, truth, base, order, epsilon, library), f"x={z!r}: {found!r}, not {truth}"
+            error, bound = float(abs(mpmath.mpf(found) - truth)), allowed(z, truth, base, order, epsilon, library)
+            if device.type == "cuda" and dtype in HALF_TYPES and order == 0:
+                bound += 2.0**-9 * torch.finfo(dtype).eps * max(abs(z), abs(float(truth + z)))
+            assert error <= bound, f"x={z!r}: {found!r}, not {truth}"
 
 
 @pytest.mark.parametrize("base", SMOOTH_BASES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from cases import BASES, spread
 
 import hrta_ext as hx
-from hrta_ext.backends import asked_for
+from hrta_ext import compiled
+from hrta_ext.backends import asked_for, why_not, why_not_on
 
 PACKAGE = Path(hx.__file__).parent
 
@@ -60,6 +62,70 @@ def test_use_backend_errors() -> None:
         hx.register_base("test_backends_cos", torch.cos, lambda x: -x.sin(), lambda x: -x.cos())
         with hx.use_backend("native"), pytest.raises(ValueError, match="cannot serve a base that you registered"):
             hx.homotopy(torch.zeros(2), 0.5, "test_backends_cos")
+
+
+CARDS = {(7, 5): "T4", (8, 6): "A10", (9, 0): "H100", (10, 3): "B300", (12, 0): "RTX 5090"}
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """One GPU of each compute capability given, and a binary with CUDA kernels for ``targets``."""
+
+    def pretend(targets: str, *capabilities: tuple[int, int]) -> None:
+        compiled.has_image.cache_clear()
+        monkeypatch.setattr(compiled, "IMPORT_ERROR", None)
+        monkeypatch.setattr(compiled, "cuda_architectures", lambda: targets)
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: CARDS[capabilities[device]])
+
+    yield pretend
+    compiled.has_image.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("targets", "served"),
+    [
+        ("80,90a,100,100+PTX", {(8, 6), (9, 0), (10, 3), (12, 0)}),
+        ("80", {(8, 6)}),
+        ("80,80+PTX", {(8, 6), (9, 0), (10, 3), (12, 0)}),
+        ("90a", {(9, 0)}),
+        ("86", {(8, 6)}),
+        ("75", {(7, 5)}),
+        ("100f", {(10, 3)}),
+        ("120", {(12, 0)}),
+        ("native", set(CARDS)),
+        ("", set()),
+    ],
+)
+def test_a_card_has_kernels_if_its_code_or_older_ptx_is_there(card, targets: str, served: set[tuple[int, int]]) -> None:
+    """Code runs on its major version from its minor one on, with an a on that card alone; PTX on all later cards."""
+    card(targets, *CARDS)
+    assert {capability for i, capability in enumerate(CARDS) if compiled.has_image(i)} == served
+
+
+def test_a_card_without_kernels_is_named_with_the_cure(card) -> None:
+    card("80,90a", (12, 0))
+    reason = why_not("cuda")
+    assert reason is not None
+    assert "RTX 5090 has compute capability 12.0, the CUDA kernels are built for 80,90a" in reason
+    assert "HRTA_EXT_CUDA_ARCHITECTURES=120-real" in reason
+    assert "\n" not in reason
+    assert not hx.backends()["cuda"]
+    with pytest.raises(ValueError, match=r"'cuda' is not usable: RTX 5090 .*120-real"), hx.use_backend("cuda"):
+        pass
+    card("80", (9, 0))
+    assert "HRTA_EXT_CUDA_ARCHITECTURES=90a-real" in str(why_not("cuda"))
+    card("80,90a,100,100+PTX", (7, 5))
+    assert "T4 has compute capability 7.5, the CUDA kernels need 8.0" in str(why_not("cuda"))
+
+
+def test_the_kernels_are_usable_where_one_card_of_several_has_them(card) -> None:
+    card("90a", (7, 5), (9, 0))
+    assert hx.backends()["cuda"]
+    assert [why_not_on(device) is None for device in (0, 1)] == [False, True]
 
 
 def test_environment_variable_forces_a_backend() -> None:

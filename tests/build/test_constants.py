@@ -58,6 +58,6 @@ def test_the_offset_of_a_view_is_no_memory() -> None:
     """Of a view of freed storage torch gives the offset as its address."""
     for address in (0, 4, 400, 4_000_000):
         with pytest.raises(RuntimeError, match="no memory"):
-            compiled._C.value(address, 2**40, 0, 1, 2, 0, 0.5)
+            compiled._C.value(address, 2**40, 0, 1, 2, 0, 0.5, -1)
         with pytest.raises(RuntimeError, match="no memory"):
             compiled._C.relu_mask_backward(2**40, address, 2**40, 1, 2, 0.5, 0, -1)

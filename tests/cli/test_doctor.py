@@ -19,7 +19,7 @@ import torch
 
 import hrta_ext as hx
 from hrta_ext.activation import native as activation
-from hrta_ext.cli import main, selftest
+from hrta_ext.cli import gpus, main, selftest
 from hrta_ext.network import native as network
 from hrta_ext.ntk import native as ntk
 from hrta_ext.training import native as training
@@ -61,6 +61,50 @@ def test_doctor_gives_reason_and_cure(capsys, monkeypatch, quick):
     monkeypatch.setattr(DOCTOR, "broken_binary", lambda: None)
     assert main(["doctor"]) == 0
     assert "no compiler; get one" in capsys.readouterr().out
+
+
+# ---- GPUs ----
+
+
+def test_speeds_of_gpus_are_shown_and_written(tmp_path, capsys, monkeypatch, quick):
+    """2^26 numbers read and written in 128 us are 4.19 TB/s; a card without kernels, and one without memory, say so."""
+    found = [
+        gpus.Speed("Card A", 141 << 30, 1 << 26, 128e-6, 160e-6),
+        gpus.Speed("Card B", 16 << 30, 1 << 26, 2e-3, None, "no kernel image; build for it"),
+        gpus.Speed("Card C", 80 << 30, 0, None, None, "CUDA out of memory"),
+    ]
+    monkeypatch.setattr(DOCTOR, "speeds", lambda usable: found)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor", "--out", str(tmp_path / "doctor.json")]) == 0
+    lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+    for name, expected in (
+        ("Card A", ("141 GiB", "4,194 GB/s", "160 us, n = 67,108,864", "80%")),
+        ("Card B", ("268 GB/s", "no kernel image; build for it")),
+        ("Card C", ("80 GiB", "CUDA out of memory")),
+    ):
+        assert all(text in lines[name] for text in expected), lines[name]
+    assert "us" not in lines["Card C"]
+    written = json.loads((tmp_path / "doctor.json").read_text())["gpus"]
+    rates = [gpu["copy_bytes_per_second"] for gpu in written]
+    assert rates == [pytest.approx(8 * 2**26 / 128e-6), pytest.approx(8 * 2**26 / 2e-3), None]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_nothing_is_measured_without_a_gpu(tmp_path, capsys, quick):
+    assert gpus.speeds(True) == []
+    assert main(["doctor", "--out", str(tmp_path / "doctor.json")]) == 0
+    assert "GB/s" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "doctor.json").read_text())["gpus"] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_gpu_is_measured():
+    """A rate is what can be checked without knowing the card: above 10 GB/s, and the kernel not beyond the copy's."""
+    usable = hx.backends()["cuda"]
+    for speed in gpus.speeds(usable):
+        assert speed.copy_bytes_per_second > 1e10
+        assert (speed.kernel is not None) == (usable and not speed.reason)
+        assert speed.share is None or speed.share < 1.5
 
 
 # ---- settings ----

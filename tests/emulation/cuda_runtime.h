@@ -116,3 +116,4 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 
 #include "blocks.h"
 #include "warps.h"
+#include "fragments.h"

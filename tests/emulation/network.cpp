@@ -44,6 +44,21 @@ int64_t two_layer_pass(int pass, int dtype, int base, const int64_t* sizes, cons
   return 0;
 }
 
+// What lies between the products of a chunk; sizes: networks, n, m.
+void two_layer_sum_neurons(int dtype, int base, const int64_t* sizes, const void* output_weight, const double* s,
+                           double scale, double* z, double* sums, int replace, int excess) {
+  const int64_t shape[] = {sizes[0], sizes[1], 0, sizes[2]};
+  cuda::two_layer_sum_neurons(call_of(dtype, base, shape, nullptr, nullptr, output_weight, s), scale, z, sums,
+                              replace != 0, excess != 0, 0, nullptr);
+}
+
+void two_layer_sum_samples(int dtype, int base, const int64_t* sizes, const void* output_weight, const double* s,
+                           double scale, const void* grad_f, double* z, double* y, double* sums) {
+  const int64_t shape[] = {sizes[0], sizes[1], 0, sizes[2]};
+  cuda::two_layer_sum_samples(call_of(dtype, base, shape, nullptr, nullptr, output_weight, s), scale, grad_f, z, y,
+                              sums, 0, nullptr);
+}
+
 // sizes: n, D, m, gradient features. `moments`: first of weight and output_weight, then second. numbers: s, beta1,
 // beta2, epsilon.
 int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, const void* x, const void* y,

@@ -20,6 +20,19 @@ def problem(
     return x.to(dtype), weight.to(dtype), output_weight.to(dtype)
 
 
+def in_the_plane(kind: str, n: int, dtype: torch.dtype) -> Tensor:
+    """Rows of zeros and ties among them, but for the grid of the paper's first example."""
+    generator = torch.Generator().manual_seed(n)
+    if kind == "grid":
+        return torch.stack((torch.linspace(0, 1, n, dtype=torch.float64), torch.ones(n)), 1).to(dtype)
+    if kind == "integers":  # parallel, antiparallel, on the axes
+        return torch.randint(-3, 4, (n, 2), generator=generator).to(dtype)
+    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    if kind == "spread":  # over 30 orders of magnitude
+        x *= 10.0 ** (30 * torch.rand(n, 2, generator=generator, dtype=torch.float64) - 15)
+    return x.to(dtype)
+
+
 def dense(x: Tensor, weight: Tensor, output_weight: Tensor, s: float | Tensor, base: str) -> Tensor:
     """f (..., n) in float64, from the n x m matrix."""
     z = x.double() @ weight.double().mT

@@ -90,8 +90,8 @@ def test_wrong_shapes_are_named() -> None:
 
 @pytest.mark.skipif(not backends()["cuda"], reason="needs a GPU")
 def test_many_features_on_a_gpu_go_to_autograd() -> None:
-    x, y = problem(20, 16, torch.float32)
-    net = TwoLayerNet(16, 10, seed=0).cuda()
-    with pytest.raises(ValueError, match="on a GPU it takes at most 16 features, the bias included, net has 17"):
+    x, y = problem(20, 64, torch.float32)
+    net = TwoLayerNet(64, 10, seed=0).cuda()
+    with pytest.raises(ValueError, match="on a GPU it takes at most 64 features, the bias included, net has 65"):
         fit(net, x.cuda(), y.cuda(), s=1.0, steps=1, engine="fused")
     assert fit(net, x.cuda(), y.cuda(), s=1.0, steps=1).engine == "torch"

@@ -16,19 +16,30 @@ namespace cuda {
 
 enum class Output { kValue, kSlope, kBoth, kCurvature };
 
+// The parameter of a vector's element j: one for all, or one each.
+template <typename T>
+__device__ __forceinline__ const Parameter<T>& of(const Parameter<T>& h, int) {
+  return h;
+}
+
+template <typename T, int kCount>
+__device__ __forceinline__ const Parameter<T>& of(const Parameter<T> (&h)[kCount], int j) {
+  return h[j];
+}
+
 // y, and second where there is one, of kCount elements. sin takes the short reduction unless one of the elements lies
 // beyond its reach.
-template <typename Base, typename Stored, Output kOutput, int kCount, typename T>
-__device__ __forceinline__ void evaluate(const Parameter<T>& h, const T (&x)[kCount], T (&y)[kCount],
+template <typename Base, typename Stored, Output kOutput, int kCount, typename T, typename Parameters>
+__device__ __forceinline__ void evaluate(const Parameters& h, const T (&x)[kCount], T (&y)[kCount],
                                          T (&second)[kCount]) {
   constexpr bool kValue = kOutput == Output::kValue || kOutput == Output::kBoth;
   constexpr bool kSlope = kOutput == Output::kSlope || kOutput == Output::kBoth;
   if constexpr (kOutput == Output::kCurvature || sizeof(T) == 8) {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if constexpr (kValue) y[j] = homotopy_value<Base>(x[j], h);
-      if constexpr (kSlope) (kValue ? second : y)[j] = homotopy_slope<Base>(x[j], h);
-      if constexpr (kOutput == Output::kCurvature) y[j] = homotopy_curvature<Base>(x[j], h);
+      if constexpr (kValue) y[j] = homotopy_value<Base>(x[j], of(h, j));
+      if constexpr (kSlope) (kValue ? second : y)[j] = homotopy_slope<Base>(x[j], of(h, j));
+      if constexpr (kOutput == Output::kCurvature) y[j] = homotopy_curvature<Base>(x[j], of(h, j));
     }
   } else {
     constexpr bool kIsSin = std::is_same_v<Base, Sin>;
@@ -39,7 +50,7 @@ __device__ __forceinline__ void evaluate(const Parameter<T>& h, const T (&x)[kCo
       if (far) {
 #pragma unroll
         for (int j = 0; j < kCount; ++j) {
-          float_math::evaluate<Sin, kValue, kSlope>(x[j], h, y[j], kValue ? second[j] : y[j]);
+          float_math::evaluate<Sin, kValue, kSlope>(x[j], of(h, j), y[j], kValue ? second[j] : y[j]);
         }
         return;
       }
@@ -49,9 +60,9 @@ __device__ __forceinline__ void evaluate(const Parameter<T>& h, const T (&x)[kCo
     for (int j = 0; j < kCount; ++j) {
       float& slope = kValue ? second[j] : y[j];
       if constexpr (sizeof(Stored) == 2 && float_math::kHasOwnMath<Base>) {
-        half_math::evaluate<Near, kValue, kSlope>(x[j], h, y[j], slope);
+        half_math::evaluate<Near, kValue, kSlope>(x[j], of(h, j), y[j], slope);
       } else {
-        float_math::evaluate<Near, kValue, kSlope>(x[j], h, y[j], slope);
+        float_math::evaluate<Near, kValue, kSlope>(x[j], of(h, j), y[j], slope);
       }
     }
   }
@@ -69,15 +80,35 @@ struct PointwiseCall {
   bool aligned;           // all pointers on 16 bytes
 };
 
-// Blocks of a multiprocessor: what the register cap follows from. Beyond it sin's backward and float64 would spill.
-template <typename Base, typename T, bool kTimesGrad>
-constexpr int kMinBlocks = sizeof(T) == 8                            ? 4
-                           : std::is_same_v<Base, Sin> && kTimesGrad ? 6
-                                                                     : 8;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kFirstArchitecture = true;  // ptxas spends a register more there
+#else
+constexpr bool kFirstArchitecture = false;
+#endif
+
+// Blocks of a multiprocessor: what the register cap follows from, 32 to 64. With 8 of them some would spill.
+template <typename Base, typename Stored, Output kOutput, bool kTimesGrad>
+constexpr int min_blocks() {
+  constexpr bool kHalf = sizeof(Stored) == 2;
+  if (sizeof(Stored) == 8) return 4;
+  if (kHalf && std::is_same_v<Base, Gelu>) return 5;
+  if (std::is_same_v<Base, Sin> && (kHalf || kTimesGrad || kOutput == Output::kBoth)) return 6;
+  return kHalf && kFirstArchitecture && float_math::kHasOwnMath<Base> ? 6 : 8;
+}
+
+// Vector `at` of a block's share: a base that all threads have in common and 32 bits of each one's own.
+template <typename Stored>
+__device__ __forceinline__ const uint4* vector_at(const Stored* first, unsigned at) {
+  return reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(first) + at * 16u);
+}
+template <typename Stored>
+__device__ __forceinline__ uint4* vector_at(Stored* first, unsigned at) {
+  return reinterpret_cast<uint4*>(reinterpret_cast<char*>(first) + at * 16u);
+}
 
 // Only the last tile, and tensors off the 16-byte grid, go element by element; the arithmetic is the same.
 template <typename Base, typename Stored, Output kOutput, bool kTimesGrad, int kVectors>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<Base, typename Storage<Stored>::Computed, kTimesGrad>))
+__global__ void __launch_bounds__(kThreads, (min_blocks<Base, Stored, kOutput, kTimesGrad>()))
     pointwise_kernel(const __grid_constant__ PointwiseCall<typename Storage<Stored>::Computed> call) {
   using S = Storage<Stored>;
   using T = typename S::Computed;
@@ -92,14 +123,14 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<Base, typename Storage<S
     uint4 raw[kVectors], raw_grad[kVectors];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      const int at = v * kThreads + int(threadIdx.x);
-      raw[v] = reinterpret_cast<const uint4*>(x)[at];
-      if constexpr (kTimesGrad) raw_grad[v] = reinterpret_cast<const uint4*>(grad)[at];
+      const unsigned at = v * kThreads + threadIdx.x;
+      raw[v] = *vector_at(x, at);
+      if constexpr (kTimesGrad) raw_grad[v] = *vector_at(grad, at);
     }
     __syncwarp();  // keeps the compiler from moving loads behind the first vectors' arithmetic
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      const int at = v * kThreads + int(threadIdx.x);
+      const unsigned at = v * kThreads + threadIdx.x;
       T in[kLanes], out[kLanes], beside[kLanes];
       S::unpack(raw[v], in);
       evaluate<Base, Stored, kOutput>(h, in, out, beside);
@@ -109,8 +140,8 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<Base, typename Storage<S
 #pragma unroll
         for (int j = 0; j < kLanes; ++j) out[j] *= factor[j];
       }
-      reinterpret_cast<uint4*>(y)[at] = S::pack(out);
-      if constexpr (kOutput == Output::kBoth) reinterpret_cast<uint4*>(second)[at] = S::pack(beside);
+      *vector_at(y, at) = S::pack(out);
+      if constexpr (kOutput == Output::kBoth) *vector_at(second, at) = S::pack(beside);
     }
   } else {
     const Parameter<T> h = parameter(call.h, call.s_value);

@@ -92,6 +92,37 @@ struct Storage<float> : PlainStorage<float> {};
 template <>
 struct Storage<double> : PlainStorage<double> {};
 
+template <typename Stored>
+struct alignas(16) Elements {
+  Stored values[Storage<Stored>::kLanes];
+};
+
+// The vector at `from`: in one access where it is `whole`, all there and on the 16-byte grid, else the `count` elements
+// that are there, and zeros.
+template <typename Stored>
+__device__ __forceinline__ uint4 load_vector(const Stored* from, bool whole, int count) {
+  if (whole) return *reinterpret_cast<const uint4*>(from);
+  Elements<Stored> some{};
+#pragma unroll
+  for (int j = 0; j < Storage<Stored>::kLanes; ++j) {
+    if (j < count) some.values[j] = from[j];
+  }
+  return bit_cast<uint4>(some);
+}
+
+template <typename Stored>
+__device__ __forceinline__ void store_vector(const uint4& vector, bool whole, int count, Stored* to) {
+  if (whole) {
+    *reinterpret_cast<uint4*>(to) = vector;
+    return;
+  }
+  const Elements<Stored> some = bit_cast<Elements<Stored>>(vector);
+#pragma unroll
+  for (int j = 0; j < Storage<Stored>::kLanes; ++j) {
+    if (j < count) to[j] = some.values[j];
+  }
+}
+
 // Calls body(a Stored) for the type's number.
 template <typename Body>
 void with_stored(ScalarKind dtype, const Body& body) {

@@ -25,10 +25,6 @@ struct BackwardWork {
   __host__ __device__ int64_t items() const { return call.networks * splits * groups; }
 };
 
-HRTA_INLINE constexpr int lane_neurons(int wanted, int features) {
-  return features <= 5 ? wanted : 1;
-}
-
 template <typename T>
 __device__ __forceinline__ void update_element(const UpdateNumbers& numbers, T grad, void* parameter, void* first,
                                                void* second, int64_t at) {
@@ -42,48 +38,67 @@ __device__ __forceinline__ void update_element(const UpdateNumbers& numbers, T g
   }
 }
 
-// The gradients of neuron k, counted over all networks, from its sums H and A; A is not used for homogeneous bases.
+// The gradients of neuron k, counted over all networks, from its sums, element by element.
+struct Finish {
+  double s, q, scale;
+  explicit __device__ Finish(const TwoLayerCall& call)
+      : s(parameter(call)), q(1.0 - s), scale(output_scale(call.width)) {}
+
+  // In w_kd. `a` is the output weight as it was before any update.
+  template <typename T>
+  __device__ __forceinline__ void weight(const BackwardWork& work, int64_t k, int64_t d, double a, double R,
+                                         double H) const {
+    const int64_t at = k * work.call.features + d;
+    const T grad = T(scale * a * combine(q, R, s, H));
+    if (work.training) {
+      update_element(work.update.numbers, grad, const_cast<void*>(work.call.weight), work.update.weight_first,
+                     work.update.weight_second, at);
+    } else if (work.gradients.grad_weight != nullptr) {
+      static_cast<T*>(work.gradients.grad_weight)[at] = grad;
+    }
+  }
+
+  // In a_k. of_R = w_k . R.
+  template <typename T>
+  __device__ __forceinline__ void output_weight(const BackwardWork& work, int64_t k, double of_R, double A) const {
+    const T grad = T(scale * combine(q, of_R, s, A));
+    if (work.training) {
+      update_element(work.update.numbers, grad, const_cast<void*>(work.call.output_weight), work.update.output_first,
+                     work.update.output_second, k);
+    } else if (work.gradients.grad_output_weight != nullptr) {
+      static_cast<T*>(work.gradients.grad_output_weight)[k] = grad;
+    }
+  }
+};
+
+// All of them, from its sums H and A; A is not used for homogeneous bases.
 template <int kDegree, int D, typename T>
 __device__ void finish_neuron(const BackwardWork& work, int64_t k, const double (&H)[D], double A) {
   const TwoLayerCall& call = work.call;
-  const Update& update = work.update;
-  const double s = parameter(call), q = 1.0 - s, scale = output_scale(call.width);
+  const Finish finish(call);
   const double* R = work.everywhere + k / call.width * call.features;
   const T* weight = static_cast<const T*>(call.weight) + k * call.features;
   const double a = double(static_cast<const T*>(call.output_weight)[k]);
-  double of_r = 0, of_h = 0;
+  double of_R = 0, of_H = 0;
 #pragma unroll
   for (int d = 0; d < D; ++d) {
     if (d >= call.features) break;
     const double w = double(weight[d]);
-    of_r += w * R[d];
-    of_h += w * H[d];
+    of_R += w * R[d];
+    of_H += w * H[d];
   }
-  if constexpr (kDegree != 0) A = of_h / kDegree;
-  const T grad_a = T(scale * combine(q, of_r, s, A));
-  const int64_t row = k * call.features;
+  if constexpr (kDegree != 0) A = of_H / kDegree;
+  finish.output_weight<T>(work, k, of_R, A);
 #pragma unroll
   for (int d = 0; d < D; ++d) {
-    if (d >= call.features) break;
-    const T grad_w = T(scale * a * combine(q, R[d], s, H[d]));
-    if (work.training) {
-      update_element(update.numbers, grad_w, const_cast<void*>(call.weight), update.weight_first, update.weight_second,
-                     row + d);
-    } else if (work.gradients.grad_weight != nullptr) {
-      static_cast<T*>(work.gradients.grad_weight)[row + d] = grad_w;
-    }
-  }
-  if (work.training) {
-    update_element(update.numbers, grad_a, const_cast<void*>(call.output_weight), update.output_first,
-                   update.output_second, k);
-  } else if (work.gradients.grad_output_weight != nullptr) {
-    static_cast<T*>(work.gradients.grad_output_weight)[k] = grad_a;
+    if (d < call.features) finish.weight<T>(work, k, d, a, R[d], H[d]);
   }
 }
 
 template <typename Unit, int D, bool kWithGradient, typename T>
-__global__ void __launch_bounds__(kWarps* kLanes) backward_kernel(const __grid_constant__ BackwardWork work) {
-  constexpr int kCount = lane_neurons(Unit::kNeurons, D);
+__global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neurons(Unit::kDegree, sizeof(T), D) * 4 * D))
+    backward_kernel(const __grid_constant__ BackwardWork work) {
+  constexpr int kCount = lane_neurons(Unit::kDegree, sizeof(T), D);
   constexpr bool kRamp = Unit::kDegree == 1;  // then x and r = g x + G are all that is needed
   constexpr bool kNarrow = sizeof(T) == 4;
   using Sample = Row<T, kRamp ? 2 * D : D + 1 + (kWithGradient ? D : 0)>;  // x, r or x, g, G
@@ -128,7 +143,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) backward_kernel(const __grid_c
       if constexpr (!kRamp) tile[j].at[D] = g;
     }
     __syncwarp();
-#pragma unroll 2
+#pragma unroll 1
     for (int j = 0; j < count; ++j) {
       const Sample sample = read_row(tile[j]);
       T z[kCount];
@@ -178,15 +193,19 @@ __global__ void __launch_bounds__(kWarps* kLanes) backward_kernel(const __grid_c
       }
     }
   }
-#pragma unroll
-  for (int v = 0; v < kCount; ++v) {
+#pragma unroll 1
+  for (int v = 0; v < kCount; ++v) {  // one copy of the update's code, which is longer than all the rest
     const int64_t neuron = first_neuron + v * kLanes;
     if (neuron >= call.width) continue;
     const int64_t k = network * call.width + neuron;
-    double sums[D];
+    double sums[D], of_a = 0;
 #pragma unroll
-    for (int d = 0; d < D; ++d) sums[d] = kNarrow ? H_total[v][d] : double(H[v][d]);
-    const double of_a = kNarrow ? A_total[v] : double(A[v]);
+    for (int u = 0; u < kCount; ++u) {
+      if (u != v) continue;
+#pragma unroll
+      for (int d = 0; d < D; ++d) sums[d] = kNarrow ? H_total[u][d] : double(H[u][d]);
+      of_a = kNarrow ? A_total[u] : double(A[u]);
+    }
     if (work.splits == 1) {
       finish_neuron<Unit::kDegree, D, T>(work, k, sums, of_a);
       continue;

@@ -6,14 +6,8 @@
 namespace hrta {
 namespace cuda {
 
-// Samples of a lane: fewer where there are many features to hold, or sums of as many.
-HRTA_INLINE constexpr int lane_samples(int wanted, int features, bool with_gradient) {
-  const int held = with_gradient ? 2 * features : features;
-  return held <= 6 ? wanted : held <= 10 ? (wanted + 1) / 2 : 1;
-}
-
 // Sums per sample and neuron chunk: S, or U with S before it unless the base is homogeneous.
-HRTA_INLINE constexpr int sums_per_sample(int degree, int features, bool with_gradient) {
+HRTA_INLINE constexpr int lane_sums(int degree, int features, bool with_gradient) {
   return with_gradient ? features + (degree == 0) : 1;
 }
 
@@ -25,15 +19,21 @@ struct ForwardWork {
   double* sums;           // (networks, n, sums, chunks), sums over the true features
   double* linear;         // (networks, D, chunks): V of each chunk
   const int64_t* done;    // () on the device or null: nothing is done where it is not 0
+  bool excess;            // in tiles alone: S is of sigma(z) - z, whose sums do not cancel at small z
 
   __host__ __device__ int64_t parts() const { return chunks; }
   __host__ __device__ int64_t items() const { return call.networks * chunks * groups; }
 };
 
 template <typename Unit, int D, bool kWithGradient, typename T>
-__global__ void __launch_bounds__(kWarps* kLanes) forward_kernel(const __grid_constant__ ForwardWork work) {
-  constexpr int kCount = lane_samples(Unit::kSamples, D, kWithGradient);
-  constexpr int kSums = sums_per_sample(Unit::kDegree, D, kWithGradient);
+constexpr int kForwardHeld =
+    lane_samples(Unit::kDegree, sizeof(T), D, kWithGradient) * (D + 3 * lane_sums(Unit::kDegree, D, kWithGradient));
+
+template <typename Unit, int D, bool kWithGradient, typename T>
+__global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(kForwardHeld<Unit, D, kWithGradient, T>))
+    forward_kernel(const __grid_constant__ ForwardWork work) {
+  constexpr int kCount = lane_samples(Unit::kDegree, sizeof(T), D, kWithGradient);
+  constexpr int kSums = lane_sums(Unit::kDegree, D, kWithGradient);
   constexpr int kSlopes = kSums - D;  // where U begins among the sums
   constexpr bool kNarrow = sizeof(T) == 4;
   using Neuron = Row<T, D + 1>;  // w, a
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) forward_kernel(const __grid_co
       tile[j].at[D] = a;
     }
     __syncwarp();
-#pragma unroll 2
+#pragma unroll 1
     for (int j = 0; j < count; ++j) {
       const Neuron neuron = read_row(tile[j]);
       const T a = neuron.at[D];
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) forward_kernel(const __grid_co
       }
     }
   }
-  const int stored = sums_per_sample(Unit::kDegree, int(call.features), kWithGradient);
+  const int stored = lane_sums(Unit::kDegree, int(call.features), kWithGradient);
 #pragma unroll
   for (int r = 0; r < kCount; ++r) {
     const int64_t sample = first_sample + r * kLanes;

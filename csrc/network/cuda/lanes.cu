@@ -1,4 +1,4 @@
-// The passes by lanes: how the work is cut, and what is done to the kernels' partial sums.
+// The passes by lanes and tiles: how the work is cut, and what is done to the kernels' partial sums.
 #include "network/cuda/plan.cuh"
 
 namespace hrta {
@@ -6,30 +6,52 @@ namespace cuda {
 
 namespace {
 
-constexpr int64_t kWarpItems = 8192;  // a few times what a large GPU holds at a time
-constexpr int64_t kLeastSplit = 256;  // samples
+constexpr int64_t kWarpItems = 8192;    // a few times what a large GPU holds at a time
+constexpr int64_t kBlockItems = 1024;   // the same in tiles
+constexpr int64_t kLeastSplit = 64;     // samples
+constexpr int64_t kMostSums = 1 << 22;  // 32 MiB, or one chunk
+
+int tile_rows(const TwoLayerCall& call) {
+  return call.dtype == ScalarKind::kFloat32 ? kBlockRows<float> : kBlockRows<double>;
+}
+
+int padded(int64_t features) {
+  int count = 0;
+  with_padded_features(features, [&](auto constant) { count = decltype(constant)::value; });
+  return count;
+}
+
+size_t element_size(const TwoLayerCall& call) {
+  return call.dtype == ScalarKind::kFloat32 ? 4 : 8;
+}
 
 }  // namespace
 
-ForwardPlan::ForwardPlan(const TwoLayerCall& call, bool with_gradient) {
+ForwardPlan::ForwardPlan(const TwoLayerCall& call, const Outputs& outputs) {
   const int degree = degree_of(call.base);
-  const int lane =
-      lane_samples(degree != 0 ? ReluUnit::kSamples : SmoothUnit::kSamples, padded(call.features), with_gradient);
-  groups = ceil_div(call.n, kLanes * lane);
-  const int64_t wanted = ceil_div(kWarpItems, std::max<int64_t>(call.networks * groups, 1));
+  const bool by_tiles = tiled(call, outputs.parameter_gradient), with_gradient = outputs.with_gradient();
+  value = !with_gradient || by_tiles || degree == 0;
+  sums = (with_gradient ? call.features : 0) + value;
+  const int64_t rows = by_tiles
+                           ? tile_rows(call)
+                           : kLanes * lane_samples(degree, element_size(call), padded(call.features), with_gradient);
+  groups = ceil_div(call.n, rows);
+  int64_t wanted = ceil_div(by_tiles ? kBlockItems : kWarpItems, std::max<int64_t>(call.networks * groups, 1));
+  wanted = std::min(wanted, std::max<int64_t>(kMostSums / std::max<int64_t>(call.networks * call.n * sums, 1), 1));
   const int64_t tiles = ceil_div(call.width, kChunkTile);
   chunk_neurons = ceil_div(tiles, std::min(wanted, tiles)) * kChunkTile;
   chunks = ceil_div(call.width, chunk_neurons);
-  sums = sums_per_sample(degree, int(call.features), with_gradient);
   linear = call.networks * call.n * sums * chunks;
   doubles = linear + call.networks * call.features * chunks;
 }
 
 BackwardPlan::BackwardPlan(const TwoLayerCall& call) {
-  const int lane =
-      lane_neurons(degree_of(call.base) != 0 ? ReluUnit::kNeurons : SmoothUnit::kNeurons, padded(call.features));
-  groups = ceil_div(call.width, kLanes * lane);
-  const int64_t wanted = kWarpItems / 2 / std::max<int64_t>(call.networks * groups, 1);
+  const bool by_tiles = tiled(call, false);
+  const int64_t rows = by_tiles
+                           ? tile_rows(call)
+                           : kLanes * lane_neurons(degree_of(call.base), element_size(call), padded(call.features));
+  groups = ceil_div(call.width, rows);
+  const int64_t wanted = (by_tiles ? kBlockItems : kWarpItems / 4) / std::max<int64_t>(call.networks * groups, 1);
   splits = std::clamp<int64_t>(ceil_div(call.n, kLeastSplit), 1, std::max<int64_t>(wanted, 1));
   split_samples = std::max<int64_t>(ceil_div(call.n, splits), 1);
   splits = std::max<int64_t>(ceil_div(call.n, split_samples), 1);
@@ -68,14 +90,13 @@ __global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant
     for (int64_t chunk = lane; chunk < forward.chunks; chunk += kLanes) sum += sums[c * forward.chunks + chunk];
     return sum_over_warp(sum);
   };
-  const bool has_value = !work.with_gradient || degree == 0;
-  double S = has_value ? total(0) : 0.0, of_x = 0.0;
+  double S = work.value ? total(0) : 0.0, of_x = 0.0;
   for (int64_t d = 0; d < call.features; ++d) {
     const double V = linear_sum(work, network, d);
     of_x += double(x[d]) * V;
     if (!work.with_gradient) continue;
-    const double U = total(has_value ? 1 + d : d);
-    if (!has_value) S += double(x[d]) * U / degree;
+    const double U = total(work.value ? 1 + d : d);
+    if (!work.value) S += double(x[d]) * U / degree;
     if (lane == 0 && work.df_dx != nullptr) {
       static_cast<Result*>(work.df_dx)[row * call.features + d] = Result(scale * combine(q, V, s, U));
     }
@@ -83,30 +104,56 @@ __global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant
   if (lane == 0 && work.f != nullptr) static_cast<Result*>(work.f)[row] = Result(scale * combine(q, of_x, s, S));
 }
 
-// R (networks, D) of units.cuh, a block per network.
+// R (networks, D) of units.cuh, a block for each.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     everywhere_kernel(const __grid_constant__ TwoLayerCall call, const T* grad_f, const T* grad_df_dx, double* result) {
-  const int64_t network = blockIdx.x;
+  const int64_t network = blockIdx.x / call.features, d = blockIdx.x % call.features;
   const T* x = static_cast<const T*>(call.x);
-  for (int64_t d = 0; d < call.features; ++d) {
-    double sum = 0;
-    for (int64_t i = threadIdx.x; i < call.n; i += kThreads) {
-      const int64_t row = network * call.n + i;
-      if (grad_f != nullptr) sum += double(grad_f[row]) * double(x[i * call.features + d]);
-      if (grad_df_dx != nullptr) sum += double(grad_df_dx[row * call.features + d]);
-    }
-    sum = sum_over_block(sum);
-    if (threadIdx.x == 0) result[network * call.features + d] = sum;
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < call.n; i += kThreads) {
+    const int64_t row = network * call.n + i;
+    if (grad_f != nullptr) sum += double(grad_f[row]) * double(x[i * call.features + d]);
+    if (grad_df_dx != nullptr) sum += double(grad_df_dx[row * call.features + d]);
   }
+  sum = sum_over_block(sum);
+  if (threadIdx.x == 0) result[blockIdx.x] = sum;
 }
 
-// Calls body with the TwoLayerKernels of the call's base and type.
+// Sums over the samples' splits, in their order, a thread per neuron. degree: 0 where A is among the sums.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    finish_splits_kernel(const __grid_constant__ BackwardWork work, int degree) {
+  const TwoLayerCall& call = work.call;
+  const int64_t neurons = call.networks * call.width, k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (k >= neurons || stopped(work.done)) return;
+  const Finish finish(call);
+  auto total = [&](int64_t at) {
+    double sum = 0;
+    for (int64_t split = 0; split < work.splits; ++split) {
+      sum += work.partial[(split * neurons + k) * (call.features + 1) + at];
+    }
+    return sum;
+  };
+  const double* R = work.everywhere + k / call.width * call.features;
+  const double a = double(static_cast<const T*>(call.output_weight)[k]);
+  double of_R = 0, of_H = 0;
+  for (int64_t d = 0; d < call.features; ++d) {
+    const double w = double(static_cast<const T*>(call.weight)[k * call.features + d]), H = total(d);
+    of_R += w * R[d];
+    of_H += w * H;
+    finish.weight<T>(work, k, d, a, R[d], H);
+  }
+  finish.output_weight<T>(work, k, of_R, degree != 0 ? of_H / degree : total(call.features));
+}
+
+// Calls body with the kernels that serve the call.
 template <typename Body>
-void with_kernels(const TwoLayerCall& call, const Body& body) {
+void with_kernels(const TwoLayerCall& call, bool by_tiles, const Body& body) {
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
-    with_base(call.base, [&](auto base) { body(TwoLayerKernels<UnitOf<decltype(base)>, T>{}); });
+    if (by_tiles) return body(TileKernels<T>{});
+    with_base(call.base, [&](auto base) { body(LaneKernels<UnitOf<decltype(base), T>, T>{}); });
   });
 }
 
@@ -114,22 +161,23 @@ void with_kernels(const TwoLayerCall& call, const Body& body) {
 
 namespace lanes {
 
-int64_t forward_scratch(const TwoLayerCall& call, bool with_gradient) {
-  return 8 * ForwardPlan(call, with_gradient).doubles;
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs) {
+  return 8 * ForwardPlan(call, outputs).doubles;
 }
 
 void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, void* stream) {
-  const ForwardPlan plan(call, outputs.with_gradient());
+  const ForwardPlan plan(call, outputs);
+  const bool by_tiles = tiled(call, outputs.parameter_gradient);
   double* sums = static_cast<double*>(scratch);
   OutputsWork work{};
-  work.forward = {call, plan.groups, plan.chunks, plan.chunk_neurons, sums, sums + plan.linear, outputs.done};
-  work.sums = plan.sums;
+  work.forward = {call, plan.groups, plan.chunks, plan.chunk_neurons, sums, sums + plan.linear, outputs.done, false};
+  work.forward.excess = outputs.parameter_gradient && degree_of(call.base) == 0;
+  work.sums = plan.sums, work.value = plan.value;
   work.with_gradient = outputs.with_gradient();
   work.parameter_gradient = outputs.parameter_gradient;
   work.f = outputs.f, work.df_dx = outputs.df_dx;
-  if (outputs.parameter_gradient && degree_of(call.base) == 0) work.forward.call.base += kBaseCount;
   const int64_t blocks = ceil_div(call.networks * call.n, kThreads / kLanes);
-  with_kernels(call, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
+  with_kernels(call, by_tiles, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (outputs.in_double) return launch(outputs_kernel<T, double>, blocks, kThreads, stream, work);
@@ -156,12 +204,19 @@ void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, v
     work.everywhere = memory;
     with_type(call.dtype, [&](auto zero) {
       using T = decltype(zero);
-      launch(everywhere_kernel<T>, call.networks, kThreads, stream, call,
+      launch(everywhere_kernel<T>, call.networks * call.features, kThreads, stream, call,
              static_cast<const T*>(targets.gradients.grad_f), static_cast<const T*>(targets.gradients.grad_df_dx),
              memory);
     });
   }
-  with_kernels(call, [&](auto kernels) { kernels.backward(work, stream); });
+  const bool by_tiles = tiled(call, false);
+  with_kernels(call, by_tiles, [&](auto kernels) { kernels.backward(work, stream); });
+  if (plan.splits == 1) return;
+  with_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch(finish_splits_kernel<T>, ceil_div(call.networks * call.width, kThreads), kThreads, stream, work,
+           by_tiles ? 0 : degree_of(call.base));
+  });
 }
 
 }  // namespace lanes

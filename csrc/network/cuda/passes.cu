@@ -7,19 +7,29 @@
 namespace hrta {
 namespace cuda {
 
-int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device&) {
-  return lanes::forward_scratch(call, outputs.with_gradient());
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device) {
+  if (arcs::serves(call)) return arcs::forward_scratch(call, outputs, device);
+  if (wide::serves_forward(call, device)) return wide::forward_scratch(call, device);
+  return lanes::forward_scratch(call, outputs);
 }
 
-void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device&, void* stream) {
+void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device,
+                    void* stream) {
+  if (arcs::serves(call)) return arcs::forward(call, outputs, scratch, device, stream);
+  if (wide::serves_forward(call, device)) return wide::forward(call, outputs, scratch, device, stream);
   lanes::forward(call, outputs, scratch, stream);
 }
 
-int64_t backward_scratch(const TwoLayerCall& call, const Targets&, const Device&) {
+int64_t backward_scratch(const TwoLayerCall& call, const Targets& targets, const Device& device) {
+  if (targets.update == nullptr && arcs::serves(call)) return arcs::backward_scratch(call);
+  if (wide::serves_backward(call, device)) return wide::backward_scratch(call, device);
   return lanes::backward_scratch(call);
 }
 
-void launch_backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device&, void* stream) {
+void launch_backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device,
+                     void* stream) {
+  if (targets.update == nullptr && arcs::serves(call)) return arcs::backward(call, targets, scratch, device, stream);
+  if (wide::serves_backward(call, device)) return wide::backward(call, targets, scratch, device, stream);
   lanes::backward(call, targets, scratch, stream);
 }
 

@@ -1,4 +1,4 @@
-// How the lanes' passes are cut into warps and laid out in scratch memory, by the shapes alone.
+// How the passes by lanes and tiles are cut and laid out in scratch memory, by the shapes alone.
 #pragma once
 
 #include <algorithm>
@@ -11,20 +11,22 @@ namespace hrta {
 namespace cuda {
 
 constexpr int64_t kChunkTile = 64;  // neurons
+template <typename T>
+constexpr int kBlockRows = sizeof(T) == 4 ? 64 : 32;  // that a block of tiles.cuh holds
 
-inline int padded(int64_t features) {
-  int count = 0;
-  with_padded_features(features, [&](auto constant) { count = decltype(constant)::value; });
-  return count;
+// Whether tiles serve a pass; lanes are not compiled for sums of sigma(z) - z.
+inline bool tiled(const TwoLayerCall& call, bool parameter_gradient) {
+  return call.features > kMostLaneFeatures || (parameter_gradient && degree_of(call.base) == 0);
 }
 
 struct ForwardPlan {
   int64_t groups, chunks, chunk_neurons;  // as in ForwardWork
+  bool value;                             // whether S is among the sums, or follows from U
   int64_t sums;                           // per sample and chunk
   int64_t linear;                         // where V begins in scratch, after the sums; in doubles, as what follows
   int64_t doubles;                        // in all
 
-  ForwardPlan(const TwoLayerCall& call, bool with_gradient);
+  ForwardPlan(const TwoLayerCall& call, const Outputs& outputs);
 };
 
 struct BackwardPlan {
@@ -38,16 +40,27 @@ struct BackwardPlan {
 struct OutputsWork {
   ForwardWork forward;
   int64_t sums;
-  bool with_gradient, parameter_gradient;
+  bool with_gradient, value, parameter_gradient;
   void *f, *df_dx;
 };
 
-// One translation unit per Unit and type, which the build compiles side by side: relu.cu and its likes define them
+// One translation unit for a few bases or a type, which the build compiles side by side. Lanes: relu.cu and its likes
 // (launches.cuh).
 template <typename Unit, typename T>
-struct TwoLayerKernels {
+struct LaneKernels {
   static void forward(const ForwardWork& work, bool with_gradient, void* stream);
   static void backward(const BackwardWork& work, void* stream);
+};
+
+// Tiles: tiles_float.cu, tiles_double.cu (tiles.cuh).
+template <typename T>
+struct TileKernels {
+  static void forward(const ForwardWork& work, bool with_gradient, void* stream);
+  static void backward(const BackwardWork& work, void* stream);
+
+ private:
+  template <int kWide, typename Work>
+  static void run(const Work& work, bool sobolev, void* stream);
 };
 
 }  // namespace cuda

@@ -3,8 +3,8 @@
 namespace hrta {
 namespace cuda {
 
-template struct TwoLayerKernels<ReluUnit, float>;
-template struct TwoLayerKernels<ReluUnit, double>;
+template struct LaneKernels<OneBase<Relu>, float>;
+template struct LaneKernels<OneBase<Relu>, double>;
 
 }  // namespace cuda
 }  // namespace hrta

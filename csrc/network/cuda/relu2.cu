@@ -3,8 +3,8 @@
 namespace hrta {
 namespace cuda {
 
-template struct TwoLayerKernels<Relu2Unit, float>;
-template struct TwoLayerKernels<Relu2Unit, double>;
+template struct LaneKernels<OneBase<Relu2>, float>;
+template struct LaneKernels<OneBase<Relu2>, double>;
 
 }  // namespace cuda
 }  // namespace hrta

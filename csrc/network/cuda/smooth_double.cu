@@ -3,7 +3,7 @@
 namespace hrta {
 namespace cuda {
 
-template struct TwoLayerKernels<SmoothUnit, double>;
+template struct LaneKernels<SmoothBase, double>;
 
 }  // namespace cuda
 }  // namespace hrta

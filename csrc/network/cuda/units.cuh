@@ -1,6 +1,6 @@
-// The two-layer network's kernels. Every warp works by itself: forward a lane holds samples and the neurons of a chunk
-// stream through shared memory, backward a lane holds neurons and the samples stream. What streams is read by all lanes
-// at once, so a pair of sample and neuron costs its arithmetic.
+// The two-layer network's kernels. What a thread holds are samples (forward) or neurons (backward), and what streams
+// past them are neurons or samples: up to kMostLaneFeatures in the lanes of a warp (forward.cuh, backward.cuh), and up
+// to kMostFeatures in the tiles of a block (tiles.cuh).
 //
 // sigma_s(z) = q z + s sigma(z) with q = 1 - s, so the loops see the base alone, and the linear part comes from sums of
 // size D. With V = sum_k a_k w_k and R = sum_i g_i x_i + G_i (g = grad_f, G = grad_df_dx), without the factor m^(-1/2):
@@ -10,15 +10,17 @@
 //   grad_a_k = q w_k . R + s A_k,   A_k = sum_i g_i sigma + (G_i . w_k) sigma'
 // ReLU and ReLU^2 / 2 are homogeneous of degree p = 1, 2: S_i = x_i . U_i / p and A_k = w_k . H_k / p are free.
 //
-// Sums are in T over a tile of 16 to 64 and in double beyond; their order depends on the shapes alone.
+// Sums are in T over a tile of 16 to 64 and in double beyond; their order depends on the shapes alone. float32 knows
+// the bases by fast_bases.cuh, float64 exactly.
 //
-// Here is what they are made of: the bases, and what forward.cuh and backward.cuh share.
+// Here is what they are made of: the bases, and what all of them share.
 #pragma once
 
 #include <type_traits>
 
 #include "gpu/launch.cuh"
 #include "math/homotopy.h"
+#include "network/cuda/fast_bases.cuh"
 #include "network/network.h"
 
 namespace hrta {
@@ -27,14 +29,15 @@ namespace cuda {
 constexpr int kLanes = 32;
 constexpr int kWarps = 4;  // of a block, for nothing but scheduling
 
-// Numbers of features that kernels are compiled for; others are padded with zeros to the next.
-constexpr int kFeatureCounts[] = {1, 2, 3, 4, 5, 9, 16};
+// Numbers of features that the lanes are compiled for; others are padded with zeros to the next.
+constexpr int kLaneFeatures[] = {2, 3, 4, 5, 8};
+constexpr int kMostLaneFeatures = 8;
 
 // Calls body(number of features as a constant) with the least compiled one that holds `features`.
 template <int kIndex = 0, typename Body>
 void with_padded_features(int64_t features, const Body& body) {
-  constexpr int kFeatures = kFeatureCounts[kIndex];
-  if constexpr (kFeatures < kMostFeatures) {
+  constexpr int kFeatures = kLaneFeatures[kIndex];
+  if constexpr (kFeatures < kMostLaneFeatures) {
     if (features > kFeatures) return with_padded_features<kIndex + 1>(features, body);
   }
   body(std::integral_constant<int, kFeatures>{});
@@ -42,87 +45,72 @@ void with_padded_features(int64_t features, const Body& body) {
 
 // --- the bases ----------------------------------------------------------------------------------------------------
 
-template <typename T>
-__device__ __forceinline__ T ramp(T z) {  // max(z, 0) that keeps NaN
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(T) == 4) {
-    float y;
-    asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(z));
-    return y;
+// sigma, sigma' and sigma'' of z; what is null is not wanted.
+template <typename Base, int kCount, typename T>
+__device__ __forceinline__ void evaluate_base(const T (&z)[kCount], T* value, T* slope, T* curvature) {
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    if constexpr (sizeof(T) == 4) {
+      FastBase<Base>::evaluate(z[j], value == nullptr ? nullptr : value + j, slope == nullptr ? nullptr : slope + j,
+                               curvature == nullptr ? nullptr : curvature + j);
+    } else {
+      if (value != nullptr) value[j] = base_value<Base>(z[j]);
+      if (slope != nullptr) slope[j] = Base::slope(z[j]);
+      if (curvature != nullptr) curvature[j] = Base::curvature(z[j]);
+    }
   }
-#endif
-  return at_least(z, T(0));
 }
 
-struct ReluUnit {
-  static constexpr int kDegree = 1;
-  static constexpr int kSamples = 4;  // of a lane, forward: what is left of them where they are many features
-  static constexpr int kNeurons = 2;  // of a lane, backward
-  template <int kCount, typename T>
-  static __device__ __forceinline__ void evaluate(int, const T (&z)[kCount], T* value, T* slope, T* curvature) {
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      if (value != nullptr) value[j] = ramp(z[j]);
-      if (slope != nullptr) slope[j] = z[j] > T(0) ? T(1) : T(0);
-      if (curvature != nullptr) curvature[j] = T(0);
-    }
-  }
-};
-
-struct Relu2Unit {
-  static constexpr int kDegree = 2;
-  static constexpr int kSamples = 4;
-  static constexpr int kNeurons = 2;
-  template <int kCount, typename T>
-  static __device__ __forceinline__ void evaluate(int, const T (&z)[kCount], T* value, T* slope, T* curvature) {
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const T p = ramp(z[j]);
-      if (value != nullptr) value[j] = T(0.5) * p * p;
-      if (slope != nullptr) slope[j] = p;
-      if (curvature != nullptr) curvature[j] = z[j] > T(0) ? T(1) : T(0);
-    }
-  }
-};
-
-// The Unit of a base, by its degree.
+// The degree of a homogeneous base, 0 of the others.
 HRTA_INLINE constexpr int degree_of(int base) {
   return base == kRelu ? 1 : base == kRelu2 ? 2 : 0;
 }
 
+// A base that kernels are compiled for.
 template <typename Base>
-constexpr bool kHasOwnUnit = std::is_same_v<Base, Relu> || std::is_same_v<Base, Relu2>;
-
-template <typename Base, int kCount, typename T>
-__device__ __forceinline__ void evaluate_base(bool excess, const T (&z)[kCount], T* value, T* slope, T* curvature) {
-#pragma unroll
-  for (int j = 0; j < kCount; ++j) {
-    if (value != nullptr) value[j] = excess ? homotopy_parameter_gradient<Base>(z[j]) : base_value<Base>(z[j]);
-    if (slope != nullptr) slope[j] = Base::slope(z[j]);
-    if (curvature != nullptr) curvature[j] = Base::curvature(z[j]);
+struct OneBase {
+  static constexpr int kDegree = std::is_same_v<Base, Relu> ? 1 : std::is_same_v<Base, Relu2> ? 2 : 0;
+  template <int kCount, typename T>
+  static __device__ __forceinline__ void evaluate(int, const T (&z)[kCount], T* value, T* slope, T* curvature) {
+    evaluate_base<Base>(z, value, slope, curvature);
   }
-}
+};
 
-// The others, chosen at run time: the same branch for the whole grid, little beside the functions themselves. A number
-// of kBaseCount more asks for sigma(z) - z in place of sigma(z): the sums over it do not cancel at small z, as theirs
-// do.
-struct SmoothUnit {
+// One that is not homogeneous, chosen at run time: the same branch for the whole grid, little beside functions that are
+// exact in float64.
+struct SmoothBase {
   static constexpr int kDegree = 0;
-  static constexpr int kSamples = 2;
-  static constexpr int kNeurons = 1;
   template <int kCount, typename T>
   static __device__ __forceinline__ void evaluate(int base, const T (&z)[kCount], T* value, T* slope, T* curvature) {
-    const bool excess = base >= kBaseCount;
-    with_base(excess ? base - kBaseCount : base, [&](auto tag) {
+    with_base(base, [&](auto tag) {
       using Base = decltype(tag);
-      if constexpr (!kHasOwnUnit<Base>) evaluate_base<Base>(excess, z, value, slope, curvature);
+      if constexpr (OneBase<Base>::kDegree == 0) evaluate_base<Base>(z, value, slope, curvature);
     });
   }
 };
 
-template <typename Base>
-using UnitOf = std::conditional_t<std::is_same_v<Base, Relu>, ReluUnit,
-                                  std::conditional_t<std::is_same_v<Base, Relu2>, Relu2Unit, SmoothUnit>>;
+template <typename Base, typename T>
+using UnitOf = std::conditional_t<sizeof(T) == 8 && OneBase<Base>::kDegree == 0, SmoothBase, OneBase<Base>>;
+
+// Samples of a lane, forward, and neurons, backward: as many as registers allow, since what streams is read once for
+// all.
+HRTA_INLINE constexpr int lane_samples(int degree, size_t element, int features, bool with_gradient) {
+  if (element == 4) return features <= 5 ? 4 : 2;
+  const int held = with_gradient ? 2 * features : features, wanted = degree != 0 ? 4 : 2;
+  return held <= 6 ? wanted : held <= 10 ? wanted / 2 : 1;
+}
+
+HRTA_INLINE constexpr int lane_neurons(int degree, size_t element, int features) {
+  if (element == 4) return features <= 5 ? 4 : 2;
+  return degree != 0 && features <= 5 ? 2 : 1;
+}
+
+// Blocks that a multiprocessor is to hold, so that a thread may have 128 or 168 registers, where `held` are its own for
+// what it holds and sums (of float32, for a lane holds less of float64).
+template <typename T>
+HRTA_INLINE constexpr int resident_blocks(int held) {
+  return sizeof(T) == 8 ? 1 : held < 70 ? 4 : 3;
+}
 
 // --- what both directions share -----------------------------------------------------------------------------------
 

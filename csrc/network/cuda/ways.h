@@ -36,13 +36,33 @@ struct Targets {
   const double* everywhere = nullptr;
 };
 
-// A warp's lanes hold samples or neurons (units.cuh): every call of at most kMostFeatures features.
+// Lanes or tiles hold samples or neurons (units.cuh): every call of at most kMostFeatures features.
 namespace lanes {
-int64_t forward_scratch(const TwoLayerCall& call, bool with_gradient);  // bytes, as everywhere
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs);  // bytes, as everywhere
 void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, void* stream);
 int64_t backward_scratch(const TwoLayerCall& call);
 void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, void* stream);
 }  // namespace lanes
+
+// Sums over arcs of directions (arcs.cuh): ReLU and two features, where the shapes make it the faster way. Every card;
+// what does not fit its shared memory stays in global memory. backward stores gradients, it makes no updates.
+namespace arcs {
+bool serves(const TwoLayerCall& call);
+int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device);
+void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device, void* stream);
+int64_t backward_scratch(const TwoLayerCall& call);
+void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device, void* stream);
+}  // namespace arcs
+
+// ReLU in float32 on tensor cores (wide_pieces.cuh): up to 64 features, where there are neurons and samples enough.
+namespace wide {
+bool serves_forward(const TwoLayerCall& call, const Device& device);
+bool serves_backward(const TwoLayerCall& call, const Device& device);
+int64_t forward_scratch(const TwoLayerCall& call, const Device& device);
+void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, const Device& device, void* stream);
+int64_t backward_scratch(const TwoLayerCall& call, const Device& device);
+void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device, void* stream);
+}  // namespace wide
 
 // The way that serves the call.
 int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs, const Device& device);

@@ -2,6 +2,7 @@
 // with the update of each neuron as it is done, so that no gradient is stored; and the forward pass. Nothing waits for
 // the host: a loss that is not finite sets a number on the device at which the rest stands still.
 #include <algorithm>
+#include <vector>
 
 #include "network/cuda/units.cuh"
 #include "network/cuda/ways.h"
@@ -138,10 +139,34 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
 
 }  // namespace launches
 
-int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t, int device) {
-  int64_t bytes = 0;
+namespace {
+
+// The members that `small` serves, and the others.
+struct ByWay {
+  std::vector<TwoLayerMember> small, others;
+
+  ByWay(const TwoLayerMember* members, int64_t count, const Device& device) {
+    bool served = false;
+    for (int64_t i = 0; i < count; ++i) {
+      const TwoLayerTraining& training = *members[i].training;
+      if (i == 0 || !small::alike(*members[i - 1].training, training)) served = small::serves(training, device);
+      (served ? small : others).push_back(members[i]);
+    }
+  }
+};
+
+}  // namespace
+
+int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t steps, int device) {
+  DeviceGuard guard(device);
   const Device card = device_of(device);
-  for (int64_t i = 0; i < count; ++i) bytes = std::max(bytes, launches::scratch(*members[i].training, card));
+  const ByWay by_way(members, count, card);
+  int64_t bytes = small::scratch(by_way.small.data(), int64_t(by_way.small.size()), steps, card);
+  for (const TwoLayerMember& member : by_way.others) {
+    const TwoLayerTraining& training = *member.training;
+    const bool by_arcs = arcs::serves(training, card);
+    bytes = std::max(bytes, by_arcs ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
+  }
   return bytes;
 }
 
@@ -149,7 +174,14 @@ const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t coun
                                      int device, void* stream) {
   DeviceGuard guard(device);
   const Device card = device_of(device);
-  for (int64_t i = 0; i < count; ++i) launches::train(members[i], steps, scratch, card, stream);
+  const ByWay by_way(members, count, card);
+  if (!by_way.small.empty()) {
+    small::train(by_way.small.data(), int64_t(by_way.small.size()), steps, scratch, card, stream);
+  }
+  for (const TwoLayerMember& member : by_way.others) {
+    const auto train = arcs::serves(*member.training, card) ? arcs::train : launches::train;
+    train(member, steps, scratch, card, stream);
+  }
   return launch_error();
 }
 

@@ -45,16 +45,16 @@ class Theorem31:
     def finite(self, scale: Scale, d: int, width: int) -> list[Task]:
         """One task per draw of the weights."""
         seeds = min(scale.seeds, 4) if width >= 1_000_000 else scale.seeds
-        return [_task(d, width, seed) for seed in range(seeds)]
+        return [_task(scale, d, width, seed) for seed in range(seeds)]
 
     def tasks(self, scale: Scale, results: Results) -> list[Task]:
         """Both data sets at infinite width and at every finite one."""
         finite = [task for d in DIMENSIONS for width in self.widths(scale) for task in self.finite(scale, d, width)]
-        return [*(_task(d, None, 0) for d in DIMENSIONS), *finite]
+        return [*(_task(scale, d, None, 0) for d in DIMENSIONS), *finite]
 
     def section(self, scale: Scale, results: Results, folder: Path) -> Section:
         """Judge the theorem, the s^2 law and what is left of both at finite width."""
-        infinite = {d: _arrays(results[_task(d, None, 0)]) for d in DIMENSIONS}
+        infinite = {d: _arrays(results[_task(scale, d, None, 0)]) for d in DIMENSIONS}
         finite = {
             d: {
                 width: [_arrays(results[task]) for task in self.finite(scale, d, width)] for width in self.widths(scale)
@@ -82,21 +82,24 @@ class Theorem31:
         )
 
 
-def _task(d: int, width: int | None, seed: int) -> Task:
+def _task(scale: Scale, d: int, width: int | None, seed: int) -> Task:
     seconds = 0.1 if width is None else 0.05 + 4e-6 * width * (1 if d == 1 else 2)
-    return Task.of("theorem31.spectra", {"d": d, "width": width, "seed": seed}, seconds)
+    parameters: dict[str, Any] = {"d": d, "width": width, "seed": seed}
+    if scale.device != "cpu":  # keys of results that are there do not know it
+        parameters["device"] = scale.device
+    return Task.of("theorem31.spectra", parameters, seconds)
 
 
 def spectra(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Lowest and highest eigenvalue, trace and entries' scale of G^[a], G^[w] and the NTK at every s of S_VALUES."""
-    x = with_bias(make_problem(f"sin{parameters['d']}d").x.double())
+    x = with_bias(make_problem(f"sin{parameters['d']}d").x.double().to(parameters.get("device", "cpu")))
     if parameters["width"] is None:
         gram = infinite_gram(x, list(S_VALUES))
     else:
         gram = random_gram_path(x, parameters["width"], seed=parameters["seed"])(list(S_VALUES))
     kept: dict[str, Any] = {}
     for kernel in KERNELS:
-        matrices = getattr(gram, kernel)
+        matrices = getattr(gram, kernel).cpu()
         eigenvalues = torch.linalg.eigvalsh(matrices)
         kept[kernel] = {
             "lowest": eigenvalues[:, 0].tolist(),

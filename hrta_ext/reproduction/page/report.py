@@ -83,6 +83,7 @@ def render(report: Report, out: Path) -> str:
         n_runs=sum(section.n_runs for section in report.sections),
         n_diverged=sum(section.n_diverged for section in report.sections),
         core_seconds=sum(section.seconds for section in report.sections),
+        processor="core" if report.scale.device == "cpu" else "GPU",
     )
 
 

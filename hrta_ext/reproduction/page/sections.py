@@ -24,7 +24,7 @@ class Scale:
     Attributes:
         name: "toy" (for tests: seconds), "small" (the default: minutes) or "full" (the paper's sizes).
         seeds: Runs of every method, from the seeds 0, 1, ...
-        device: Where networks are trained.
+        device: Where networks are trained and Gram matrices summed.
     """
 
     name: str

@@ -1,0 +1,11 @@
+#include "network/cuda/wide_launches.cuh"
+
+namespace hrta {
+namespace cuda {
+namespace wide {
+
+template struct Kernels<32>;
+
+}  // namespace wide
+}  // namespace cuda
+}  // namespace hrta
