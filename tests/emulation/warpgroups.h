@@ -15,6 +15,7 @@ inline long long __double2ll_rn(double x) {
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 inline uint32_t shared_address(const void* p) {
   return uint32_t(static_cast<const unsigned char*>(p) - shared_memory());
@@ -144,5 +145,6 @@ inline void wgmma_rs_u8_s8(int (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   multiply_rows<int8_t>(d, b, left);
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta

@@ -23,8 +23,8 @@ from hrta_ext.ntk.types import Neurons
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    loaded = emulated(tmp_path_factory.mktemp("emulation"), ("ntk",), "gram.cpp")
+def kernels() -> Any:
+    loaded = emulated("gram.cpp")
     loaded.build.restype = ctypes.c_int64
     return loaded
 

@@ -5,6 +5,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 namespace {
 
@@ -101,6 +102,10 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   layout.bytes = cut.at;
   return layout;
 }
+
+}  // namespace digits
+
+using namespace digits;
 
 bool gram_serves(const GramCall& call, int device) {
   const Device card = device_of(device);

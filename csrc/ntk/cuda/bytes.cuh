@@ -7,6 +7,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 // The bytes that the selector's digits name: 0 to 3 of a, 4 to 7 of b; 8 more: eight times its sign.
 __device__ __forceinline__ uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
@@ -44,5 +45,6 @@ __device__ __forceinline__ uint32_t mixed_once(uint32_t h) {
   return h * 0x846ca68bu;
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta

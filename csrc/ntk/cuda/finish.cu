@@ -3,6 +3,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 namespace {
 
@@ -182,6 +183,10 @@ void launch_figures(const GramCall& call, const Layout& layout, void* stream) {
   shape.shared = size_t(3 * kFigureRows * call.D * 8);
   launch(figures_kernel, shape, stream, call, layout);
 }
+
+}  // namespace digits
+
+using namespace digits;
 
 const char* gram_evaluate(const GramEvaluation& call, int device, void* stream) {
   if (call.n == 0 || call.S == 0) return nullptr;

@@ -14,6 +14,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return uint32_t(__cvta_generic_to_shared(p));
@@ -95,6 +96,7 @@ __device__ __forceinline__ void wgmma_rs_u8_s8(int (&d)[64], const uint32_t (&a)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta
 

@@ -5,6 +5,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 namespace {
 
@@ -207,6 +208,10 @@ void launch_stage(const GramCall& call, const Layout& layout, int64_t begin, int
   with_type(call.neurons.weight == nullptr ? ScalarKind::kFloat32 : call.neurons.dtype,
             [&](auto zero) { launch(stage_kernel<decltype(zero)>, shape, stream, call, layout, begin, count); });
 }
+
+}  // namespace digits
+
+using namespace digits;
 
 const char* random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
                            int device, void* stream) {

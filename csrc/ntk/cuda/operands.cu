@@ -8,6 +8,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 namespace {
 
@@ -182,5 +183,6 @@ void launch_operands(const GramCall& call, const Layout& layout, int blocks, int
   }
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta

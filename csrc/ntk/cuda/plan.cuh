@@ -15,6 +15,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 constexpr int kRows = 128;              // samples of a row block: the edge of a product's tile
 constexpr int kBlock = 64;              // neurons of an operand block
@@ -105,5 +106,6 @@ __device__ __forceinline__ void add_to(long long* sum, long long value) {
   atomicAdd(reinterpret_cast<unsigned long long*>(sum), (unsigned long long)value);
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta

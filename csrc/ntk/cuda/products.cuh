@@ -7,6 +7,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 constexpr int kProductThreads = 384;  // two warpgroups multiply, a warp of the third copies
 constexpr int kConsumerWarps = 8;
@@ -92,5 +93,6 @@ __device__ __forceinline__ uint64_t plane_descriptor(uint32_t address) {
 
 #endif
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta

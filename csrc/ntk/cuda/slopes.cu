@@ -4,6 +4,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 namespace {
 
@@ -104,5 +105,6 @@ void launch_slope_products(const Layout& layout, const Tasks& tasks, const Targe
   launch(slope_kernel, shape, stream, layout.active, layout.squares, tasks, target);
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta

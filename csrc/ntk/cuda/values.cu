@@ -3,6 +3,7 @@
 
 namespace hrta {
 namespace cuda {
+namespace digits {
 
 namespace {
 
@@ -139,5 +140,6 @@ void launch_value_products(int digits, const Layout& layout, const Tasks& tasks,
   }
 }
 
+}  // namespace digits
 }  // namespace cuda
 }  // namespace hrta
