@@ -83,7 +83,7 @@ def value_error(f: Figures, digits: int, width: int) -> float:
     rounding = (1.0 + math.sqrt(2.0 * x)) * math.sqrt(a * b) + width * a
     most = 2.0**22 * a * x
     middle = most + math.sqrt(most**2 + 2.0 * x * 2.0**40 * a**2 * width)
-    lowest = 2.0**12 * width * a + math.sqrt(0.5 * x * width) * 2.0**15 * a
+    lowest = 2.0**12 * width * a + (0.5 + math.sqrt(0.5 * x)) * root * 2.0**15 * a
     return coherent + rounding + middle + lowest
 
 

@@ -75,7 +75,8 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   layout.rows = round_up(call.n, kRows), layout.row_blocks = layout.rows / kRows;
   layout.tile_count = layout.row_blocks * (layout.row_blocks + 1) / 2;
   layout.pairs = call.D * (call.D + 1) / 2;
-  layout.share = call.n <= 4096 ? 32 : call.n <= 8192 ? 16 : 8;
+  // The operand kernel keeps the sums of few features in registers; a share of the others ends in atomics.
+  layout.share = call.D <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
   layout.image_bytes = kBlock * (8 * call.D + 8 + 2);
   if (layout.tile_count <= kFewTiles) {
     layout.planes = std::max<int64_t>(multiprocessors / layout.tile_count, 1);
@@ -94,7 +95,10 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   const bool whole = layout.planes == 0 && many_tiles(layout, multiprocessors);
   const int64_t most = whole ? int64_t(kFlush) * kBlock : kMostChunk;
   const int64_t fits = std::min((call.scratch_bytes - cut.at - 1024) / per_neuron, most);
-  layout.chunk = std::max(std::min(fits / unit * unit, round_up(call.m, unit)), unit);
+  // Whole waves of the operand kernel, two blocks a multiprocessor, where the rest would not be missed.
+  const int64_t wave = unit * std::max<int64_t>(2 * int64_t(multiprocessors) / layout.row_blocks, 1);
+  const int64_t step = fits >= 4 * wave ? wave : unit;
+  layout.chunk = std::max(std::min(fits / step * step, round_up(call.m, unit)), unit);
   layout.image = cut.take<unsigned char>(layout.chunk / kBlock * layout.image_bytes);
   layout.values = cut.take<unsigned char>(layout.rows * layout.chunk * call.digits);
   layout.active = cut.take<unsigned char>(layout.rows * layout.chunk);
