@@ -20,6 +20,10 @@ HOT = {
     "loss_kernel<": 0,
     "outputs_kernel<": 0,
     "finish_splits_kernel<": 0,
+    # The tensor cores' kernels; the one of 64 features has as many registers as there are.
+    "forward_kernel<hrta::cuda::wide::Wgmma<64": 384,
+    "forward_kernel<hrta::cuda::wide::": 16,
+    "backward_kernel<hrta::cuda::wide::": 16,
     # Float with 16 features, and double.
     "forward_kernel<hrta::cuda::ReluUnit": 16,
     "backward_kernel<hrta::cuda::ReluUnit": 48,

@@ -165,8 +165,8 @@ def test_batches_and_results_in_double(kernels: Any, capability: int) -> None:
 
 @pytest.mark.parametrize("capability", [MMA, WGMMA])
 def test_many_tiles(kernels: Any, capability: int) -> None:
-    """More than 32 tiles go through sums in double: of neurons in a chunk, and of samples, which do not fit shared memory
-    at once; fewer multiprocessors give the same bits."""
+    """More than 32 tiles go through sums in double: of neurons in a chunk, and of samples, which do not fit shared
+    memory at once; fewer multiprocessors give the same bits."""
     given = clear(*problem(5, 8 * 33 * 128 + 70, 3))
     f, df_dx = forward(kernels, limits(capability), given, 1.5)
     near(f, dense(*given, 1.5, "relu"))
@@ -283,7 +283,7 @@ def test_which_calls_it_serves(kernels: Any) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or cuda_architectures() == "", reason="needs a GPU and its kernels")
-@pytest.mark.parametrize("features", [3, 4, 7, 8, 16])
+@pytest.mark.parametrize("features", [3, 4, 7, 8, 16, 27, 64])
 def test_on_a_gpu(features: int) -> None:
     """Through the op, at sizes that go this way: against float64, and three calls to the same bits."""
     given = clear(*problem(300, 20000, features))

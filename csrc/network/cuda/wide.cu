@@ -143,12 +143,11 @@ bool pays(const TwoLayerCall& call) {
 }  // namespace
 
 bool serves_forward(const TwoLayerCall& call, const Device& device) {
-  return can_serve(call, device) && (pays(call) || call.features > kMostFeatures);
+  return can_serve(call, device) && pays(call);
 }
 
 bool serves_backward(const TwoLayerCall& call, const Device& device) {
-  return can_serve(call, device) &&
-         ((pays(call) && call.networks * call.width >= kLeastNeurons) || call.features > kMostFeatures);
+  return can_serve(call, device) && pays(call) && call.networks * call.width >= kLeastNeurons;
 }
 
 int64_t forward_scratch(const TwoLayerCall& call, const Device& device) {

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     uint32_t a[Q][L::kRow];
     load_rows<D, Q>(static_cast<const float*>(call.x), first_row<Q>(group, warp), call.n, features, lane, a, work.zero);
     float sum[Q][L::kOut][4] = {};
-    double linear[L::kOwn] = {};
+    float linear[L::kOwn] = {};
     if (threadIdx.x == 0) sums = work.sums + (chunk * work.slice + place) * (128 * Q) * D;
     auto flush = [&](bool again) {
       double* target = sums + (int(first_row<Q>(0, warp)) + lane / 4) * D;
@@ -47,6 +47,16 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
             sum[q][j][2 * h] = sum[q][j][2 * h + 1] = 0;
           }
         }
+      }
+      if (!with_linear) return;
+#pragma unroll
+      for (int j = 0; j < L::kOwn; ++j) {
+        double value = double(linear[j]);
+#pragma unroll
+        for (int offset = 4; offset < 32; offset *= 2) value += __shfl_xor_sync(~0u, value, offset);
+        double* at = of_warp[warp] + L::feature(lane % 4, j);
+        if (lane < 4) *at = again ? *at + value : value;
+        linear[j] = 0;
       }
     };
     // A tile's way: loaded into registers, its largest |p| told to all, its pieces stored, multiplied; each stage a
@@ -70,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
       Product::written();
       if (!with_linear) return;
 #pragma unroll
-      for (int j = 0; j < L::kOwn; ++j) linear[j] += double(columns.p(0, j) + columns.p(1, j));
+      for (int j = 0; j < L::kOwn; ++j) linear[j] += columns.p(0, j) + columns.p(1, j);
     };
     const int count = (neurons + kTile - 1) / kTile;
     fetch(0);
@@ -104,12 +114,6 @@ __global__ void __launch_bounds__(kThreads, resident_blocks(Product::D))
     }
     if (count % kFlush != 0) flush(count > kFlush);
     if (!with_linear) return;
-#pragma unroll
-    for (int j = 0; j < L::kOwn; ++j) {
-#pragma unroll
-      for (int offset = 4; offset < 32; offset *= 2) linear[j] += __shfl_xor_sync(~0u, linear[j], offset);
-      if (lane < 4) of_warp[warp][L::feature(lane, j)] = linear[j];
-    }
     __syncthreads();
     if (threadIdx.x < D) {
       double total = 0;

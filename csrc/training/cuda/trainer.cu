@@ -95,7 +95,9 @@ namespace launches {
 
 int64_t scratch(const TwoLayerTraining& training, const Device& device) {
   Targets targets;
+  const Update update{};
   targets.gradients.grad_df_dx = training.gradient_target;
+  targets.update = &update;  // as train will ask: the way may depend on it
   return TrainingPlan(training, outputs_of(training, nullptr), targets, device).bytes;
 }
 
