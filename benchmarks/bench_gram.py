@@ -36,6 +36,7 @@ from timing import (
 from torch import Tensor
 
 import hrta_ext as hx
+from hrta_ext.ntk import choice
 
 S = 0.7
 COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
@@ -73,7 +74,8 @@ class Case:
 
     def algorithm(self, device: str) -> str:
         if device == "cuda":
-            return "torch backend"
+            low = self.dtype == torch.float32 and self.base == "relu"
+            return "int8 digits" if low and choice.digits_to_try(self.n, self.D, self.m) else "float64 matmuls"
         if self.D == 2 and self.base == "relu":
             return "arcs"
         return hx.build_info()["gram"]
@@ -92,9 +94,15 @@ CASES = (
     Case(1000, 16_384, 784, rounds=3),
 )
 GPU_CASES = (
+    Case(1024, 1_000_000, 4, goals=(12.0, None), rounds=3, peer_share=0.1),
+    Case(8192, 100_000, 16, goals=(11.0, None), rounds=3, peer_share=0.1),
+    Case(128, 10_000_000, 4, goals=(10.0, None), rounds=3, peer_share=0.1),
     Case(128, 10_000_000, 2, rounds=3, peer_share=0.1),
-    Case(1024, 1_000_000, 4, rounds=3, peer_share=0.1),
-    Case(8192, 100_000, 16, rounds=3, peer_share=0.1),
+    Case(512, 1_000_000, 8, goals=(10.0, None), rounds=3, peer_share=0.1),
+    Case(128, 10_000_000, 4, drawn=True, rounds=3, peer_share=0.1),
+    Case(1024, 1_000_000, 4, torch.float64, goals=(1.8, None), rounds=3, peer_share=0.1),
+    Case(128, 1_000, 16, goals=(1.0, None)),
+    Case(2048, 1_000, 16, goals=(1.0, None)),
 )
 SMALL = (Case(100, 1000, 2, goals=(1.5, 20.0)), Case(64, 3000, 4), Case(50, 20_000, 2, drawn=True))
 

@@ -55,6 +55,10 @@ struct GramCall {
   Neurons neurons;
   int64_t scratch_bytes;  // at most, at least gram_least_scratch
   GramSums sums;
+  // On the GPU alone, where a session of several calls collects the sums.
+  double total;     // neurons of all calls
+  void* scratch;    // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
+  double* figures;  // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
 };
 
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
@@ -94,5 +98,27 @@ void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, flo
                     ParallelFor parallel_for);
 
 }  // namespace cpu
+
+// Pointers to the memory of `device`, which work on `stream`, a cudaStream_t; null or an error message comes back.
+namespace cuda {
+
+const char* gram_evaluate(const GramEvaluation& call, int device, void* stream);
+const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
+                      double* result, int device, void* stream);
+const char* random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
+                           int device, void* stream);
+
+// ReLU in the float32 class by int8 digits, call.digits (2 or 3) of the values and 3 of a^2: begin, any number of adds
+// (call.m neurons each, a multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold
+// integers between, and results after end. Nothing in them depends on the cut into calls, scratch_bytes or the card.
+// Neurons in memory come in one call; begin looks at all call.total of them.
+bool gram_serves(const GramCall& call, int device);
+int64_t gram_scratch(const GramCall& call, int device);  // from n, D, m (of the largest add), digits, scratch_bytes
+int64_t gram_figures(int64_t n);
+const char* gram_begin(const GramCall& call, int device, void* stream);
+const char* gram_add(const GramCall& call, int device, void* stream);
+const char* gram_end(const GramCall& call, int device, void* stream);
+
+}  // namespace cuda
 
 }  // namespace hrta

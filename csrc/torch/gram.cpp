@@ -12,20 +12,58 @@ namespace hrta {
 
 namespace {
 
-bool gram_sums(const GramCall& call) {
+void require_memory_of(const GramCall& call) {
   const GramSums& sums = call.sums;
   require_memory(call.n * call.D, {address_of(call.x), address_of(sums.linear), address_of(sums.cross)});
   require_memory(call.n, {address_of(sums.slope_sum), address_of(sums.value_product), address_of(sums.slope_product)});
   require_memory(1, {address_of(sums.square_sum)});
+}
+
+bool gram_sums(const GramCall& call) {
+  require_memory_of(call);
   py::gil_scoped_release release;
   return cpu::gram_sums(call, torch_pool_parallel_for);
 }
 
-void gram_evaluate(const GramEvaluation& call) {
+// The bytes of scratch that a session of the GPU takes; -1 where its kernels do not serve the call.
+int64_t gram_session([[maybe_unused]] const GramCall& call, int device) {
+  return device == kCpuDevice ? -1 : scratch_on(device, [&](auto device) {
+    return cuda::gram_serves(call, device) ? cuda::gram_scratch(call, device) : -1;
+  });
+}
+
+int64_t gram_figures(int64_t n, int device) {
+  return scratch_on(device, [&](auto device) {
+    static_cast<void>(device);
+    return cuda::gram_figures(n);
+  });
+}
+
+enum class Part { kBegin, kAdd, kEnd };
+
+// A part of a session, which the GPU alone has.
+void on_session(const GramCall& call, int device, Part part) {
+  require_memory_of(call);
+  require_memory(call.n, {address_of(call.scratch), address_of(call.figures)});
+  run_on(
+      device, "gram", [] { throw std::runtime_error("hrta_ext: gram: sessions are for CUDA devices"); },
+      [&](auto stream) {
+        return part == Part::kBegin ? cuda::gram_begin(call, device, stream)
+               : part == Part::kAdd ? cuda::gram_add(call, device, stream)
+                                    : cuda::gram_end(call, device, stream);
+      });
+}
+
+void gram_evaluate(const GramEvaluation& call, int device) {
   require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
   require_memory(call.n * call.S, {address_of(call.s), address_of(call.a), address_of(call.w)});
-  py::gil_scoped_release release;
-  cpu::gram_evaluate(call, torch_pool_parallel_for);
+  run_on(
+      device, "gram",
+      [&] {
+        py::gil_scoped_release release;
+        cpu::gram_evaluate(call, torch_pool_parallel_for);
+      },
+      [&](auto stream) { return cuda::gram_evaluate(call, device, stream); });
 }
 
 int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D, int64_t m) {
@@ -37,16 +75,31 @@ int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D, int64_t m)
   return cpu::gram_least_scratch(call);
 }
 
-void power_sum(int64_t n, int64_t n2, int64_t terms, Address left, Address right, Address base, Address result) {
-  py::gil_scoped_release release;
-  cpu::power_sum(n, n2, terms, pointer<double>(left), pointer<double>(right), pointer<double>(base),
-                 pointer<double>(result), torch_pool_parallel_for);
+void power_sum(int64_t n, int64_t n2, int64_t terms, Address left, Address right, Address base, Address result,
+               int device) {
+  const double *left_at = pointer<double>(left), *right_at = pointer<double>(right), *base_at = pointer<double>(base);
+  double* result_at = pointer<double>(result);
+  run_on(
+      device, "infinite_gram",
+      [&] {
+        py::gil_scoped_release release;
+        cpu::power_sum(n, n2, terms, left_at, right_at, base_at, result_at, torch_pool_parallel_for);
+      },
+      [&](auto stream) {
+        return cuda::power_sum(n, n2, terms, left_at, right_at, base_at, result_at, device, stream);
+      });
 }
 
-void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, Address weight, Address output_weight) {
-  py::gil_scoped_release release;
-  cpu::random_weights(seed, first, count, D, pointer<float>(weight), pointer<float>(output_weight),
-                      torch_pool_parallel_for);
+void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, Address weight, Address output_weight,
+                    int device) {
+  float *to = pointer<float>(weight), *output = pointer<float>(output_weight);
+  run_on(
+      device, "random_weights",
+      [&] {
+        py::gil_scoped_release release;
+        cpu::random_weights(seed, first, count, D, to, output, torch_pool_parallel_for);
+      },
+      [&](auto stream) { return cuda::random_weights(seed, first, count, D, to, output, device, stream); });
 }
 
 }  // namespace
@@ -74,7 +127,10 @@ void bind_gram(py::module_& m) {
       .memory("x", &GramCall::x)
       .member("neurons", &GramCall::neurons)
       .member("scratch_bytes", &GramCall::scratch_bytes)
-      .member("sums", &GramCall::sums);
+      .member("sums", &GramCall::sums)
+      .member("total", &GramCall::total)
+      .memory("scratch", &GramCall::scratch)
+      .memory("figures", &GramCall::figures);
   Named<GramEvaluation>(m, "GramEvaluation")
       .member("n", &GramEvaluation::n)
       .member("S", &GramEvaluation::S)
@@ -92,11 +148,17 @@ void bind_gram(py::module_& m) {
   m.def("gram_least_scratch", &gram_least_scratch, py::arg("base"), py::arg("high"), py::arg("n"), py::arg("D"),
         py::arg("m"));
   m.def("gram_sums", &gram_sums);
-  m.def("gram_evaluate", &gram_evaluate);
+  const py::arg call("call"), device("device");
+  m.def("gram_session", &gram_session, call, device);
+  m.def("gram_figures", &gram_figures, py::arg("n"), device);
+  m.def("gram_begin", [](const GramCall& call, int device) { on_session(call, device, Part::kBegin); }, call, device);
+  m.def("gram_add", [](const GramCall& call, int device) { on_session(call, device, Part::kAdd); }, call, device);
+  m.def("gram_end", [](const GramCall& call, int device) { on_session(call, device, Part::kEnd); }, call, device);
+  m.def("gram_evaluate", &gram_evaluate, call, device);
   m.def("power_sum", &power_sum, py::arg("n"), py::arg("n2"), py::arg("terms"), py::arg("left"), py::arg("right"),
-        py::arg("base"), py::arg("result"));
+        py::arg("base"), py::arg("result"), device);
   m.def("random_weights", &random_weights, py::arg("seed"), py::arg("first"), py::arg("count"), py::arg("D"),
-        py::arg("weight"), py::arg("output_weight"));
+        py::arg("weight"), py::arg("output_weight"), device);
 }
 
 }  // namespace hrta

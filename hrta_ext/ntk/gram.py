@@ -6,7 +6,8 @@ follows from them (path.py). ``native`` and ``reference`` collect the sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 def _zero_sums(x: Tensor, leading: tuple[int, ...]) -> GramSums:
     return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=x.device) for shape in sum_shapes(x)))
+
+
+def _builders(x: Tensor, base: str) -> list[Any]:
+    """Who builds, the first that serves the call to its class: on a GPU the kernels hand much to the libraries."""
+    builder = serve(native, reference, x, base)
+    return [builder, reference] if x.is_cuda and builder is native else [builder]
 
 
 def gram_path(
@@ -92,10 +99,11 @@ def _gram_path(
         require_memory(tensor, f"{function}: {name}")
     weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
-    builder, high = serve(native, reference, x, base), result == torch.float64
+    builders, high = _builders(x, base), result == torch.float64
     n, features = x.shape
     networks, width = weight.shape[:-2], weight.shape[-2]
-    budget = check_budget(memory_budget, builder.least_scratch(n, features, width, base, high) if n else 0, function)
+    least = builders[-1].least_scratch(n, features, width, base, high) if n else 0
+    budget = check_budget(memory_budget, least, function)
     samples = aligned(x.double())
     sums = _zero_sums(samples, (1, *networks))
     for network in range(networks.numel() if n else 0):
@@ -104,7 +112,9 @@ def _gram_path(
             w, a = weight.reshape(-1, width, features)[network], output_weight.reshape(-1, width)[network]
         else:  # the views of a general case would cost a tenth of a small matrix's time
             one, w, a = GramSums(*(value[0] for value in sums)), weight, output_weight
-        builder.add_to(one, samples, Neurons(width, w, a), base, high, budget)
+        for builder in builders:
+            if builder.add_to(one, samples, Neurons(width, w, a), base, high, budget, width, None):
+                break
     return GramPath(samples, base, result, (width,), sums)
 
 
@@ -152,11 +162,11 @@ def gram(
 # --- drawn weights ----------------------------------------------------------------------------------------------------
 
 
-def _stretches(width: int, n: int, cheap: bool) -> Iterator[tuple[int, int]]:
-    """(begin, count) of the neurons between two calls of ``progress``: a function of the problem alone."""
-    step = 2**22 if cheap else min(max(2**31 // (n * n + 1024) // 8192 * 8192, 8192), 2**22)
-    for begin in range(0, width, step):
-        yield begin, min(step, width - begin)
+def _stretch(n: int, cheap: bool, gpu: bool) -> int:
+    """Neurons between two calls of ``progress``: a function of the problem and the device's kind alone."""
+    if gpu:
+        return min(max(2**40 // (n * n + 1024) // 8192 * 8192, 8192), 2**26)
+    return 2**22 if cheap else min(max(2**31 // (n * n + 1024) // 8192 * 8192, 8192), 2**22)
 
 
 def random_gram_path(
@@ -209,8 +219,10 @@ def random_gram_path(
         batches = 16 if n <= 512 else 8 if n <= 1024 else 1
     batches = min(check_integer(batches, f"{function}: batches"), width)
     result = check_result_dtype(dtype, x, function)
-    builder, high = serve(native, reference, x, base), result == torch.float64
-    budget = check_budget(memory_budget, builder.least_scratch(n, features, 1, base, high) if n else 0, function)
+    builders, high = _builders(x, base), result == torch.float64
+    least = builders[-1].least_scratch(n, features, 1, base, high) if n else 0
+    budget = check_budget(memory_budget, least, function)
+    step = _stretch(n, base == "relu" and features == 2, x.is_cuda)
     samples = aligned(x.double())
     sums = _zero_sums(samples, (batches,))
     edges = [width * batch // batches for batch in range(batches + 1)]
@@ -219,23 +231,28 @@ def random_gram_path(
     try:
         for batch in range(batches) if n else ():
             one = GramSums(*(value[batch] for value in sums))
-            for begin, count in _stretches(widths[batch], n, base == "relu" and features == 2):
-                neurons = Neurons(count, seed=seed, first=first_neuron + edges[batch] + begin)
-                builder.add_to(one, samples, neurons, base, high, budget)
-                report(edges[batch] + begin + count)
+            neurons = Neurons(widths[batch], None, None, seed, first_neuron + edges[batch], builders[0].random_weights)
+            told = None if report is None else partial(_told, report, edges[batch])
+            for builder in builders:
+                if builder.add_to(one, samples, neurons, base, high, budget, step, told):
+                    break
     finally:
         close()
     return GramPath(samples, base, result, widths, sums)
 
 
+def _told(report: Callable[[int], Any], before: int, done: int) -> None:
+    report(before + done)
+
+
 def _reporter(
     progress: bool | Callable[[int, int], None], width: int
-) -> tuple[Callable[[int], Any], Callable[[], Any]]:
-    """What to call with the number of neurons done, and when all is over."""
+) -> tuple[Callable[[int], Any] | None, Callable[[], Any]]:
+    """What to call with the number of neurons done, if anybody wants to know, and when all is over."""
     if callable(progress):
         return lambda done: progress(done, width), lambda: None
     if not progress:
-        return lambda done: None, lambda: None
+        return None, lambda: None
     from tqdm import tqdm
 
     bar = tqdm(total=width, unit="neuron", unit_scale=True)

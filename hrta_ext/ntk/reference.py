@@ -1,6 +1,9 @@
-"""The Gram builder in plain PyTorch, for the torch backend and for CUDA tensors: the same sums by library matmuls."""
+"""The Gram builder in plain PyTorch, by library matmuls: the torch backend, and what a GPU's kernels do not serve."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,19 +34,48 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
     return drawn[:, 1:].contiguous(), drawn[:, 0].contiguous()
 
 
-def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
-    """Add all neurons to the sums (upper triangles of the products). x (n, D) float64."""
+def _gpu_chunk(x: Tensor, scratch_bytes: int) -> int:
+    """Neurons at a time that fill a GPU: 256 MiB for any shape; as on the CPU where the budget is for less."""
+    n, features = x.shape
+    per_neuron = _BYTES_PER_ENTRY * n + 16 * (features + 1)
+    wide = min(max(2**28 // per_neuron, 64), 2**17)
+    return wide if wide * per_neuron <= scratch_bytes else _chunk(n)
+
+
+def add_to(
+    sums: GramSums,
+    x: Tensor,
+    neurons: Neurons,
+    base: str,
+    high: bool,
+    scratch_bytes: int,
+    step: int,
+    report: Callable[[int], Any] | None,
+) -> bool:
+    """Add all neurons to the sums (upper triangles of the products). x (n, D) float64. Always True: all is served."""
+    done = 0
+    for stretch in neurons.stretches(step):
+        _add_stretch(sums, x, stretch, base, high, scratch_bytes)
+        done += stretch.count
+        if report is not None:
+            report(done)
+    return True
+
+
+def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
     functions = get_base(base)
-    # As in csrc/ntk/gram.h: terms cancel, for ReLU by a factor that the averaging over many neurons makes good.
-    low = base == "relu" and not high and neurons.count >= _FEW_NEURONS
+    # As in csrc/ntk/gram.h: terms cancel, for ReLU by a factor that the averaging over many neurons makes good. On a
+    # GPU float32 might mean TF32, and costs as much as float64 where that has tensor cores.
+    low = base == "relu" and not high and neurons.count >= _FEW_NEURONS and x.is_cpu
     dtype = torch.float32 if low else torch.float64
-    chunk = _chunk(x.shape[0])
+    chunk = _chunk(x.shape[0]) if x.is_cpu else _gpu_chunk(x, scratch_bytes)
     probe = torch.zeros((), dtype=torch.float64, device=x.device)  # becomes NaN if a weight is not finite
     with torch.no_grad():
         for begin in range(0, neurons.count, chunk):
             count = min(chunk, neurons.count - begin)
             if neurons.weight is None or neurons.output_weight is None:
-                weight, a = random_weights(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
+                draw = random_weights if neurons.draw is None else neurons.draw
+                weight, a = draw(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
             else:
                 weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
             weight, a = aligned(weight.double()), aligned(a.double())
@@ -63,7 +95,11 @@ def add_to(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, s
 def _add_product(rows: Tensor, product: Tensor) -> None:
     """product (n, n) += rows rows^T, rows (n, count), on and above the diagonal."""
     for begin in range(0, rows.shape[0], _ROWS):
-        product[begin : begin + _ROWS, begin:] += rows[begin : begin + _ROWS] @ rows[begin:].mT
+        left, right, to = rows[begin : begin + _ROWS], rows[begin:].mT, product[begin : begin + _ROWS, begin:]
+        if to.dtype == rows.dtype:
+            to.addmm_(left, right)  # without a matrix between, which costs a GPU as much as the product
+        else:
+            to += left @ right
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:

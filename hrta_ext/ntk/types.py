@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -49,3 +50,13 @@ class Neurons:
     output_weight: Tensor | None = None  # (count,)
     seed: int = 0
     first: int = 0
+    draw: Callable[..., Any] | None = None  # random_weights of the backend in charge, for a reference that stands in
+
+    def stretches(self, step: int) -> Iterator[Neurons]:
+        """The same neurons, ``step`` at a time."""
+        for begin in range(0, self.count, step):
+            end = min(begin + step, self.count)
+            weight, output_weight = self.weight, self.output_weight
+            if weight is not None and output_weight is not None:
+                weight, output_weight = weight[begin:end], output_weight[begin:end]
+            yield replace(self, count=end - begin, weight=weight, output_weight=output_weight, first=self.first + begin)

@@ -128,3 +128,5 @@ inline int __double2hiint(double x) {
 inline int __double2loint(double x) {
   return int(uint32_t(emulated_bits<uint64_t>(x)));
 }
+
+#include "warpgroups.h"

@@ -1,0 +1,213 @@
+// The end of a session: integers to sums, the matrices' figures for the bound; and the matrices at s.
+#include "ntk/cuda/plan.cuh"
+
+namespace hrta {
+namespace cuda {
+namespace digits {
+
+namespace {
+
+// product (n, n): integers of all planes, in place or of the layout, times step_i step_j; zero below the diagonal.
+// grid (columns, rows). `by_norms`: a step is `unit` of norm_i, of a bound's square root; else unit and bound alone.
+__global__ void __launch_bounds__(kThreads)
+    product_kernel(const __grid_constant__ Layout layout, int n, bool values, double unit, long long* product) {
+  const int i = int(blockIdx.y), j = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  if (j >= n) return;
+  const long long* planes = values ? layout.value_planes : layout.slope_planes;
+  const int64_t at = int64_t(i) * n + j, mirrored = int64_t(j) * n + i;
+  const bool in_tile = values && i / kRows == j / kRows && i < j;  // what the tile of the diagonal left below it
+  long long sum = 0;
+  if (layout.planes > 0) {
+    for (int64_t plane = 0; plane < layout.planes && i <= j; ++plane) {
+      const long long* from = planes + plane * n * n;
+      sum += from[at] + (in_tile ? from[mirrored] : 0);
+    }
+  } else if (i <= j) {
+    sum = product[at] + (in_tile ? product[mirrored] : 0);
+    if (in_tile) product[mirrored] = 0;
+  }
+  if (i > j) return;
+  const double bound = as_double(values ? layout.state->norm2 : layout.state->square);
+  const double step = values ? layout.norms[i] * layout.norms[j] * (bound * unit) : bound * unit;
+  product[at] = __double_as_longlong(double(sum) * step);
+}
+
+// linear = X W^T W, cross = (linear + sum |z| w) / 2, slope_sum from the diagonal of Q, square_sum.
+__global__ void __launch_bounds__(kThreads)
+    sums_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout, double square_unit) {
+  const int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int D = int(call.D);
+  if (at >= call.n * call.D) return;
+  const int64_t i = at / D;
+  const int d = int(at - i * D);
+  const double norm2 = as_double(layout.state->norm2), unit = fixed_unit(call.total * norm2);
+  double sum = 0.0;
+  for (int e = 0; e < D; ++e) {
+    const int low = min(d, e), high = max(d, e);
+    const double moment = double(layout.moment[low * D - low * (low - 1) / 2 + high - low]) * unit;
+    sum = fma(moment, call.x[i * D + e], sum);
+  }
+  call.sums.linear[at] = sum;
+  call.sums.cross[at] = 0.5 * (sum + double(layout.cross[at]) * (unit * layout.norms[i]));
+  if (d == 0) call.sums.slope_sum[i] = call.sums.slope_product[i * call.n + i];
+  if (at == 0)
+    *call.sums.square_sum = double(layout.state->square_sum) * (as_double(layout.state->square) * square_unit);
+}
+
+// figures (ceil(n / 8), 16), of 8 rows each: over the upper triangle and its mirror image the inner products of the
+// three terms of G^[a] (m times, without powers of s), of those of G^[w], then sum P_ii, sum |x_i|^2, the largest
+// |x_i|; in the last column the largest |w_k|^2 and a_k^2, and sum a_k^2. Eight rows at once, for the traffic of what
+// belongs to column j.
+__global__ void __launch_bounds__(kThreads)
+    figures_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout) {
+  const int D = int(call.D), n = int(call.n), row0 = int(blockIdx.x) * kFigureRows, tid = int(threadIdx.x);
+  double* rows = reinterpret_cast<double*>(shared_memory());  // (3, 8, D): x, linear, cross
+  for (int i = tid; i < kFigureRows * D; i += kThreads) {
+    const bool there = int64_t(row0) * D + i < int64_t(n) * D;
+    rows[i] = there ? call.x[int64_t(row0) * D + i] : 0.0;
+    rows[kFigureRows * D + i] = there ? call.sums.linear[int64_t(row0) * D + i] : 0.0;
+    rows[2 * kFigureRows * D + i] = there ? call.sums.cross[int64_t(row0) * D + i] : 0.0;
+  }
+  __syncthreads();
+  double found[14] = {};
+  const double square_sum = *call.sums.square_sum;
+  for (int j = row0 + tid; j < n; j += kThreads) {
+    double inner[kFigureRows] = {}, linear[kFigureRows] = {}, cross[kFigureRows] = {};
+    for (int d = 0; d < D; ++d) {
+      const int64_t at = int64_t(j) * D + d;
+      const double x = call.x[at], l = call.sums.linear[at], c = call.sums.cross[at];
+#pragma unroll
+      for (int i = 0; i < kFigureRows; ++i) {
+        const double xi = rows[i * D + d];
+        inner[i] = fma(xi, x, inner[i]);
+        linear[i] += 0.5 * fma(rows[(kFigureRows + i) * D + d], x, xi * l);
+        cross[i] += fma(rows[(2 * kFigureRows + i) * D + d], x, xi * c);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kFigureRows; ++i) {
+      const int row = row0 + i;
+      if (row > j || row >= n) continue;
+      const double twice = row < j ? 2.0 : 1.0;
+      const int64_t at = int64_t(row) * n + j;
+      const double mixed = call.sums.slope_sum[row] + call.sums.slope_sum[j];
+      const double terms[2][3] = {{linear[i], cross[i], call.sums.value_product[at]},
+                                  {inner[i] * square_sum, inner[i] * mixed, inner[i] * call.sums.slope_product[at]}};
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        const double* c = terms[g];
+        found[6 * g] = fma(twice * c[0], c[0], found[6 * g]);
+        found[6 * g + 1] = fma(twice * c[0], c[1], found[6 * g + 1]);
+        found[6 * g + 2] = fma(twice * c[0], c[2], found[6 * g + 2]);
+        found[6 * g + 3] = fma(twice * c[1], c[1], found[6 * g + 3]);
+        found[6 * g + 4] = fma(twice * c[1], c[2], found[6 * g + 4]);
+        found[6 * g + 5] = fma(twice * c[2], c[2], found[6 * g + 5]);
+      }
+      if (row == j) found[12] += terms[0][2], found[13] += inner[i];
+    }
+  }
+  double* out = call.figures + int64_t(blockIdx.x) * kFigures;
+#pragma unroll
+  for (int f = 0; f < 14; ++f) {
+    const double sum = sum_over_block(found[f]);
+    if (tid == 0) out[f] = sum;
+  }
+  if (tid != 0) return;
+  double largest = 0.0;
+  for (int i = row0; i < n && i < row0 + kFigureRows; ++i) largest = fmax(largest, layout.norms[i]);
+  out[14] = largest;
+  const State& state = *layout.state;
+  const double first[3] = {as_double(state.norm2), as_double(state.square), square_sum};
+  out[15] = blockIdx.x < 3 ? first[blockIdx.x] : 0.0;
+}
+
+// Entry (i, j) of both matrices for all s, and (j, i) by another thread from the same numbers. Blocks of 32 by 8
+// samples, so that what lies mirrored is read by whole sectors too.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) evaluate_kernel(const __grid_constant__ GramEvaluation call) {
+  const int64_t i = int64_t(blockIdx.y) * 8 + threadIdx.x / 32, j = int64_t(blockIdx.x) * 32 + threadIdx.x % 32,
+                n = call.n;
+  if (i >= n || j >= n) return;
+  const int64_t low = i < j ? i : j, high = i < j ? j : i, here = low * n + high, there = high * n + low;
+  const double per_neuron = 1.0 / call.width, inner = call.inner[here];
+  const double terms[2][3] = {
+      {0.5 * per_neuron * (call.linear[here] + call.linear[there]), per_neuron * (call.cross[here] + call.cross[there]),
+       per_neuron * call.sums.value_product[here]},
+      {inner * (*call.sums.square_sum * per_neuron),
+       inner * (per_neuron * (call.sums.slope_sum[low] + call.sums.slope_sum[high])),
+       inner * (per_neuron * call.sums.slope_product[here])}};
+  for (int64_t at = 0; at < call.S; ++at) {
+    const double s = call.s[at], r = 1.0 - s;
+    const double factors[3] = {call.derivative ? -2.0 * r : r * r, call.derivative ? r - s : r * s,
+                               call.derivative ? 2.0 * s : s * s};
+#pragma unroll
+    for (int g = 0; g < 2; ++g) {
+      const double* c = terms[g];
+      const double sum = fma(factors[0], c[0], fma(factors[1], c[1], factors[2] * c[2]));
+      static_cast<T*>(g == 0 ? call.a : call.w)[(at * n + i) * n + j] = T(sum);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) power_sum_kernel(int64_t n, int64_t n2, int64_t terms, const double* left,
+                                                             const double* right, const double* base, double* result) {
+  const int64_t i = blockIdx.y, j = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (j >= n2) return;
+  const double power = base[i * n2 + j];
+  double sum = 0.0;
+  for (int64_t k = terms - 1; k >= 0; --k) sum = fma(sum, power, left[i * terms + k] * right[k * n2 + j]);
+  result[i * n2 + j] = sum;
+}
+
+unsigned ceil_div(int64_t count, int64_t unit) {
+  return static_cast<unsigned>((count + unit - 1) / unit);
+}
+
+}  // namespace
+
+void launch_finish(const GramCall& call, const Layout& layout, void* stream) {
+  const int n = int(call.n);
+  const dim3 grid(ceil_div(n, kThreads), unsigned(n));
+  const double range = 0x1p32 * kFill, square_range = 0x1p24 * kSquareFill;
+  // v = sqrt(norm2) norm / range 2^16 q for two digits; for three 2^10 q, and products are in units of 2^14.
+  const double unit = call.digits == 2 ? 0x1p32 : 0x1p20 * 0x1p14;
+  launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
+         reinterpret_cast<long long*>(call.sums.value_product));
+  launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
+         reinterpret_cast<long long*>(call.sums.slope_product));
+  launch(sums_kernel, dim3(ceil_div(call.n * call.D, kThreads)), kThreads, stream, call, layout, 1.0 / square_range);
+}
+
+void launch_figures(const GramCall& call, const Layout& layout, void* stream) {
+  Shape shape{dim3(unsigned(gram_figures(call.n))), kThreads};
+  shape.shared = size_t(3 * kFigureRows * call.D * 8);
+  launch(figures_kernel, shape, stream, call, layout);
+}
+
+}  // namespace digits
+
+using namespace digits;
+
+const char* gram_evaluate(const GramEvaluation& call, int device, void* stream) {
+  if (call.n == 0 || call.S == 0) return nullptr;
+  DeviceGuard guard(device);
+  const dim3 grid(ceil_div(call.n, 32), ceil_div(call.n, 8));
+  if (call.high) {
+    launch(evaluate_kernel<double>, grid, kThreads, stream, call);
+  } else {
+    launch(evaluate_kernel<float>, grid, kThreads, stream, call);
+  }
+  return launch_error();
+}
+
+const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
+                      double* result, int device, void* stream) {
+  if (n * n2 == 0) return nullptr;
+  DeviceGuard guard(device);
+  launch(power_sum_kernel, dim3(ceil_div(n2, kThreads), unsigned(n)), kThreads, stream, n, n2, terms, left, right, base,
+         result);
+  return launch_error();
+}
+
+}  // namespace cuda
+}  // namespace hrta

@@ -1,0 +1,98 @@
+// What both products share: a ring of stages in shared memory that one warp fills and two warpgroups read, tasks, and
+// how a task's sums leave. A persistent grid; a tile of 128 by 128 samples; a warpgroup has 64 rows of it.
+#pragma once
+
+#include "ntk/cuda/hopper.cuh"
+#include "ntk/cuda/plan.cuh"
+
+namespace hrta {
+namespace cuda {
+namespace digits {
+
+constexpr int kProductThreads = 384;  // two warpgroups multiply, a warp of the third copies
+constexpr int kConsumerWarps = 8;
+
+struct Task {
+  int row, column, share, begin, end;
+};
+
+__device__ __forceinline__ Task task_at(const Tasks& tasks, int index) {
+  const int of_tiles = index / tasks.tile_count, share = of_tiles % tasks.shares, part = of_tiles / tasks.shares;
+  const uint32_t tile = tasks.tiles[index - of_tiles * tasks.tile_count];
+  const int64_t cut = int64_t(tasks.shares) * tasks.parts, at = int64_t(share) * tasks.parts + part;
+  return {int(tile & 0xffffu), int(tile >> 16), share, int(tasks.blocks * at / cut),
+          int(tasks.blocks * (at + 1) / cut)};
+}
+
+// The sums of a thread are columns 2 t and 2 t + 1 of eight, t its place among four threads. Afterwards they are
+// columns t and t + 4: a warp then touches whole sectors of 32 bytes.
+__device__ __forceinline__ void spread(long long& first, long long& second, int t) {
+  const long long sent1 = (t & 1) != 0 ? first : second;
+  const long long got1 = __shfl_xor_sync(~0u, sent1, 1);
+  ((t & 1) != 0 ? first : second) = got1;
+  const long long sent2 = (t & 2) != 0 ? first : second;
+  const long long got2 = __shfl_xor_sync(~0u, sent2, 2);
+  ((t & 2) != 0 ? first : second) = got2;
+}
+
+// A thread's 64 sums of a task, e -> row 8 ((e >> 1) & 1), column 8 (e >> 2) + (e & 1) from its first ones on, to the
+// target. combine(e, i, j) gives the integer for entry (i, j) of the tile; `lower`: entries below the diagonal too.
+template <typename Combine>
+__device__ __forceinline__ void leave(const Target& target, const Task& task, int row, int t, bool lower,
+                                      const Combine& combine) {
+  long long* to = target.integers + target.plane * task.share;
+  const bool diagonal = task.row == task.column && !lower;
+#pragma unroll
+  for (int e = 0; e < 64; e += 2) {
+    const int i = row + 8 * ((e >> 1) & 1), j = 8 * (e >> 2);
+    long long sums[2] = {combine(e, i, j + 2 * t), combine(e + 1, i, j + 2 * t + 1)};
+    spread(sums[0], sums[1], t);
+    const int64_t sample = int64_t(task.row) * kRows + i;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int column = j + t + 4 * h;
+      const int64_t other = int64_t(task.column) * kRows + column;
+      if (sample >= target.n || other >= target.n || (diagonal && i > column)) continue;
+      long long* at = to + sample * target.n + other;
+      if (target.shared) {
+        add_to(at, sums[h]);
+      } else {
+        *at += sums[h];
+      }
+    }
+  }
+}
+
+#if defined(HRTA_HOPPER)
+
+// Position in the ring of stages.
+template <int kStages>
+struct Ring {
+  int at = 0, phase = 0;
+  __device__ __forceinline__ void next() {
+    if (++at == kStages) at = 0, phase ^= 1;
+  }
+};
+
+template <typename Stage>
+__device__ __forceinline__ void start_barriers(Stage& stage) {
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Stage::kStages; ++i) {
+      barrier_init(shared_address(&stage.full[i]), 1);
+      barrier_init(shared_address(&stage.empty[i]), kConsumerWarps);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+}
+
+// Core matrices of 8 rows by 16 bytes, no swizzle: 2048 bytes to the next 16 neurons, 128 to the next 8 samples.
+__device__ __forceinline__ uint64_t plane_descriptor(uint32_t address) {
+  return uint64_t((address & 0x3FFFFu) >> 4) | uint64_t(kRows * 16 >> 4) << 16 | uint64_t(128 >> 4) << 32;
+}
+
+#endif
+
+}  // namespace digits
+}  // namespace cuda
+}  // namespace hrta
