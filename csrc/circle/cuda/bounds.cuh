@@ -15,7 +15,7 @@
 #include "math/host_device.h"
 
 #if defined(__CUDACC__)
-#define HRTA_RARE __host__ __device__ __noinline__
+#define HRTA_RARE inline __host__ __device__ __noinline__
 #else
 #define HRTA_RARE inline __attribute__((noinline))
 #endif
