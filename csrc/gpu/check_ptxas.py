@@ -20,16 +20,25 @@ HOT = {
     "loss_kernel<": 0,
     "outputs_kernel<": 0,
     "finish_splits_kernel<": 0,
+    "per_feature_kernel<": 0,
     # The tensor cores' kernels; the one of 64 features has as many registers as there are.
     "forward_kernel<hrta::cuda::wide::Wgmma<64": 384,
+    "forward_kernel<hrta::cuda::wide::Mma<32": 48,
     "forward_kernel<hrta::cuda::wide::": 16,
     "backward_kernel<hrta::cuda::wide::": 16,
-    # Float with 16 features, and double.
-    "forward_kernel<hrta::cuda::ReluUnit": 16,
-    "backward_kernel<hrta::cuda::ReluUnit": 48,
-    # Smooth bases and ReLU^2 / 2, most on sm_100 and in double.
-    "forward_kernel<": 128,
-    "backward_kernel<": 192,
+    # Lanes and tiles.
+    "forward_kernel<": 0,
+    "backward_kernel<": 0,
+    "tile_kernel<": 0,
+    # Arcs and training.
+    "sweep_kernel<": 0,
+    "middle_kernel<": 0,
+    "persistent_kernel<": 0,
+    "train_kernel<": 0,
+    # The Gram builder's digits.
+    "operand_kernel<": 0,
+    "value_kernel<": 0,
+    "slope_kernel": 0,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
 SERIALISED = range(7510, 7521)
