@@ -2,6 +2,7 @@
 // resident and meet. Under the tests' emulation tests/emulation/cuda_runtime.h gives the same names.
 #pragma once
 
+#include <algorithm>
 #include <mutex>
 
 #include "gpu/device.h"
@@ -22,7 +23,7 @@ struct Shape {
 
 namespace detail {
 
-// A kernel's limits are the process's: no other thread may set them to its own shape before this one's launch.
+// A kernel's limits are the process's: no other thread may set them between this one's look at them and its launch.
 inline std::mutex one_at_a_time;
 
 template <typename Kernel>
@@ -31,7 +32,10 @@ cudaLaunchConfig_t prepared(Kernel kernel, const Shape& shape, cudaLaunchAttribu
   config.gridDim = shape.blocks, config.blockDim = dim3(unsigned(shape.threads));
   config.dynamicSmemBytes = shape.shared;
   if (shape.shared > 32 * 1024) {  // the 48 KB that need no asking count the kernel's static shared memory too
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared));
+    cudaFuncAttributes now{};
+    cudaFuncGetAttributes(&now, kernel);  // never lowered: a captured launch may need it yet
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         std::max(int(shape.shared), now.maxDynamicSharedSizeBytes));
   }
   if (shape.cluster > 8) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   if (shape.cluster > 1) {
@@ -54,6 +58,7 @@ bool fits(void (*kernel)(Parameters...), const Shape& shape, const Device& devic
   if (shape.shared > size_t(device.shared) || shape.cluster > device.cluster) return false;
   cudaLaunchAttribute attribute{};
   const std::lock_guard<std::mutex> lock(detail::one_at_a_time);
+  const bool failed_before = cudaPeekAtLastError() != cudaSuccess;  // of that launch_error() is to tell
   const cudaLaunchConfig_t config = detail::prepared(kernel, shape, &attribute);
   int count = 0;
   if (shape.cluster > 1) {
@@ -62,7 +67,7 @@ bool fits(void (*kernel)(Parameters...), const Shape& shape, const Device& devic
              cudaSuccess) {
     count = 0;
   }
-  cudaGetLastError();  // a refusal is an answer
+  if (!failed_before) cudaGetLastError();  // a refusal is an answer
   if (shape.cluster > 1 || !shape.resident) return count > 0;
   return int64_t(count) * device.multiprocessors >= int64_t(shape.blocks.x) * shape.blocks.y;
 }
@@ -92,7 +97,7 @@ __device__ __forceinline__ void grid_barrier(uint32_t* counter, uint32_t& target
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
     do {
       asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
-    } while (seen < target);
+    } while (int32_t(seen - target) < 0);  // however long the launch: both wrap around
   }
   __syncthreads();
 }
