@@ -114,8 +114,9 @@ __device__ __forceinline__ int cluster_blocks() {
   return int(blocks);
 }
 // All threads of all blocks of the cluster; what was written before, to shared memory of any of them, is seen after it.
+// Not .aligned: the threads of a warp may come one by one, from a loop that they leave at different times.
 __device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // The same place in the dynamic shared memory of another block of the cluster.
 template <typename T>
