@@ -255,6 +255,11 @@ def test_limits_at_infinity_and_signs_of_zero(kernels: Any, dtype: torch.dtype, 
         assert torch.equal(got[2:], expected[2:])
         if base != "softplus" and s <= 1:  # beyond, the terms have opposite signs
             assert torch.equal(got[2:].signbit(), expected[2:].signbit()), s
+    if base == "sin":  # s = 0 takes the cosine of infinity away, not NaN, in a vector that holds both too
+        x = torch.tensor([float("inf"), float("nan")], dtype=dtype).repeat(2048)
+        got = transform(kernels, x, 0.0, base, SLOPE)[0].view(-1, 2)
+        assert bool((got[:, 0] == 1).all())
+        assert bool(got[:, 1].isnan().all())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

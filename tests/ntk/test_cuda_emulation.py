@@ -158,11 +158,13 @@ def test_matrices_at_s(kernels: Any, n: int, dtype: torch.dtype, derivative: boo
         assert torch.equal(got, got.mT)
 
 
-def test_sums_of_powers(kernels: Any) -> None:
+@pytest.mark.parametrize(("n", "n2"), [(7, 300), (65540, 1)])
+def test_sums_of_powers(kernels: Any, n: int, n2: int) -> None:
+    """More rows than a grid's second side has blocks too."""
     generator = torch.Generator().manual_seed(0)
-    shapes = (7, 5), (5, 300), (7, 300)
+    shapes = (n, 5), (5, n2), (n, n2)
     left, right, base = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    result, sizes = Guarded((7, 300), torch.float64), torch.tensor([7, 300, 5])
+    result, sizes = Guarded((n, n2), torch.float64), torch.tensor([n, n2, 5])
     kernels.powers(address(sizes), *map(address, (left, right, base, result.result)))
     torch.testing.assert_close(result.checked(), reference.power_sum(left, right, base), rtol=1e-14, atol=0)
 

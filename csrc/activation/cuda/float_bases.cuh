@@ -266,7 +266,7 @@ __device__ __forceinline__ void evaluate(float x, const Parameter<float>& h, flo
     }
     if constexpr (kSlope) {
       slope = fmaf(h.s, F::slope(parts), h.linear);
-      if constexpr (std::is_same_v<Base, Sin>) slope = h.s == 0.0f ? 1.0f : slope;
+      if constexpr (std::is_same_v<Base, Sin>) slope = h.s == 0.0f && x == x ? 1.0f : slope;
     }
   }
 }

@@ -151,12 +151,14 @@ __global__ void __launch_bounds__(kThreads) evaluate_kernel(const __grid_constan
 
 __global__ void __launch_bounds__(kThreads) power_sum_kernel(int64_t n, int64_t n2, int64_t terms, const double* left,
                                                              const double* right, const double* base, double* result) {
-  const int64_t i = blockIdx.y, j = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t j = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n2) return;
-  const double power = base[i * n2 + j];
-  double sum = 0.0;
-  for (int64_t k = terms - 1; k >= 0; --k) sum = fma(sum, power, left[i * terms + k] * right[k * n2 + j]);
-  result[i * n2 + j] = sum;
+  for (int64_t i = blockIdx.y; i < n; i += gridDim.y) {
+    const double power = base[i * n2 + j];
+    double sum = 0.0;
+    for (int64_t k = terms - 1; k >= 0; --k) sum = fma(sum, power, left[i * terms + k] * right[k * n2 + j]);
+    result[i * n2 + j] = sum;
+  }
 }
 
 unsigned ceil_div(int64_t count, int64_t unit) {
@@ -204,8 +206,8 @@ const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, 
                       double* result, int device, void* stream) {
   if (n * n2 == 0) return nullptr;
   DeviceGuard guard(device);
-  launch(power_sum_kernel, dim3(ceil_div(n2, kThreads), unsigned(n)), kThreads, stream, n, n2, terms, left, right, base,
-         result);
+  const dim3 grid(ceil_div(n2, kThreads), unsigned(n < 65535 ? n : 65535));  // as many as a grid's second side has
+  launch(power_sum_kernel, grid, kThreads, stream, n, n2, terms, left, right, base, result);
   return launch_error();
 }
 
