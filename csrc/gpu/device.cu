@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <string_view>
 
 #include "gpu/device.h"
 
@@ -49,6 +50,15 @@ Device device_of(int device) {
   }
   return {lowered(found.capability, limits.capability), lowered(found.multiprocessors, limits.multiprocessors),
           lowered(found.shared, limits.shared), lowered(found.cluster, limits.cluster)};
+}
+
+bool has_wgmma(const Device& device) {
+#if defined(HRTA_CUDA_ARCHITECTURES)
+  if (std::string_view(HRTA_CUDA_ARCHITECTURES).find("90a") == std::string_view::npos) return false;
+#elif defined(__CUDACC__)
+  return false;
+#endif
+  return device.capability == 90;
 }
 
 void limit_devices(const Device& to) {

@@ -16,6 +16,9 @@ struct Device {
 // The device's, lowered to the limits.
 Device device_of(int device);
 
+// Whether there are kernels for wgmma: they are in a binary that was built for sm_90a, and run on no other card.
+bool has_wgmma(const Device& device);
+
 // What does not fit the limits takes the next way, as on a smaller card. Zero lifts one.
 void limit_devices(const Device& limits);
 

@@ -1,6 +1,5 @@
 // The wide ReLU network's passes: whom they serve, how the work is cut, and what is done to forward's sums.
 #include <algorithm>
-#include <string_view>
 
 #include "network/cuda/wide_plan.cuh"
 
@@ -15,16 +14,6 @@ constexpr int64_t kLeastSamples = 32;       // of a tile of 128
 constexpr int64_t kLeastNeurons = 1 << 14;  // backward: each block's are 128 Q, and none shares its samples' sum
 constexpr int64_t kMostChunk = 1 << 23;     // tiles, so that neurons of a chunk have 32-bit numbers
 constexpr int64_t kAlignment = 128;
-
-// A kernel for wgmma is in the binary only if it was built for sm_90a, and runs on no other card.
-bool has_wgmma(const Device& device) {
-#if defined(HRTA_CUDA_ARCHITECTURES)
-  if (std::string_view(HRTA_CUDA_ARCHITECTURES).find("90a") == std::string_view::npos) return false;
-#elif defined(__CUDACC__)
-  return false;
-#endif
-  return device.capability == 90;
-}
 
 // Calls body with the Kernels of the call's features.
 template <int D = 4, typename Body>

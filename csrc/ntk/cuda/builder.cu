@@ -114,7 +114,7 @@ using namespace digits;
 bool gram_serves(const GramCall& call, int device) {
   const Device card = device_of(device);
   return call.base == kRelu && (call.digits == 2 || call.digits == 3) && call.n > 0 && call.n <= kMostSamples &&
-         call.D >= 1 && call.D <= kMostFeatures && card.capability == 90 && card.shared >= 227 * 1024;
+         call.D >= 1 && call.D <= kMostFeatures && has_wgmma(card) && card.shared >= 227 * 1024;
 }
 
 int64_t gram_scratch(const GramCall& call, int device) {
