@@ -115,5 +115,5 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 
 #include "blocks.h"
-#include "warps.h"
 #include "fragments.h"
+#include "warps.h"

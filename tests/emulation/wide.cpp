@@ -1,5 +1,5 @@
-// The wide network's passes on the emulated tensor cores, whatever its size, as C functions for ctypes; and one product of
-// fragments each.
+// The wide network's passes on the emulated tensor cores, whatever its size, as C functions for ctypes; and one product
+// of fragments each.
 #include "cuda_runtime.h"
 #include "gpu/cooperation.cuh"
 #include "gpu/wgmma.cuh"

@@ -233,7 +233,8 @@ int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const d
 void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for) {
   auto train = [&](int64_t begin, int64_t end) {
     for (const TwoLayerMember* member = members + begin; member < members + end; ++member) {
-      *member->done = two_layer_train(*member->training, steps, member->lr, member->loss, member->outputs, parallel_for);
+      *member->done =
+          two_layer_train(*member->training, steps, member->lr, member->loss, member->outputs, parallel_for);
     }
   };
   bool large = false;
