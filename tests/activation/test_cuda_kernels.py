@@ -102,10 +102,8 @@ class OnGpu:
     def relu_mask(self, forward: bool, given: Tensor, result: Tensor, mask: Tensor, s: float | Tensor) -> None:
         run = compiled._C.relu_mask_forward if forward else compiled._C.relu_mask_backward
         number, value = (0.0, s.data_ptr()) if isinstance(s, Tensor) else (s, 0)
-        run(
-            given.data_ptr(), result.data_ptr(), mask.data_ptr(), given.numel(), KINDS[given.dtype], number, value,
-            given.get_device(),
-        )  # fmt: skip
+        addresses, kind = (given.data_ptr(), result.data_ptr(), mask.data_ptr()), KINDS[given.dtype]
+        run(*addresses, given.numel(), kind, number, value, given.get_device())
 
     def scratch(self, n: int, features: int) -> int:
         return compiled._C.parameter_gradient_scratch(n, features, torch.cuda.current_device())
