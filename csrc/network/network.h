@@ -65,7 +65,8 @@ constexpr int64_t kMostFeatures = 64;
 enum class TwoLayerPass : int { kForward, kForwardWithGradient, kInputGradient, kParameterGradient, kBackward };
 
 // As on the CPU, on a device: `stream` is a cudaStream_t there, `scratch` memory of two_layer_scratch bytes for the
-// pass. Each returns null or the CUDA runtime's error message. Every bit depends on the shapes alone.
+// pass. Each returns null or the CUDA runtime's error message. Every bit depends on the shapes and
+// the way that serves them (cuda/ways.h).
 int64_t two_layer_scratch(const TwoLayerCall& call, TwoLayerPass pass, int device);
 const char* two_layer_forward(const TwoLayerCall& call, void* f, void* df_dx, void* scratch, int device, void* stream);
 const char* two_layer_input_gradient(const TwoLayerCall& call, const void* grad_f, void* grad_x, void* scratch,

@@ -71,10 +71,6 @@ template <int kRegisters>
 void fewer_registers() {}
 template <int kRegisters>
 void more_registers() {}
-inline void wgmma_fence() {}
-inline void wgmma_commit() {}
-template <int kGroups>
-void wgmma_wait() {}
 
 // Elements (row, 16 q) .. + 15 of an operand without swizzle.
 template <typename T>

@@ -27,10 +27,10 @@ namespace hrta {
 namespace cuda {
 namespace wide {
 
-constexpr int kTile = 128;     // columns, in blocks of 16, one a warp
-constexpr int kBlocks = 8;     // also warps of a thread block
-constexpr int kFlush = 32;     // tiles summed in float
-constexpr int kMostWide = 64;  // features
+constexpr int kTile = 128;                     // columns, in blocks of 16, one a warp
+constexpr int kBlocks = 8;                     // also warps of a thread block
+constexpr int kFlush = 32;                     // tiles summed in float
+constexpr int kMostWide = int(kMostFeatures);  // features
 constexpr float kInfinity = __builtin_inff();
 
 // Features are padded to D = 4, 8, 16, 32 or 64; lane (g, t) = (lane / 4, lane % 4) owns a quarter of a row's.

@@ -2,9 +2,7 @@
 // emulation tests/emulation/warpgroups.h gives the same names; elsewhere there are none, nor kernels that use them.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstdint>
+#include "gpu/wgmma.cuh"
 
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HRTA_HOPPER
@@ -54,17 +52,6 @@ __device__ __forceinline__ void fewer_registers() {
 template <int kRegisters>
 __device__ __forceinline__ void more_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
-__device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int kGroups>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
 
 // d (64 rows, 128 columns; 64 sums a thread) += A (64, 32) B^T (128, 32). _ss: A from shared memory; _rs: from

@@ -88,7 +88,7 @@ __device__ __forceinline__ void start_barriers(Stage& stage) {
 
 // Core matrices of 8 rows by 16 bytes, no swizzle: 2048 bytes to the next 16 neurons, 128 to the next 8 samples.
 __device__ __forceinline__ uint64_t plane_descriptor(uint32_t address) {
-  return uint64_t((address & 0x3FFFFu) >> 4) | uint64_t(kRows * 16 >> 4) << 16 | uint64_t(128 >> 4) << 32;
+  return wgmma_matrix(address, kRows * 16, 128);
 }
 
 #endif
