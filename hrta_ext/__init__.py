@@ -22,6 +22,7 @@ from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
+from hrta_ext.training.ramps import ramp
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 
@@ -52,6 +53,7 @@ __all__ = [
     "infinite_gram",
     "infinite_gram_error",
     "lambda_min",
+    "ramp",
     "random_gram_path",
     "random_weights",
     "register_base",

@@ -27,22 +27,24 @@ void require_memory_of(const TwoLayerTraining& training) {
   }
 }
 
-// The members of an ensemble, one entry of each list per network: the rates lr, on the host, and losses, addresses of
-// `steps` doubles; done, of the number of losses written; whether f holds the outputs on entry.
+// The members of an ensemble, one entry of each list per network: the rates lr and the homotopy parameters s (one
+// more), on the host, and losses, addresses of `steps` doubles; done, of the number of losses written; whether f holds
+// the outputs on entry.
 std::vector<TwoLayerMember> members_of(const std::vector<const TwoLayerTraining*>& trainings, int64_t steps,
-                                       const std::vector<Address>& lr, const std::vector<Address>& loss,
-                                       const std::vector<Address>& done, const std::vector<bool>& outputs_on_entry,
-                                       bool outputs_on_return) {
+                                       const std::vector<Address>& lr, const std::vector<Address>& s,
+                                       const std::vector<Address>& loss, const std::vector<Address>& done,
+                                       const std::vector<bool>& outputs_on_entry, bool outputs_on_return) {
   const size_t count = trainings.size();
-  for (size_t size : {lr.size(), loss.size(), done.size(), outputs_on_entry.size()}) {
+  for (size_t size : {lr.size(), s.size(), loss.size(), done.size(), outputs_on_entry.size()}) {
     if (size != count) throw py::value_error("two_layer_train takes as many of everything as networks");
   }
   std::vector<TwoLayerMember> members;
   for (size_t i = 0; i < count; ++i) {
     require_memory_of(*trainings[i]);
-    require_memory(steps, {lr[i], loss[i], done[i]});
+    require_memory(steps, {lr[i], s[i], loss[i], done[i]});
     members.push_back({trainings[i],
                        pointer<double>(lr[i]),
+                       pointer<double>(s[i]),
                        pointer<double>(loss[i]),
                        {outputs_on_entry[i], outputs_on_return},
                        pointer<int64_t>(done[i])});
@@ -54,18 +56,19 @@ std::vector<TwoLayerMember> members_of(const std::vector<const TwoLayerTraining*
 int64_t scratch(const std::vector<const TwoLayerTraining*>& trainings, int64_t steps, int device) {
   return scratch_on(device, [&](auto device) {
     std::vector<TwoLayerMember> members;
-    for (const TwoLayerTraining* training : trainings) members.push_back({training, nullptr, nullptr, {}, nullptr});
+    for (const TwoLayerTraining* training : trainings)
+      members.push_back({training, nullptr, nullptr, nullptr, {}, nullptr});
     return cuda::two_layer_training_scratch(members.data(), static_cast<int64_t>(members.size()), steps, device);
   });
 }
 
-// Trains every network for `steps` steps. On a device, where everything but lr and the trainings lies on it, it queues
-// the steps and returns.
+// Trains every network for `steps` steps. On a device, where everything but lr, s and the trainings lies on it, it
+// queues the steps and returns.
 void train(const std::vector<const TwoLayerTraining*>& trainings, int64_t steps, const std::vector<Address>& lr,
-           const std::vector<Address>& loss, const std::vector<Address>& done,
+           const std::vector<Address>& s, const std::vector<Address>& loss, const std::vector<Address>& done,
            const std::vector<bool>& outputs_on_entry, bool outputs_on_return, Address scratch, int device) {
   const std::vector<TwoLayerMember> members =
-      members_of(trainings, steps, lr, loss, done, outputs_on_entry, outputs_on_return);
+      members_of(trainings, steps, lr, s, loss, done, outputs_on_entry, outputs_on_return);
   const auto count = static_cast<int64_t>(members.size());
   run_on(
       device, "two_layer_train",
@@ -105,12 +108,11 @@ void bind_training(py::module_& m) {
       .member("beta2", &TwoLayerTraining::beta2)
       .member("epsilon", &TwoLayerTraining::epsilon)
       .member("updates", &TwoLayerTraining::updates)
-      .member("s", &TwoLayerTraining::s)
       .memory("f", &TwoLayerTraining::f)
       .bound()
       .def_property_readonly("by_arcs", &cpu::trains_by_arcs);
   m.def("two_layer_training_scratch", &scratch, py::arg("trainings"), py::arg("steps"), py::arg("device"));
-  m.def("two_layer_train", &train, py::arg("trainings"), py::arg("steps"), py::arg("lr"), py::arg("loss"),
+  m.def("two_layer_train", &train, py::arg("trainings"), py::arg("steps"), py::arg("lr"), py::arg("s"), py::arg("loss"),
         py::arg("done"), py::arg("outputs_on_entry"), py::arg("outputs_on_return"), py::arg("scratch"),
         py::arg("device"));
 }

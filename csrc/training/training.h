@@ -29,7 +29,6 @@ struct TwoLayerTraining {
   void *output_first, *output_second;  // (m)
   double beta1, beta2, epsilon;        // kDescent: beta1 is the momentum
   int64_t updates;                     // steps that the moments have seen before
-  double s;
   // At the present weights, kept from call to call: outputs (n) and, with a gradient_target, df_dx (n, D) after them.
   double* f;
 
@@ -46,6 +45,7 @@ struct OutputsKept {
 struct TwoLayerMember {
   const TwoLayerTraining* training;
   const double* lr;  // (steps), on the host
+  const double* s;   // (steps + 1), on the host: of every step, and of the outputs on return
   double* loss;      // (steps)
   OutputsKept outputs;
   int64_t* done;  // ()
@@ -56,11 +56,11 @@ namespace cpu {
 // Whether the passes go by arcs (network/cpu/arcs.h) instead of loops over samples: a matter of the shapes.
 bool trains_by_arcs(const TwoLayerTraining& training);
 
-// Does `steps` steps at the rates lr (steps) and writes the loss before each update to loss (steps). A loss that is not
-// finite is the last one written, and nothing is updated from it. Returns the number of losses written. Every bit
-// depends on the shapes alone, not on the threads nor on how the steps are cut into calls.
-int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
-                        OutputsKept outputs, ParallelFor parallel_for);
+// Does `steps` steps, step i at rate lr[i] and homotopy parameter s[i], and writes the loss before each update to loss
+// (steps). A loss that is not finite is the last one written, and nothing is updated from it. Returns the number of
+// losses written. Every bit depends on the shapes alone, not on the threads nor on how the steps are cut into calls.
+int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, const double* s,
+                        double* loss, OutputsKept outputs, ParallelFor parallel_for);
 
 // Every member does `steps` steps, to the bits that it would get alone. Small networks take one thread each.
 void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
@@ -69,9 +69,9 @@ void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int6
 
 namespace cuda {
 
-// As two_layer_train_ensemble, every pointer but `lr` on the device: all steps are queued on `stream` and nothing
-// waits. `scratch`: two_layer_training_scratch bytes for the same members and steps. Returns null or the CUDA runtime's
-// error message.
+// As two_layer_train_ensemble, every pointer but `lr` and `s` on the device: all steps are queued on `stream` and
+// nothing waits. `scratch`: two_layer_training_scratch bytes for the same members and steps. Returns null or the CUDA
+// runtime's error message.
 int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count, int64_t steps, int device);
 const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, void* scratch,
                                      int device, void* stream);

@@ -21,8 +21,13 @@ class Engine(Protocol):
         """Steps that are best done in one call, where nobody needs to look at the network in between."""
         ...
 
-    def train(self, step: int, count: int) -> Tensor:
-        """Do the steps ``step``, ..., ``step + count - 1`` at the present s.
+    def train(self, step: int, count: int, s: Tensor | None) -> Tensor:
+        """Do the steps ``step``, ..., ``step + count - 1``, the first at the present s.
+
+        Args:
+            step: Number of the first.
+            count: How many.
+            s: That of every step and of the one after them, (count + 1,) float64; None where it stays.
 
         Returns:
             The loss before the update of each, shape (steps done,) or 0-dim for one. Fewer than ``count`` are done only
@@ -47,7 +52,7 @@ class TorchEngine:
         """One."""
         return 1
 
-    def train(self, step: int, count: int) -> Tensor:
+    def train(self, step: int, count: int, s: Tensor | None) -> Tensor:
         """One step: the loss before the update, 0-dim, on the network's device."""
         self.rates.apply(step)
         samples = self.batches.get(step)

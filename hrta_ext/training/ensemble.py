@@ -12,6 +12,7 @@ from hrta_ext.training.fit import train_run
 from hrta_ext.training.fused import FusedEngine, train_together
 from hrta_ext.training.optimizers import OptimizerFactory
 from hrta_ext.training.plan import Plan, Recipe, prepare
+from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.run import Interrupt, Run
 
@@ -21,7 +22,7 @@ def fit_ensemble(
     x: Tensor,
     y: Tensor,
     *,
-    s: float | Sequence[float] = (0.5, 1.0),
+    s: float | Moving | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
     optimizer: str | OptimizerFactory = "adam",
     lr: float = 1e-3,
@@ -96,8 +97,8 @@ def _train_together(plans: Sequence[Plan]) -> list[FitResult]:
 
 def _advance(runs: Sequence[Run]) -> None:
     """The next steps of runs that have done equally many."""
-    counts = [run.enter(run.rates.total_steps - run.step) for run in runs]
-    engines = [run.engine for run in runs]
-    losses = train_together([e for e in engines if isinstance(e, FusedEngine)], runs[0].step, min(counts))
+    count = min([run.enter(run.rates.total_steps - run.step) for run in runs])
+    engines = [run.engine for run in runs if isinstance(run.engine, FusedEngine)]
+    losses = train_together(engines, runs[0].step, count, [run.upcoming(count) for run in runs])
     for run, loss in zip(runs, losses, strict=True):
         run.count(loss)

@@ -14,6 +14,7 @@ from hrta_ext.training.data import Samples
 from hrta_ext.training.optimizers import OptimizerFactory
 from hrta_ext.training.plan import Recipe, check_callbacks, prepare
 from hrta_ext.training.progress import Progress
+from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import Callback, FitResult, StepInfo
 from hrta_ext.training.run import Interrupt, Run
 
@@ -26,7 +27,7 @@ def fit(
     x: Tensor,
     y: Tensor,
     *,
-    s: float | Sequence[float] = (0.5, 1.0),
+    s: float | Moving | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
     optimizer: str | OptimizerFactory = "adam",
     lr: float = 1e-3,
@@ -41,7 +42,7 @@ def fit(
     resume: bool = False,
     callbacks: Iterable[Callback] = (),
 ) -> FitResult:
-    """Train ``net`` by homotopy relaxation: ``steps[p]`` steps at ``s[p]``, one stage after the other.
+    """Train ``net`` by homotopy relaxation: ``steps[p]`` steps at ``s[p]``, one stage after the other, or along a ramp.
 
     Minimises R = 1/(2n) sum_i c_i [ |net(x_i) - y_i|^2 + |grad net(x_i) - g_i|^2 ] (docs/theory.md 1 and 2; Yang,
     Chen, Hao 2025, Algorithm 1, where R is the first term with c = 1). c is ``sample_weight``, 1 unless given; the sum
@@ -54,8 +55,10 @@ def fit(
         net: Any module with homotopy layers; trained in place.
         x: Samples, shape (n, ...), on the device and of the dtype of the network.
         y: Targets, shape (n,) or (n, ...), the shape of ``net(x)``; a trailing dimension of 1 may be missing in either.
-        s: Homotopy parameter of each stage; a float for one stage.
-        steps: Number of steps of each stage.
+        s: Homotopy parameter of each stage; one for a single stage. A :func:`ramp`, or any function of the step
+            (counted from the start of the stage), in place of a number makes s move in it. It is called once for every
+            step, before the first.
+        steps: Number of steps of each stage; where s is one function, their sum is the length of the run.
         optimizer: "adam"; "sgd", without momentum; "gd", the same on all samples at once (no ``batch_size``); or a
             ``torch.optim`` class or any callable ``(parameters, lr=lr) -> Optimizer``, such as a ``functools.partial``.
         lr: Learning rate.

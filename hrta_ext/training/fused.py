@@ -138,9 +138,9 @@ class FusedEngine:
             return 1
         return max(1, min(int(_SECONDS_PER_CALL / self.seconds_per_step), _MOST_STEPS_PER_CALL))
 
-    def train(self, step: int, count: int) -> Tensor:
+    def train(self, step: int, count: int, s: Tensor | None) -> Tensor:
         """Losses of the steps, float64, shape (steps done,)."""
-        return train_together([self], step, count)[0]
+        return train_together([self], step, count, [s])[0]
 
     def forget(self) -> None:
         """The outputs are those of the weights as they were."""
@@ -178,7 +178,6 @@ class FusedEngine:
         moments = [(self._moment(self.net.weight, name), self._moment(self.net.output_weight, name)) for name in names]
         return native.Training(
             base=self.net.base,
-            s=float(self.net.s),
             x=self.x,
             y=self.y,
             weight=self.net.weight,
@@ -219,13 +218,14 @@ class FusedEngine:
         return counts.pop()
 
 
-def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> list[Tensor]:
+def train_together(engines: Sequence[FusedEngine], step: int, count: int, s: Sequence[Tensor | None]) -> list[Tensor]:
     """Do the same steps with several networks at once, small ones on a thread each.
 
     Args:
         engines: One per network.
         step: Number of the first step.
-        count: Steps to do, none of which changes s.
+        count: Steps to do, all of one stage.
+        s: For each network, that of every step and of the one after them; None: the network's own.
     Returns:
         The losses of each network, as its engine's ``train`` gives them.
     """
@@ -237,15 +237,19 @@ def train_together(engines: Sequence[FusedEngine], step: int, count: int) -> lis
             rates.append(rates[0])
         else:
             rates.append(engine.rates_of(step, count))
+    paths = [
+        torch.full((count + 1,), float(engine.net.s), dtype=torch.float64) if path is None else path
+        for engine, path in zip(engines, s, strict=True)
+    ]
     losses = torch.empty(len(engines), count, dtype=torch.float64)
-    present = [engine.s_of_f == training.s for engine, training in zip(engines, trainings, strict=True)]
+    present = [engine.s_of_f == path[0].item() for engine, path in zip(engines, paths, strict=True)]
     keep = not any(engine.watched for engine in engines)
     start = time.perf_counter()
-    steps_done = native.train(trainings, rates, losses, present, keep)
+    steps_done = native.train(trainings, rates, paths, losses, present, keep)
     seconds_per_step = max((time.perf_counter() - start) / max(steps_done), 1e-9)
     for i, (engine, done) in enumerate(zip(engines, steps_done, strict=True)):
         updates = done if losses[i, done - 1].isfinite() else done - 1
         engine.seconds_per_step = seconds_per_step
-        engine.s_of_f = trainings[i].s if keep and updates == count else None
+        engine.s_of_f = paths[i][-1].item() if keep and updates == count else None
         engine.count(updates)
     return [loss[:done] for loss, done in zip(losses, steps_done, strict=True)]

@@ -23,7 +23,6 @@ class Training:
     """One network, its samples and its optimizer: contiguous tensors of one dtype on one device, and numbers."""
 
     base: str
-    s: float
     x: Tensor  # (n, D)
     y: Tensor  # (n,)
     weight: Tensor  # (m, D)
@@ -69,19 +68,24 @@ class Training:
             beta2=self.betas[1],
             epsilon=self.epsilon,
             updates=self.updates,
-            s=self.s,
             f=address(self.f, "fit: f", torch.float64, device, n if gradient is None else n + n * features),
         )
 
 
 def train(
-    trainings: Sequence[Training], rates: Sequence[Tensor], losses: Tensor, present: Sequence[bool], keep: bool
+    trainings: Sequence[Training],
+    rates: Sequence[Tensor],
+    s: Sequence[Tensor],
+    losses: Tensor,
+    present: Sequence[bool],
+    keep: bool,
 ) -> list[int]:
     """Do the steps of every network, all on one device; side by side where that is faster.
 
     Args:
         trainings: One per network.
         rates: The learning rates of each, float64, shape (steps,).
+        s: The homotopy parameters of each, float64, shape (steps + 1,): of every step, and of the outputs on return.
         losses: Where the loss before every update goes, float64, shape (networks, steps), on the CPU.
         present: Whether ``f`` holds the outputs of the present weights.
         keep: Whether ``f`` is to hold them on return.
@@ -101,6 +105,7 @@ def train(
         trainings=members,
         steps=steps,
         lr=[address(tensor, "fit: lr", torch.float64, -1, steps) for tensor in rates],
+        s=[address(tensor, "fit: s", torch.float64, -1, steps + 1) for tensor in s],
         loss=[address(tensor, "fit: loss", torch.float64, number, steps) for tensor in written],
         done=[address(tensor, "fit: done", torch.int64, number, 1) for tensor in done],
         outputs_on_entry=list(present),

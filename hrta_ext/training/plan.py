@@ -14,21 +14,22 @@ from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.bases import BASES
 from hrta_ext.inputs import check_integer
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.checkpoints import fingerprint
+from hrta_ext.training.checkpoints import fingerprint, hash_tensor
 from hrta_ext.training.data import Batches, Samples, check_samples
 from hrta_ext.training.engines import Engine, TorchEngine
 from hrta_ext.training.fused import FusedEngine, why_not_fused
 from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_optimizer
+from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import Callback, FitResult
 from hrta_ext.training.run import Run
-from hrta_ext.training.schedules import HomotopyScheduler, check_stages
+from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_stages
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train, whatever the network and the data: arguments of :func:`fit`, as they were given."""
 
-    s: float | Sequence[float]
+    s: float | Moving | Sequence[float | Moving]
     steps: int | Sequence[int]
     optimizer: str | OptimizerFactory
     lr: float
@@ -47,30 +48,29 @@ class Plan:
     rates: LearningRate
     batches: Batches
     engine: Engine
+    stages: Stages
     settings: dict[str, Any]
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint of this training carries."""
         settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
+        if self.stages.moves:
+            settings["s of every step"] = hash_tensor(self.stages.path)
         return fingerprint(self.net, self.optimizer, self.batches.samples, settings)
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
-        stage_steps = self.settings["steps"]
-        milestones = [sum(stage_steps[:p]) for p in range(1, len(stage_steps))]
-        scheduler = HomotopyScheduler(self.net, self.settings["s"], milestones)
-        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine)
+        scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones)
+        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, self.stages.path)
 
     def result(self, run: Run, stop_reason: str) -> FitResult:
         """What ``run`` did."""
         samples = self.batches.samples
         x = samples.x
-        s_values = torch.tensor(self.settings["s"], dtype=torch.float64)
-        ends = torch.tensor([0, *self.settings["steps"]]).cumsum(0).clamp(max=run.step)
         return FitResult(
             net=self.net,
             loss=torch.tensor(run.loss, dtype=torch.float64),
-            s=torch.repeat_interleave(s_values, ends.diff()),
+            s=self.stages.path[: run.step].clone(),
             stop_reason=stop_reason,
             seconds=run.seconds,
             settings={
@@ -94,23 +94,25 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     if samples.target_gradient is not None:
         _check_curvature(net)
     samples = samples.detach()
-    s_values, stage_steps = check_stages(recipe.s, recipe.steps, samples.x.dtype)
+    stages = check_stages(recipe.s, recipe.steps, samples.x.dtype)
+    if stages.moves and any(isinstance(layer.s, nn.Parameter) for layer in homotopy_layers(net)):
+        raise ValueError("fit: s must be a number for each stage where net learns s itself, got a function of the step")
     batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
     built = build_optimizer(recipe.optimizer, parameters, recipe.lr)
-    rates = LearningRate(recipe.lr_schedule, built, sum(stage_steps))
+    rates = LearningRate(recipe.lr_schedule, built, sum(stages.steps))
     batches = Batches(samples, batch_size)
     chosen = _choose_engine(recipe.engine, net, built, rates, batches, watched)
     settings = {
-        "s": s_values,
-        "steps": stage_steps,
+        "s": stages.names(),
+        "steps": stages.steps,
         "optimizer": recipe.optimizer if isinstance(recipe.optimizer, str) else type(built).__name__,
         "lr": float(recipe.lr),
         "lr_schedule": rates.name,
         "batch_size": batch_size,
     }
-    return Plan(net, parameters, built, rates, batches, chosen, settings)
+    return Plan(net, parameters, built, rates, batches, chosen, stages, settings)
 
 
 def _choose_engine(

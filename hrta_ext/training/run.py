@@ -48,9 +48,11 @@ class Run:
         rates: LearningRate,
         batches: Batches,
         engine: Engine,
+        path: Tensor,
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
+        self.path = path  # s of every step, (steps,)
         self.device = batches.samples.x.device
         self.step = 0
         self.seconds = 0.0
@@ -59,20 +61,28 @@ class Run:
 
     def advance(self, most: int) -> Tensor:
         """Up to ``most`` steps of training within a stage; their losses stay on the device until :meth:`collect`."""
-        losses = self.engine.train(self.step, self.enter(most))
+        count = self.enter(most)
+        losses = self.engine.train(self.step, count, self.upcoming(count))
         self.count(losses)
         return losses
 
     def enter(self, most: int) -> int:
-        """Set the s of the next step; how many steps, up to ``most``, are best done at once with it."""
+        """Set the s of the next step; how many steps of its stage, up to ``most``, are best done at once."""
         if self.step > 0:  # before the step, so that callbacks and the final net see the s that was trained
             self.scheduler.step()
         stage_end = next((m for m in self.scheduler.milestones if m > self.step), self.rates.total_steps)
         return min(most, stage_end - self.step, self.engine.steps_at_once())
 
+    def upcoming(self, count: int) -> Tensor | None:
+        """s of so many steps and of the one after them, (count + 1,); None where it stays that of the network."""
+        if not self.scheduler.moves:
+            return None
+        last = self.path.numel() - 1
+        return self.path[torch.arange(self.step, self.step + count + 1).clamp(max=last)]
+
     def count(self, losses: Tensor) -> None:
         """Note that the steps with these losses have been done."""
-        self.scheduler.last_step += losses.numel() - 1
+        self.scheduler.advance(losses.numel() - 1)
         self.pending.append(losses)
         self.step += losses.numel()
 

@@ -1,11 +1,12 @@
-"""Which s a step trains with: stages of given length, or until the loss stops decaying."""
+"""Which s a step trains with: stages of given length, in which s may move, or until the loss stops decaying."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -13,32 +14,74 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.modules import homotopy_layers, set_homotopy
 from hrta_ext.inputs import as_float, check_homotopy_parameter, check_integer, shown
+from hrta_ext.training.ramps import Listed, Moving, Ramp, described, is_moving, name_of, restored, value_at
 
 
-def _check_values(values: Sequence[float], name: str, module: nn.Module) -> tuple[float, ...]:
+def _check_values(values: Any, name: str, module: nn.Module, *, may_move: bool = False) -> tuple[float | Moving, ...]:
     if not _is_many(values):
         raise TypeError(f"{name}: values must be a sequence of numbers, got {shown(values)}")
     layers = homotopy_layers(module) if isinstance(module, nn.Module) else []
-    dtypes = {torch.float64, *(layer.s.dtype for layer in layers)}
-    narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
-    checked = tuple(check_homotopy_parameter(s, f"{name}: values[{i}]", narrowest) for i, s in enumerate(values))
+    dtype = min({torch.float64, *(layer.s.dtype for layer in layers)}, key=lambda dtype: torch.finfo(dtype).max)
+    checked: list[float | Moving] = []
+    for i, value in enumerate(values):
+        if may_move and is_moving(value):
+            value_at(value, 0, f"{name}: values[{i}]", dtype)
+            if any(isinstance(layer.s, nn.Parameter) for layer in layers):
+                raise ValueError(f"{name}: values[{i}] moves s from step to step, which the network learns itself")
+            checked.append(value)
+        else:
+            checked.append(check_homotopy_parameter(value, f"{name}: values[{i}]", dtype))
     if not checked:
         raise ValueError(f"{name}: values must hold at least one s, got none")
-    return checked
+    return tuple(checked)
 
 
-def check_stages(
-    s: float | Sequence[float], steps: int | Sequence[int], dtype: torch.dtype
-) -> tuple[list[float], list[int]]:
-    """``s``, finite in ``dtype``, and ``steps`` of ``fit`` as lists of one entry per stage."""
-    s_given: list[Any] = list(s) if _is_many(s) else [s]  # type: ignore[arg-type]
-    steps_given: list[Any] = list(steps) if _is_many(steps) else [steps]  # type: ignore[arg-type]
-    if len(s_given) != len(steps_given):
-        raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(steps_given)}")
+@dataclass(frozen=True)
+class Stages:
+    """``s`` and ``steps`` of ``fit``: one entry per stage, and the s of every step of the run, (steps,) float64."""
+
+    values: list[float | Moving]
+    steps: list[int]
+    path: Tensor
+
+    @property
+    def moves(self) -> bool:
+        """Whether s changes within a stage."""
+        return any(not isinstance(value, float) for value in self.values)
+
+    @property
+    def milestones(self) -> list[int]:
+        """The first step of every stage but the first."""
+        return list(accumulate(self.steps))[:-1]
+
+    def names(self) -> list[float | str]:
+        """Numbers, and what stands for a function in a report."""
+        return [value if isinstance(value, float) else name_of(value) for value in self.values]
+
+
+def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
+    """Values finite in ``dtype`` at every step; one function of the step takes all ``steps``."""
+    s_given: list[Any] = list(s) if _is_many(s) else [s]  # type: ignore[call-overload]
+    steps_given: list[Any] = list(steps) if _is_many(steps) else [steps]  # type: ignore[call-overload]
+    counts = [check_integer(count, f"fit: steps[{p}]") for p, count in enumerate(steps_given)]
+    if is_moving(s) and counts:
+        counts = [sum(counts)]
+    if len(s_given) != len(counts):
+        raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(counts)}")
     if not s_given:
         raise ValueError("fit: s must hold at least one value, got none")
-    s_values = [check_homotopy_parameter(value, f"fit: s[{p}]", dtype) for p, value in enumerate(s_given)]
-    return s_values, [check_integer(count, f"fit: steps[{p}]") for p, count in enumerate(steps_given)]
+    values: list[float | Moving] = []
+    parts = []
+    for p, (value, count) in enumerate(zip(s_given, counts, strict=True)):
+        if is_moving(value):
+            every = tuple(value_at(value, step, f"fit: s[{p}]", dtype) for step in range(count))
+            values.append(value if isinstance(value, Ramp) else Listed(name_of(value), every))
+            parts.append(torch.tensor(every, dtype=torch.float64))
+        else:
+            number = check_homotopy_parameter(value, f"fit: s[{p}]", dtype)
+            values.append(number)
+            parts.append(torch.full((count,), number, dtype=torch.float64))
+    return Stages(values, counts, torch.cat(parts))
 
 
 def _is_many(value: object) -> bool:
@@ -52,25 +95,33 @@ class _Schedule:
 
     _saved: tuple[str, ...] = ("values", "stage")
 
-    def __init__(self, module: nn.Module, values: Sequence[float]) -> None:
-        self.values = _check_values(values, type(self).__name__, module)
+    def __init__(self, module: nn.Module, values: Sequence[float | Moving]) -> None:
+        self.values = tuple(values)
         self.module = module
         self.stage = 0
-        set_homotopy(module, self.values[0])
+        set_homotopy(module, self.get_last_s())
 
     def get_last_s(self) -> float:
-        """The s of the current stage, the one last set on the module."""
-        return self.values[self.stage]
+        """The scheduled s of the current step, the one last set on the module."""
+        value = self.values[self.stage]
+        return value if isinstance(value, float) else value_at(value, self._reached, type(self).__name__)
+
+    @property
+    def _reached(self) -> int:
+        """Steps into the current stage, of which a function is told."""
+        return 0
 
     def _enter(self, stage: int) -> None:
         # Only a change of stage touches the module: a learnable s keeps what it has learned within a stage.
         if stage != self.stage:
             self.stage = stage
-            set_homotopy(self.module, self.values[stage])
+            set_homotopy(self.module, self.get_last_s())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the module, as plain Python values."""
-        return {key: getattr(self, key) for key in self._saved}
+        state = {key: getattr(self, key) for key in self._saved}
+        reached = [self._reached if p == self.stage else 0 for p in range(len(self.values))]
+        return {**state, "values": tuple(map(described, self.values, reached))}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where the scheduler that made ``state_dict`` stood; its schedule replaces this one's.
@@ -79,33 +130,42 @@ class _Schedule:
         to be loaded after this scheduler is constructed.
 
         Raises:
-            ValueError: ``state_dict`` has other keys, so it is not of this kind of scheduler.
+            ValueError: ``state_dict`` has other keys, so it is not of this kind of scheduler; or it was saved with a
+                function of the step, which it cannot hold, and this scheduler has none with its values in that place.
         """
         if set(state_dict) != set(self._saved):
             expected, found = ", ".join(sorted(self._saved)), ", ".join(sorted(map(str, state_dict)))
             raise ValueError(f"{type(self).__name__}.load_state_dict: state must have the keys {expected}, got {found}")
+        own = dict(enumerate(self.values))
+        try:
+            values = tuple(restored(value, own.get(p)) for p, value in enumerate(state_dict["values"]))
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}.load_state_dict: {error}") from None
         for key in self._saved:
             value = state_dict[key]
             setattr(self, key, tuple(value) if isinstance(value, (list, tuple)) else value)
+        self.values = values
         for layer in homotopy_layers(self.module):
             if not isinstance(layer.s, nn.Parameter):
                 layer.set_s(self.get_last_s())
 
 
 class HomotopyScheduler(_Schedule):
-    """Piecewise-constant s: ``values[p]`` from step ``milestones[p - 1]`` up to ``milestones[p]`` (docs/theory.md 2).
+    """``values[p]`` from step ``milestones[p - 1]`` up to ``milestones[p]`` (docs/theory.md 2).
 
     Algorithm 1 of Yang, Chen, Hao 2025 with stages of fixed length, in the manner of
     ``torch.optim.lr_scheduler.MultiStepLR``: construction sets s to ``values[0]``, and ``step()`` is called once after
     each ``optimizer.step()``. A learnable s starts each stage at the scheduled value and moves on from there.
+    A value may be a function of the step, such as a :func:`ramp`: s then moves within the stage, from whose start the
+    steps are counted.
 
     Args:
         module: A network with homotopy layers.
-        values: s_1, ..., s_{k+1}, finite.
+        values: s_1, ..., s_{k+1}, finite, or functions of the step; one function may stand alone.
         milestones: k numbers of steps, positive and increasing, after which the next value applies.
     Raises:
         TypeError, ValueError: No values, a value not finite, milestones not increasing or not one fewer than the
-            values, or a module without homotopy layers.
+            values, a module without homotopy layers, or one that learns s beside a value that moves.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -121,26 +181,44 @@ class HomotopyScheduler(_Schedule):
 
     _saved = ("values", "stage", "milestones", "last_step")
 
-    def __init__(self, module: nn.Module, values: Sequence[float], milestones: Sequence[int]) -> None:
-        values = _check_values(values, "HomotopyScheduler", module)
+    def __init__(
+        self, module: nn.Module, values: Sequence[float | Moving] | Moving, milestones: Sequence[int] = ()
+    ) -> None:
+        checked = _check_values([values] if is_moving(values) else values, "HomotopyScheduler", module, may_move=True)
         if not _is_many(milestones):
             raise TypeError(f"HomotopyScheduler: milestones must be a sequence of ints, got {shown(milestones)}")
         self.milestones = tuple(
             check_integer(m, f"HomotopyScheduler: milestones[{i}]") for i, m in enumerate(milestones)
         )
-        if len(self.milestones) != len(values) - 1:
+        if len(self.milestones) != len(checked) - 1:
             raise ValueError(
-                f"HomotopyScheduler: {len(values)} values need {len(values) - 1} milestones, got {len(self.milestones)}"
+                f"HomotopyScheduler: {len(checked)} values need {len(checked) - 1} milestones, "
+                f"got {len(self.milestones)}"
             )
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise ValueError(f"HomotopyScheduler: milestones must increase strictly, got {list(self.milestones)}")
         self.last_step = 0
-        super().__init__(module, values)
+        super().__init__(module, checked)
+
+    @property
+    def _reached(self) -> int:
+        return self.last_step - (self.milestones[self.stage - 1] if self.stage > 0 else 0)
 
     def step(self) -> None:
         """Count one step of training and set the s of the next one."""
-        self.last_step += 1
+        self.advance(1)
+
+    def advance(self, steps: int) -> None:
+        """Count several steps of training, and set the s of the one after them."""
+        self.last_step += steps
         self._enter(bisect_right(self.milestones, self.last_step))
+        if steps > 0 and self.moves:
+            set_homotopy(self.module, self.get_last_s())
+
+    @property
+    def moves(self) -> bool:
+        """Whether s changes from step to step in the current stage."""
+        return not isinstance(self.values[self.stage], float)
 
 
 class PlateauHomotopyScheduler(_Schedule):
@@ -181,7 +259,7 @@ class PlateauHomotopyScheduler(_Schedule):
             )
         self.threshold = float(threshold)
         self.best, self.num_bad_steps = math.inf, 0
-        super().__init__(module, values)
+        super().__init__(module, _check_values(values, "PlateauHomotopyScheduler", module))
 
     def step(self, loss: float | Tensor) -> None:
         """Take note of the loss of one step of training; set the next s if it is time.

@@ -36,10 +36,11 @@ void quick_operations(int64_t count, const float* x, const float* y, float* root
 }
 
 // sizes: n, m, updates taken before. memory: x, y, sample_weight, weight, output_weight, first moments of both, second
-// moments of both, f. numbers: s, beta1, beta2, epsilon. form: 0 as served, -1 by the way that serves, else one of the
-// persistent kernel's. Returns the bytes of scratch where `scratch` is null; else 1 (persistent), 2 (sweep) or 0.
+// moments of both, f. numbers: beta1, beta2, epsilon. s (steps + 1). form: 0 as served, -1 by the way that serves, else
+// one of the persistent kernel's. Returns the bytes of scratch where `scratch` is null; else 1 (persistent), 2 (sweep)
+// or 0.
 int64_t arc_train(int dtype, int adam, int form, const int64_t* sizes, void** memory, const double* numbers,
-                  int64_t steps, const double* lr, double* loss, int64_t* done, void* scratch) {
+                  int64_t steps, const double* lr, const double* s, double* loss, int64_t* done, void* scratch) {
   using namespace cuda::arcs;
   using cuda::arcs::training::Form;
   TwoLayerTraining of{};
@@ -51,8 +52,8 @@ int64_t arc_train(int dtype, int adam, int form, const int64_t* sizes, void** me
   of.weight_second = memory[7], of.output_second = memory[8];
   of.f = static_cast<double*>(memory[9]);
   of.rule = adam != 0 ? UpdateRule::kAdam : UpdateRule::kDescent;
-  of.s = numbers[0], of.beta1 = numbers[1], of.beta2 = numbers[2], of.epsilon = numbers[3];
-  const TwoLayerMember member{&of, lr, loss, {false, true}, done};
+  of.beta1 = numbers[0], of.beta2 = numbers[1], of.epsilon = numbers[2];
+  const TwoLayerMember member{&of, lr, s, loss, {false, true}, done};
   const cuda::Device device = cuda::device_of(0);
   const bool by_arcs = serves(of, device), in_one = form > 0 || training::persistent::serves(of, device);
   if (scratch == nullptr) {

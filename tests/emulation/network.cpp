@@ -59,12 +59,13 @@ void two_layer_sum_samples(int dtype, int base, const int64_t* sizes, const void
                               sums, 0, nullptr);
 }
 
-// sizes: n, D, m, gradient features. `moments`: first of weight and output_weight, then second. numbers: s, beta1,
-// beta2, epsilon.
+// sizes: n, D, m, gradient features. `moments`: first of weight and output_weight, then second. numbers: beta1, beta2,
+// epsilon. s (steps + 1).
 int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, const void* x, const void* y,
                         const void* sample_weight, const void* gradient_target, void* weight, void* output_weight,
                         void** moments, const double* numbers, int64_t updates, double* f, int64_t steps,
-                        const double* lr, double* loss, int64_t* done, int on_entry, int on_return, void* scratch) {
+                        const double* lr, const double* s, double* loss, int64_t* done, int on_entry, int on_return,
+                        void* scratch) {
   TwoLayerTraining training{};
   training.dtype = static_cast<ScalarKind>(dtype);
   training.base = base;
@@ -76,10 +77,10 @@ int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, con
   training.weight_first = moments[0], training.output_first = moments[1];
   training.weight_second = moments[2], training.output_second = moments[3];
   training.rule = adam != 0 ? UpdateRule::kAdam : UpdateRule::kDescent;
-  training.s = numbers[0], training.beta1 = numbers[1], training.beta2 = numbers[2], training.epsilon = numbers[3];
+  training.beta1 = numbers[0], training.beta2 = numbers[1], training.epsilon = numbers[2];
   training.updates = updates;
   training.f = f;
-  const TwoLayerMember member{&training, lr, loss, {on_entry != 0, on_return != 0}, done};
+  const TwoLayerMember member{&training, lr, s, loss, {on_entry != 0, on_return != 0}, done};
   if (scratch == nullptr) return cuda::two_layer_training_scratch(&member, 1, steps, 0);
   cuda::two_layer_train_ensemble(&member, 1, steps, scratch, 0, nullptr);
   return 0;

@@ -20,7 +20,7 @@ TwoLayerTraining training_of(int dtype, int base, int adam, const int64_t* sizes
   training.weight_first = memory[6], training.output_first = memory[7];
   training.weight_second = memory[8], training.output_second = memory[9];
   training.rule = adam != 0 ? UpdateRule::kAdam : UpdateRule::kDescent;
-  training.s = numbers[0], training.beta1 = numbers[1], training.beta2 = numbers[2], training.epsilon = numbers[3];
+  training.beta1 = numbers[0], training.beta2 = numbers[1], training.epsilon = numbers[2];
   training.updates = updates;
   training.f = f;
   return training;
@@ -60,11 +60,11 @@ void begin() {
 }
 
 // memory: x, y, sample_weight, gradient_target, weight, output_weight, and the moments, first of weight and
-// output_weight, then second. numbers: s, beta1, beta2, epsilon.
+// output_weight, then second. numbers: beta1, beta2, epsilon. s (steps + 1).
 void add(int dtype, int base, int adam, const int64_t* sizes, void** memory, const double* numbers, int64_t updates,
-         double* f, const double* lr, double* loss, int64_t* done, int on_return) {
+         double* f, const double* lr, const double* s, double* loss, int64_t* done, int on_return) {
   trainings.push_back(training_of(dtype, base, adam, sizes, memory, numbers, updates, f));
-  members.push_back({&trainings.back(), lr, loss, {false, on_return != 0}, done});
+  members.push_back({&trainings.back(), lr, s, loss, {false, on_return != 0}, done});
 }
 
 int64_t scratch(int64_t steps) {

@@ -294,17 +294,17 @@ def train(
     addresses = (ctypes.c_void_p * 4)(*(t.data_ptr() for t in kept), *[None] * (4 - len(kept)))
     beta1, beta2 = optimizer.param_groups[0]["betas"] if adam else (momentum, 0.0)
     epsilon = optimizer.param_groups[0]["eps"] if adam else 0.0
-    numbers = torch.tensor([float(net.s), beta1, beta2, epsilon], dtype=torch.float64)
+    numbers = torch.tensor([beta1, beta2, epsilon], dtype=torch.float64)
     sizes = torch.tensor([n, features, net.width, net.in_features])
     f = torch.full((n * (1 + features),), torch.nan, dtype=torch.float64)
     losses, taken = [], 0
     for steps in cuts:
         rates, loss = torch.full((steps,), lr, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64)
-        done = torch.tensor(0)
+        done, s = torch.tensor(0), path_of(net, taken, steps)
         fixed = [KINDS[x.dtype], NUMBERED[net.base].number, int(adam), address(sizes), address(x), address(samples.y)]
         fixed += [address(t) for t in (samples.sample_weight, samples.target_gradient, net.weight, net.output_weight)]
         fixed += [addresses, address(numbers), ctypes.c_int64(taken), address(f), ctypes.c_int64(steps)]
-        fixed += [address(rates), address(loss), address(done), int(taken > 0), 1]
+        fixed += [address(rates), address(s), address(loss), address(done), int(taken > 0), 1]
         scratch = Guarded((kernels.two_layer_train(*fixed, None) // 8,), torch.float64, off=1)
         kernels.two_layer_train(*fixed, address(scratch.result))
         scratch.checked()
@@ -315,9 +315,14 @@ def train(
     return torch.cat(losses)
 
 
+def path_of(net: hx.TwoLayerNet, taken: int, steps: int) -> Tensor:
+    return float(net.s) + 0.01 * torch.arange(taken, taken + steps + 1, dtype=torch.float64)
+
+
 def by_autograd(net: hx.TwoLayerNet, optimizer: Optimizer, samples: Samples, steps: int) -> Tensor:
     losses = []
-    for _ in range(steps):
+    for s in path_of(net, 0, steps)[:-1].tolist():
+        net.set_s(s)
         optimizer.zero_grad()
         loss = training_loss(net, samples)
         loss.backward()

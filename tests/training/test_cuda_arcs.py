@@ -51,16 +51,16 @@ def circle(n: int, dtype: torch.dtype, ties: bool = False) -> tuple[Tensor, Tens
 
 
 def dense_steps(
-    start: list[Tensor], x: Tensor, y: Tensor, steps: int, optimizer: Any, s: float, sample_weight: Tensor | None = None
+    start: list[Tensor], x: Tensor, y: Tensor, steps: int, optimizer: Any, s: Tensor, c: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses and weights of so many steps from ``start``, by torch in float64; ``optimizer`` makes one of weights."""
     weight, output = (t.detach().double().clone().requires_grad_() for t in start)
     x, y = x.double(), y.double()
-    c = torch.ones_like(y) if sample_weight is None else sample_weight.double()
+    c = torch.ones_like(y) if c is None else c.double()
     rule, losses = optimizer([weight, output]), []
-    for _ in range(steps):
+    for step in range(steps):
         z = x @ weight.T
-        f = (torch.where(z > 0, 1.0, 1.0 - s) * z) @ output / len(output) ** 0.5
+        f = (torch.where(z > 0, 1.0, 1.0 - s[step]) * z) @ output / len(output) ** 0.5
         loss = (c * (f - y) ** 2).sum() / (2 * len(y))
         rule.zero_grad()
         loss.backward()
@@ -78,6 +78,7 @@ class Run:
     m: int
     rule: str = "adam"  # or SGD's momentum
     s: float = 1.5
+    drift: float = 0.01  # of s, in a step
     lr: float = 1e-2
     sample_weight: Tensor | None = None
     off: int = 0
@@ -112,12 +113,13 @@ class Run:
             given = (self.x, self.y, self.sample_weight, *self.tensors[:2])
             memory = (ctypes.c_void_p * 10)(*map(address, given), *moments, address(f.result))
             beta1, beta2 = (0.9, 0.999) if self.adam else (float(self.rule), 0.0)
-            numbers = torch.tensor([self.s, beta1, beta2, 1e-8], dtype=torch.float64)
+            numbers = torch.tensor([beta1, beta2, 1e-8], dtype=torch.float64)
             sizes = torch.tensor([len(self.y), self.m, self.taken])
             lr = torch.full((steps,), self.lr, dtype=torch.float64) if rates is None else rates
+            s = self.path(steps)
             loss, done = Guarded((steps,), torch.float64), torch.tensor(-1)
             fixed = [KINDS[self.x.dtype], int(self.adam), form, address(sizes), memory, address(numbers)]
-            fixed += [ctypes.c_int64(steps), address(lr), address(loss.result), address(done)]
+            fixed += [ctypes.c_int64(steps), address(lr), address(s), address(loss.result), address(done)]
             size = kernels.arc_train(*fixed, None)
             scratch = Guarded((size // 8 + 1,), torch.float64, off=1)
             self.way = kernels.arc_train(*fixed, address(scratch.result))
@@ -131,10 +133,14 @@ class Run:
                 break
         return torch.cat(losses)
 
+    def path(self, steps: int) -> Tensor:
+        """s of so many steps and of the outputs after them."""
+        return self.s + self.drift * torch.arange(self.taken, self.taken + steps + 1, dtype=torch.float64)
+
     def dense(self, steps: int) -> tuple[Tensor, list[Tensor]]:
         """What the same steps should give, before this run's own."""
         make = partial(Adam, lr=self.lr) if self.adam else partial(SGD, lr=self.lr, momentum=float(self.rule))
-        return dense_steps(self.tensors[:2], self.x, self.y, steps, make, self.s, self.sample_weight)
+        return dense_steps(self.tensors[:2], self.x, self.y, steps, make, self.path(steps), self.sample_weight)
 
 
 def assert_near(ours: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
@@ -211,7 +217,7 @@ def test_ties_zeros_and_opposite_samples(kernels: Any, way: int, dtype: torch.dt
 def test_silent_neurons_do_not_move(kernels: Any, way: int) -> None:
     """What rounding leaves of running sums would be a full step to Adam, whose rule forgets the gradient's size."""
     x = torch.stack([torch.linspace(0, 1, 50, dtype=torch.float64), torch.ones(50, dtype=torch.float64)], 1)
-    run = Run(x, 1e12 * torch.sin(6 * x[:, 0]), 1100, s=1.0, lr=1e-3)
+    run = Run(x, 1e12 * torch.sin(6 * x[:, 0]), 1100, s=1.0, drift=0.0, lr=1e-3)
     before = [t.clone() for t in run.tensors[:2]]
     silent = (x @ before[0].T <= 0).all(0)
     assert silent.double().mean() > 0.2
@@ -360,7 +366,7 @@ def test_fit_on_a_gpu(dtype: torch.dtype, n: int, m: int, tmp_path: Path) -> Non
         [{"checkpoint": path, "callbacks": [stop]}, {"checkpoint": path, "resume": True}],
     ]  # fmt: skip
     nets = [TwoLayerNet(2, m, bias=False, seed=0).to("cuda", dtype) for _ in fits]
-    exact, weights = dense_steps(list(nets[0].parameters()), x, y, 20, partial(Adam, lr=1e-2), 1.5)
+    exact, weights = dense_steps(list(nets[0].parameters()), x, y, 20, partial(Adam, lr=1e-2), torch.full((20,), 1.5))
     results = [
         [fit(net, x, y, s=1.5, steps=20, lr=1e-2, engine="fused", **options) for options in calls][-1]
         for net, calls in zip(nets, fits, strict=True)

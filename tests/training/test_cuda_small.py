@@ -48,7 +48,7 @@ class Problem:
     width: int
     base: str = "relu"
     rule: str = "adam"
-    s: float = 1.5
+    s: float = 1.5  # of the first step; 0.01 more in each
     weighted: bool = False
     seed: int = 0
     lr: float = LR
@@ -97,6 +97,10 @@ class Problem:
         return [getattr(self, f"_{name}").checked() for name in list(self.memory)[4:] if self.memory[name] is not None]
 
 
+def path_of(problem: Problem, steps: int) -> Tensor:
+    return problem.s + 0.01 * torch.arange(problem.taken, problem.taken + steps + 1, dtype=torch.float64)
+
+
 def train(card: Any, problems: Sequence[Problem], *cuts: int) -> list[Tensor]:
     """The losses of each, after so many steps a call."""
     found: list[list[Tensor]] = [[] for _ in problems]
@@ -107,11 +111,12 @@ def train(card: Any, problems: Sequence[Problem], *cuts: int) -> list[Tensor]:
         kept = []
         for problem, loss, count in zip(problems, losses, done, strict=True):
             betas = {"adam": (0.9, 0.999), "momentum": (0.9, 0.0), "descent": (0.0, 0.0)}[problem.rule]
-            numbers = torch.tensor([problem.s, *betas, 1e-8], dtype=torch.float64)
+            numbers = torch.tensor([*betas, 1e-8], dtype=torch.float64)
             rates = problem.lr / (1.0 + torch.arange(problem.taken, problem.taken + steps, dtype=torch.float64) / 50)
-            kept += [numbers, rates]
+            s = path_of(problem, steps)
+            kept += [numbers, rates, s]
             arguments = [address(numbers), ctypes.c_int64(problem.taken), address(problem.f.result), address(rates)]
-            card.add(*problem.described(), *arguments, address(loss.result), address(count), 1)
+            card.add(*problem.described(), *arguments, address(s), address(loss.result), address(count), 1)
             problem.taken += steps
         card.scratch.restype = ctypes.c_int64
         scratch = Guarded((card.scratch(ctypes.c_int64(steps)) // 8 + 1,), torch.float64, off=1)
@@ -134,17 +139,17 @@ def in_float64(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor, Te
     momentum = 0.9 if problem.rule == "momentum" else 0.0
     parameters = [weight, output_weight]
     optimizer = Adam(parameters, lr=1.0) if problem.rule == "adam" else SGD(parameters, lr=1.0, momentum=momentum)
-    losses = []
+    losses, s = [], path_of(problem, steps).tolist()
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = problem.lr / (1.0 + step / 50)
         optimizer.zero_grad()
-        f = hx.two_layer(given["x"], weight, output_weight, problem.s, base=problem.base)
+        f = hx.two_layer(given["x"], weight, output_weight, s[step], base=problem.base)
         loss = (importance * (f - given["y"]) ** 2).sum() / (2 * problem.n)
         loss.backward()
         losses.append(loss.detach())
         optimizer.step()
     with torch.no_grad():
-        f = hx.two_layer(given["x"], weight, output_weight, problem.s, base=problem.base)
+        f = hx.two_layer(given["x"], weight, output_weight, s[-1], base=problem.base)
     return torch.stack(losses), weight.detach(), output_weight.detach(), f
 
 

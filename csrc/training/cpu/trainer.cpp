@@ -42,7 +42,7 @@ class Trainer {
     sums = t.n * t.outputs();
     int64_t least = 1;  // neurons in a chunk
     if (trains_by_arcs(t)) {
-      arcs = std::make_unique<Arcs>(arcs_of(call(0)));
+      arcs = std::make_unique<Arcs>(arcs_of(call(0, 1.0)));
       if (!arcs->finite()) arcs.reset();
     }
     if (arcs) {
@@ -59,9 +59,12 @@ class Trainer {
     if (t.gradient_target != nullptr) grad_df_dx = Buffer<char>(t.n * t.features * item);
   }
 
-  // Updates the weights from the gradient in the outputs, if `step` is not null, and then sets f, if it is wanted.
-  void sweep(const Update* step, bool want_f) {
-    by_arcs = {arcs && step != nullptr && arc_pull(*arcs, call(0), grad_f.get(), nullptr, pull.data()), arcs && want_f};
+  // Updates the weights from the gradient in the outputs at `s`, if `step` is not null, and then sets f at `next_s`, if
+  // it is wanted.
+  void sweep(const Update* step, double s, bool want_f, double next_s) {
+    s_of_gradients = s, s_of_outputs = next_s;
+    by_arcs = {arcs && step != nullptr && arc_pull(*arcs, call(0, s), grad_f.get(), nullptr, pull.data()),
+               arcs && want_f};
     run(step, want_f);
     if (!want_f || (by_arcs.forward && outputs_from_arcs())) return;
     if (by_arcs.forward) {  // a number is not finite: it shall show where it does without arcs
@@ -101,14 +104,14 @@ class Trainer {
   }
 
   void add_block(int64_t neuron, int64_t count, double* target, void* scratch) const {
-    if (by_arcs.forward) return add_to_arcs(*arcs, call(neuron), range(count), target);
+    if (by_arcs.forward) return add_to_arcs(*arcs, call(neuron, s_of_outputs), range(count), target);
     double* df_dx = t.gradient_target == nullptr ? nullptr : target + t.n;
-    two_layer_loops().forward(call(neuron), Quantity::kValue, range(count), target, df_dx, scratch);
+    two_layer_loops().forward(call(neuron, s_of_outputs), Quantity::kValue, range(count), target, df_dx, scratch);
   }
 
   bool outputs_from_arcs() {
-    return arc_outputs(*arcs, call(0), Quantity::kValue, {partial.data(), chunks, sums}, output_scale(t.width), t.f,
-                       nullptr, parallel_for);
+    return arc_outputs(*arcs, call(0, s_of_outputs), Quantity::kValue, {partial.data(), chunks, sums},
+                       output_scale(t.width), t.f, nullptr, parallel_for);
   }
 
   void outputs_from_loops() {
@@ -124,7 +127,7 @@ class Trainer {
   }
 
   // The network as seen from `neuron` on: a range counts from there, the width stays the true one.
-  TwoLayerCall call(int64_t neuron) const {
+  TwoLayerCall call(int64_t neuron, double s) const {
     return {t.dtype,
             t.base,
             1,
@@ -134,15 +137,16 @@ class Trainer {
             t.x,
             at(t.weight, neuron * t.features * item),
             at(t.output_weight, neuron * item),
-            t.s};
+            s};
   }
   TwoLayerRange range(int64_t count) const { return {0, 0, count, 0, t.n}; }
 
   void update_block(Update step, int64_t neuron, int64_t count, void* grad, void* scratch) const {
     void* grad_output_weight = at(grad, block * t.features * item);
     const TwoLayerGradients gradients{grad_f.get(), grad_df_dx.get(), grad, grad_output_weight};
-    if (!by_arcs.backward || !arc_gradients(*arcs, call(neuron), pull.data(), range(count), gradients)) {
-      two_layer_loops().backward(call(neuron), gradients, range(count), scratch);
+    const TwoLayerCall network = call(neuron, s_of_gradients);
+    if (!by_arcs.backward || !arc_gradients(*arcs, network, pull.data(), range(count), gradients)) {
+      two_layer_loops().backward(network, gradients, range(count), scratch);
     }
     step.grad = grad;
     step.count = count * t.features;
@@ -202,6 +206,7 @@ class Trainer {
   std::unique_ptr<Arcs> arcs;   // null where the loops are faster
   std::vector<double> pull;     // as in arc_pull
   ByArcs by_arcs{};
+  double s_of_gradients = 1.0, s_of_outputs = 1.0;
 };
 
 }  // namespace
@@ -217,15 +222,15 @@ bool trains_by_arcs(const TwoLayerTraining& t) {
   return shapes && t.base == kRelu && t.features == 2 && t.gradient_target == nullptr;
 }
 
-int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, double* loss,
-                        OutputsKept outputs, ParallelFor parallel_for) {
+int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const double* lr, const double* s,
+                        double* loss, OutputsKept outputs, ParallelFor parallel_for) {
   Trainer trainer(training, parallel_for);
-  if (!outputs.on_entry) trainer.sweep(nullptr, true);
+  if (!outputs.on_entry) trainer.sweep(nullptr, s[0], true, s[0]);
   for (int64_t i = 0; i < steps; ++i) {
     loss[i] = trainer.loss();
     if (!std::isfinite(loss[i])) return i + 1;
     const Update step = trainer.step(i, lr[i]);
-    trainer.sweep(&step, i + 1 < steps || outputs.on_return);
+    trainer.sweep(&step, s[i], i + 1 < steps || outputs.on_return, s[i + 1]);
   }
   return steps;
 }
@@ -234,7 +239,7 @@ void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int6
   auto train = [&](int64_t begin, int64_t end) {
     for (const TwoLayerMember* member = members + begin; member < members + end; ++member) {
       *member->done =
-          two_layer_train(*member->training, steps, member->lr, member->loss, member->outputs, parallel_for);
+          two_layer_train(*member->training, steps, member->lr, member->s, member->loss, member->outputs, parallel_for);
     }
   };
   bool large = false;

@@ -23,11 +23,19 @@ struct Data {
   bool aligned;                                                    // all of these allow accesses of 16 bytes
   Rule rule;
   Rates<T> rates;
-  double of_all, of_active;  // (1 - s) and s, times m^(-1/2)
-  double over_n;             // 1 / n
-  double *f, *loss;          // (n), (steps)
+  double scale;      // m^(-1/2)
+  double over_n;     // 1 / n
+  double *f, *loss;  // (n), (steps)
   int64_t* done;
 };
+
+// What sums over all neurons and over the active ones count for: (1 - s) and s, times m^(-1/2).
+struct Shares {
+  double all, active;
+};
+HRTA_INLINE Shares shares_of(double scale, double s) {
+  return {scale * (1.0 - s), scale * s};
+}
 
 template <typename T>
 Data<T> data_of(const TwoLayerMember& member, const Plan<T>& plan) {
@@ -44,8 +52,7 @@ Data<T> data_of(const TwoLayerMember& member, const Plan<T>& plan) {
   data.aligned = bits % 16 == 0;
   data.rule = t.rule == UpdateRule::kAdam ? Rule::kAdam : t.weight_first != nullptr ? Rule::kMomentum : Rule::kPlain;
   data.rates = rates_of<T>({t.rule, 0.0, 1.0, t.beta1, t.beta2, t.epsilon});
-  data.of_all = output_scale(t.width) * (1.0 - t.s), data.of_active = output_scale(t.width) * t.s;
-  data.over_n = 1.0 / double(t.n);
+  data.scale = output_scale(t.width), data.over_n = 1.0 / double(t.n);
   data.f = t.f, data.loss = member.loss, data.done = member.done;
   return data;
 }

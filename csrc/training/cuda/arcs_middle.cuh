@@ -23,6 +23,7 @@ struct MiddleWork {
   double2* prefix;     // (arcs + 1)
   double2* terms;      // (2 n), 0 where there is no bound
   Point<T>* pull;      // (arcs)
+  Shares shares;       // at the step's s
   int64_t step;        // -1: outputs alone
 };
 
@@ -30,6 +31,7 @@ template <typename T>
 __global__ void __launch_bounds__(kMiddleThreads, 1) middle_kernel(const __grid_constant__ MiddleWork<T> work) {
   const Data<T>& data = work.data;
   const Plan<T>& plan = data.plan;
+  const Shares& shares = work.shares;
   if (stopped(data.done)) return;
   __shared__ Two<double> scan_shared[2][kWarp];
   __shared__ double values[5][kMiddleThreads], totals[5];  // loss, sum of r, sum of r of the samples active on arc 0
@@ -58,8 +60,7 @@ __global__ void __launch_bounds__(kMiddleThreads, 1) middle_kernel(const __grid_
       u0 = to.x - from.x, u1 = to.y - from.y;
       if (end < begin) u0 += all.x, u1 += all.y;
     }
-    const double f =
-        x0 * (data.of_all * all.x + data.of_active * u0) + x1 * (data.of_all * all.y + data.of_active * u1);
+    const double f = x0 * (shares.all * all.x + shares.active * u0) + x1 * (shares.all * all.y + shares.active * u1);
     data.f[i] = f;
     if (work.step < 0) continue;
     const double weight = data.sample_weight == nullptr ? 1.0 : double(data.sample_weight[i]);
@@ -95,8 +96,8 @@ __global__ void __launch_bounds__(kMiddleThreads, 1) middle_kernel(const __grid_
   }
   const auto set = [&](int arc) {  // nothing active: exactly the rest, not what rounding leaves of a sum that is 0
     const Two<double> along = plan.active[arc] == 0 ? Two<double>{} : sum;
-    work.pull[arc] = Point<T>{T(data.of_all * totals[1] + data.of_active * along.x),
-                              T(data.of_all * totals[2] + data.of_active * along.y)};
+    work.pull[arc] = Point<T>{T(shares.all * totals[1] + shares.active * along.x),
+                              T(shares.all * totals[2] + shares.active * along.y)};
   };
   for (int k = first; k < last; ++k) {
     set(k);

@@ -29,6 +29,7 @@ struct PersistentWork {
   int bits;                     // as bits_for all neurons
   int64_t count;                // of steps
   const StepNumbers<T>* steps;  // (count)
+  const double* s;              // (count + 1)
   unsigned long long* sums;     // (3, 2, arcs), zero: of this meeting, of the next, of the one before
   uint32_t *most, *arrived;     // (3), (), zero
 };
@@ -66,6 +67,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
   __shared__ Two<double> scan_doubles[kWarp];
   __shared__ double totals[5];
   __shared__ uint32_t shared_most;
+  __shared__ Shares shares;  // at the step's s
   const PersistentMemory<T> memory(shared_memory(), n, arcs, plan.parts);
   const Bins bins(memory.words, arcs, 0);
   for (int k = thread; k < 2 * n; k += kThreads) {
@@ -106,6 +108,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
     arcs_of<kNeurons>(search, own.w, arc);
     Two<int64_t> sums[kArcs];
     uint32_t most;
+    const double s = thread == 0 ? work.s[step] : 0.0;  // arrives while the sums meet
     for (;;) {
       most = block_most(add<kNeurons>(bins, arc, count, power_of_two(work.bits - exponent), own), &shared_most);
 #pragma unroll
@@ -162,7 +165,7 @@ __global__ void __launch_bounds__(F::kThreads, 1)
 #pragma unroll
     for (int k = 0; k < kArcs; ++k) mine.x += sums[k].x, mine.y += sums[k].y;
     Two<int64_t> before = exclusive_scan(mine, warps, scan_integers, &all);
-    if (thread == 0) shared_most = 0;
+    if (thread == 0) shared_most = 0, shares = shares_of(data.scale, s);
 #pragma unroll
     for (int k = 0; k < kArcs; ++k) {
       if (thread * kArcs + k < arcs) memory.prefix[thread * kArcs + k] = before;
@@ -182,8 +185,8 @@ __global__ void __launch_bounds__(F::kThreads, 1)
         if (to < from) u.x += all.x, u.y += all.y;
       }
       const double along0 = double(x0[k]), along1 = double(x1[k]);
-      const double f = unit * (along0 * (data.of_all * double(all.x) + data.of_active * double(u.x)) +
-                               along1 * (data.of_all * double(all.y) + data.of_active * double(u.y)));
+      const double f = unit * (along0 * (shares.all * double(all.x) + shares.active * double(u.x)) +
+                               along1 * (shares.all * double(all.y) + shares.active * double(u.y)));
       if (blockIdx.x == 0) data.f[i] = f;
       if (last) continue;
       const double weight = data.sample_weight == nullptr ? 1.0 : double(data.sample_weight[i]);
@@ -228,8 +231,8 @@ __global__ void __launch_bounds__(F::kThreads, 1)
     for (int k = 0; k < kArcs; ++k) {  // nothing active: exactly the rest, not what rounding leaves of a sum that is 0
       const double along0 = silent[k] ? 0.0 : running.x, along1 = silent[k] ? 0.0 : running.y;
       if (thread * kArcs + k < arcs) {
-        memory.pull[thread * kArcs + k] = Point<T>{T(data.of_all * totals[1] + data.of_active * along0),
-                                                   T(data.of_all * totals[2] + data.of_active * along1)};
+        memory.pull[thread * kArcs + k] = Point<T>{T(shares.all * totals[1] + shares.active * along0),
+                                                   T(shares.all * totals[2] + shares.active * along1)};
       }
       running.x += term[k].x, running.y += term[k].y;
     }
@@ -251,6 +254,7 @@ struct Layout {
   unsigned long long* sums;
   uint32_t *most, *arrived;
   StepNumbers<T>* steps;  // what lies between sums and this is to be zero
+  double* s;
   int64_t bytes;
 
   Layout(const TwoLayerTraining& t, int64_t count, void* scratch) {
@@ -258,7 +262,7 @@ struct Layout {
     plan = plan_in<T>(memory, t.x, t.n);
     sums = memory.take<unsigned long long>(3 * 2 * plan.arcs);
     most = memory.take<uint32_t>(3), arrived = memory.take<uint32_t>(1);
-    steps = memory.take<StepNumbers<T>>(count);
+    steps = memory.take<StepNumbers<T>>(count), s = memory.take<double>(count + 1);
     bytes = memory.bytes();
   }
 };
@@ -286,8 +290,9 @@ void train_in(const TwoLayerMember& member, int64_t count, void* scratch, void* 
     steps.push_back(step_numbers_of<T>(update_numbers(training, i, member.lr[i])));
   }
   const auto on_stream = static_cast<cudaStream_t>(stream);
-  // From pageable memory: it has been read when this returns.
+  // From pageable memory: it has been read when these return.
   cudaMemcpyAsync(layout.steps, steps.data(), steps.size() * sizeof(steps[0]), cudaMemcpyHostToDevice, on_stream);
+  cudaMemcpyAsync(layout.s, member.s, size_t(count + 1) * sizeof(double), cudaMemcpyHostToDevice, on_stream);
   const size_t to_clear = size_t(reinterpret_cast<char*>(layout.steps) - reinterpret_cast<char*>(layout.sums));
   cudaMemsetAsync(layout.sums, 0, to_clear, on_stream);
   build_plan(layout.plan, stream);
@@ -295,6 +300,7 @@ void train_in(const TwoLayerMember& member, int64_t count, void* scratch, void* 
                          bits_for(training.width),
                          count,
                          layout.steps,
+                         layout.s,
                          layout.sums,
                          layout.most,
                          layout.arrived};

@@ -100,7 +100,7 @@ void train_typed(const TwoLayerMember& member, int64_t steps, void* scratch, con
   work.data = data_of(member, plan);
   work.stride = cut.shares * Cut<T>::kTile, work.bits = cut.bits, work.shift = shift_of(plan, device);
   work.pull = layout.pull, work.exponent = layout.exponent, work.partial = layout.partial;
-  MiddleWork<T> middle{work.data, layout.sums, layout.prefix, layout.terms, layout.pull, -1};
+  MiddleWork<T> middle{work.data, layout.sums, layout.prefix, layout.terms, layout.pull, {}, -1};
   const Shape shape = shape_of(plan, work.shift, cut.shares);
   const int sums = 2 * plan.arcs, middle_threads = plan.n <= 512 ? 256 : kMiddleThreads;
 
@@ -112,12 +112,12 @@ void train_typed(const TwoLayerMember& member, int64_t steps, void* scratch, con
   // The outputs on entry are not looked at: those of the weights are the same bits.
   sweep(false);
   for (int64_t i = 0; i < steps; ++i) {
-    middle.step = i;
+    middle.step = i, middle.shares = shares_of(work.data.scale, member.s[i]);
     launch(middle_kernel<T>, 1, middle_threads, stream, middle);
     work.step = step_numbers_of<T>(update_numbers(training, i, member.lr[i]));
     sweep(true);
   }
-  middle.step = -1;
+  middle.step = -1, middle.shares = shares_of(work.data.scale, member.s[steps]);
   launch(middle_kernel<T>, 1, middle_threads, stream, middle);
 }
 

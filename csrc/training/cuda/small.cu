@@ -181,14 +181,14 @@ struct Plan {
     }
     const auto after = [](int64_t begin, int64_t length) { return (begin + length + 15) / 16 * 16; };
     numbers = after(0, count * int64_t(sizeof(Network)));
-    partial = after(numbers, count * steps * int64_t(sizeof(float2)));
+    partial = after(numbers, count * (steps + 1) * int64_t(sizeof(float4)));
     f = after(partial, 4 * floats);
     barrier = after(f, 8 * samples);
     bytes = after(barrier, sizeof(uint32_t));
   }
 };
 
-Network network_of(const TwoLayerMember& member, const float2* numbers) {
+Network network_of(const TwoLayerMember& member, const float4* numbers) {
   const TwoLayerTraining& t = *member.training;
   const auto floats = [](void* array) { return static_cast<float*>(array); };
   const auto inputs = [](const void* array) { return static_cast<const float*>(array); };
@@ -204,7 +204,6 @@ Network network_of(const TwoLayerMember& member, const float2* numbers) {
           member.outputs.on_return ? t.f : nullptr,
           member.loss,
           member.done,
-          t.s,
           t.beta1,
           t.beta2,
           t.epsilon,
@@ -215,7 +214,7 @@ Network network_of(const TwoLayerMember& member, const float2* numbers) {
 bool same_numbers(const TwoLayerMember& a, const TwoLayerMember& b, int64_t steps) {
   const TwoLayerTraining &first = *a.training, &second = *b.training;
   return first.rule == second.rule && first.updates == second.updates && first.beta1 == second.beta1 &&
-         first.beta2 == second.beta2 && std::equal(a.lr, a.lr + steps, b.lr);
+         first.beta2 == second.beta2 && std::equal(a.lr, a.lr + steps, b.lr) && std::equal(a.s, a.s + steps + 1, b.s);
 }
 
 // Scratch memory begins at the next multiple of 16.
@@ -258,18 +257,20 @@ void train(const TwoLayerMember* members, int64_t count, int64_t steps, void* sc
   for (const Group& group : plan.groups) {
     for (const TwoLayerMember* member : group.members) {
       if (last == nullptr || !same_numbers(*member, *last, steps)) {
-        float2* row = reinterpret_cast<float2*>(table.data() + plan.numbers) + rows++ * steps;
-        for (int64_t step = 0; step < steps; ++step) {
-          const UpdateNumbers of_step = update_numbers(*member->training, step, member->lr[step]);
-          row[step] = make_float2(float(of_step.rate), float(1.0 / of_step.root));
+        float4* row = reinterpret_cast<float4*>(table.data() + plan.numbers) + rows++ * (steps + 1);
+        for (int64_t step = 0; step <= steps; ++step) {
+          const UpdateNumbers of_step = update_numbers(*member->training, step, step < steps ? member->lr[step] : 0.0);
+          const double s = member->s[step];
+          row[step] = make_float4(float(of_step.rate), float(1.0 / of_step.root), float(s), float(1.0 - s));
         }
       }
-      *network++ = network_of(*member, reinterpret_cast<const float2*>(memory + plan.numbers) + (rows - 1) * steps);
+      *network++ =
+          network_of(*member, reinterpret_cast<const float4*>(memory + plan.numbers) + (rows - 1) * (steps + 1));
       last = member;
     }
   }
   // From pageable memory: what the copy needs of the table is taken before this returns.
-  cudaMemcpyAsync(memory, table.data(), size_t(plan.numbers + rows * steps * int64_t(sizeof(float2))),
+  cudaMemcpyAsync(memory, table.data(), size_t(plan.numbers + rows * (steps + 1) * int64_t(sizeof(float4))),
                   cudaMemcpyHostToDevice, queue);
   int64_t first = 0;
   for (const Group& group : plan.groups) {

@@ -71,8 +71,10 @@ struct Network {
   float *weight, *output_weight, *weight_first, *weight_second, *output_first, *output_second;
   double *f, *loss;  // f is null where it is not wanted
   int64_t* done;
-  double s, beta1, beta2, epsilon;
-  const float2* numbers;  // (steps): Adam's rate and scale (math/update.h), or the rate alone
+  double beta1, beta2, epsilon;
+  // (steps + 1) Adam's rate and scale (math/update.h), or the rate alone; then s and 1 - s, also of the outputs on
+  // return
+  const float4* numbers;
 };
 
 struct Work {

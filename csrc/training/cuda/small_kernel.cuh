@@ -11,7 +11,7 @@ namespace hrta {
 namespace cuda {
 namespace small {
 
-// sigma_s at the network's s. For ReLU sign(s) sigma_s(z) = max(z', q z') at z' = sign(s) z.
+// sigma_s at the step's s. For ReLU sign(s) sigma_s(z) = max(z', q z') at z' = sign(s) z.
 template <typename Base>
 struct Curve {
   float s, q;  // q = 1 - s
@@ -40,12 +40,11 @@ struct Passes : Block<D> {
   using Block<D>::x, Block<D>::weight, Block<D>::moments, Block<D>::y, Block<D>::sample_weight, Block<D>::sums;
   using Block<D>::grad, Block<D>::terms, Block<D>::outputs_at, Block<D>::elements, Block<D>::each_element;
 
-  const Curve<Base> curve;
+  Curve<Base> curve{};
   const Digits my_samples, my_neurons;  // where this warp begins: group, part and piece
 
   __device__ __forceinline__ Passes(const Work& the_work, int number, int the_rank, float* memory)
       : Block<D>(the_work, number, the_rank, memory),
-        curve{float(network.s), float(1.0 - network.s)},
         my_samples(Digits::of(warp, work.spread.sample_groups, work.spread.forward_parts)),
         my_neurons(Digits::of(warp, work.spread.neuron_groups, work.spread.backward_parts)) {}
 
@@ -207,7 +206,7 @@ struct Passes : Block<D> {
 template <typename Base, int D, int P, int Q>
 __global__ void __launch_bounds__(kBlockThreads, 1) train_kernel(const __grid_constant__ Work work) {
   const int blocks = work.spread.blocks, number = int(blockIdx.x) / blocks;
-  const Passes<Base, D, P, Q> block(work, number, int(blockIdx.x) % blocks, reinterpret_cast<float*>(shared_memory()));
+  Passes<Base, D, P, Q> block(work, number, int(blockIdx.x) % blocks, reinterpret_cast<float*>(shared_memory()));
   const Network& network = block.network;
   const UpdateNumbers numbers{UpdateRule::kAdam, 0.0, 1.0, network.beta1, network.beta2, network.epsilon};
   Adam<float> adam(numbers);
@@ -219,7 +218,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1) train_kernel(const __grid_co
   int64_t step = 0, done = 0;
   for (; step < work.steps || want_f; ++step) {
     const int parity = int(step % 2);
-    const float2 of_step = step < work.steps ? network.numbers[step] : make_float2(0.0f, 0.0f);
+    const float4 of_step = network.numbers[step];
+    block.curve = {of_step.z, of_step.w};
     block.forward(block.outputs_at(parity));
     __syncthreads();
     block.meet(parity, target);

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(const __grid_constant__ 
 }
 
 TwoLayerCall call_of(const TwoLayerTraining& t) {
-  return {t.dtype, t.base, 1, t.n, t.features, t.width, t.x, t.weight, t.output_weight, t.s};
+  return {t.dtype, t.base, 1, t.n, t.features, t.width, t.x, t.weight, t.output_weight, 1.0};
 }
 
 // Scratch of a training, in bytes. The passes follow one another, so they share theirs.
@@ -106,7 +106,7 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
   unsigned char* memory = static_cast<unsigned char*>(scratch);
   cudaMemsetAsync(member.done, 0, sizeof(*member.done), static_cast<cudaStream_t>(stream));
 
-  const TwoLayerCall call = call_of(training);
+  TwoLayerCall call = call_of(training);
   const Outputs outputs = outputs_of(training, member.done);
   Update update{
       {}, training.weight_first, training.weight_second, training.output_first, training.output_second, member.done};
@@ -123,9 +123,12 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
                 0,
                 member.done};
   targets.gradients = {loss.grad_f, loss.grad_df_dx, nullptr, nullptr};
-  auto forward = [&] { launch_forward(call, outputs, memory + plan.passes, device, stream); };
+  auto forward = [&](double s) {
+    call.s = s;
+    launch_forward(call, outputs, memory + plan.passes, device, stream);
+  };
 
-  if (!member.outputs.on_entry) forward();
+  if (!member.outputs.on_entry) forward(member.s[0]);
   for (int64_t i = 0; i < steps; ++i) {
     loss.loss = member.loss + i, loss.step = i;
     if (training.dtype == ScalarKind::kFloat32) {
@@ -134,8 +137,9 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
       launch(loss_kernel<double>, 1, kThreads, stream, loss);
     }
     update.numbers = update_numbers(training, i, member.lr[i]);
+    call.s = member.s[i];
     launch_backward(call, targets, memory + plan.passes, device, stream);
-    if (i + 1 < steps || member.outputs.on_return) forward();
+    if (i + 1 < steps || member.outputs.on_return) forward(member.s[i + 1]);
   }
 }
 
