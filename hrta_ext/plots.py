@@ -152,22 +152,30 @@ def draw_loss(axis: Axes, loss: Tensor, *, label: str | None = None, style: int 
 def mark_stages(axis: Axes, s: Sequence[float] | Tensor) -> None:
     """Write the s of every stage above the axis, and a dashed line where it changes; s has one entry per step.
 
-    A stage too narrow for its label shares one with its neighbours ("s = 0.1 ... 0.3").
+    A stage too narrow for its label shares one with its neighbours ("s = 0.1 … 0.3"). Where s moves from step to step,
+    the steps are one stage ("s = 1 → 2"), and a grey curve shows s on an axis to the right.
     """
     values = s.tolist() if isinstance(s, Tensor) else list(s)
     total = len(values)
-    stages: list[tuple[int, int, float]] = []
-    start = 0
-    for value, members in groupby(values):
-        stop = start + len(list(members))
-        stages.append((start, stop, value))
-        start = stop
-    for first, _, _ in stages[1:]:
+    stages: list[tuple[int, int, str, str]] = []  # first step, step after the last, s at both ends
+    for moving, members in groupby(_stretches(values), key=lambda stretch: stretch[1] - stretch[0] == 1):
+        parts = list(members)
+        if moving:
+            parts = [(parts[0][0], parts[-1][1])]
+        shown = "{:.3g}" if moving else "{:g}"
+        stages += [(first, stop, shown.format(values[first]), shown.format(values[stop - 1])) for first, stop in parts]
+    for first, *_ in stages[1:]:
         axis.axvline(first - 0.5, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
+    if any(start != end for *_, start, end in stages):
+        right = axis.twinx()
+        right.plot(*(part.tolist() for part in thinned(torch.tensor(values))), color=GREY, linewidth=0.9)
+        right.set_ylabel("s", color=GREY)
+        right.tick_params(axis="y", colors=GREY)
+        right.spines["right"].set(visible=True, color=GREY)
     axis.set_xlim(-0.01 * total, 1.01 * total)
 
     # Neighbours share a label until it has room: widths are shares of the axis, a label of two values needs more.
-    groups: list[list[tuple[int, int, float]]] = [[]]
+    groups: list[list[tuple[int, int, str, str]]] = [[]]
     for stage in stages:
         group = groups[-1]
         if group and (group[-1][1] - group[0][0]) / total >= (0.12 if len(group) == 1 else 0.2):
@@ -177,10 +185,19 @@ def mark_stages(axis: Axes, s: Sequence[float] | Tensor) -> None:
         last = groups.pop()
         groups[-1] += last
     for group in groups:
-        text = f"s = {group[0][2]:g}" + (f" … {group[-1][2]:g}" if len(group) > 1 else "")
+        at_first, at_last = group[0][2], group[-1][3]
+        text = f"s = {at_first}" + (
+            f" … {at_last}" if len(group) > 1 else f" → {at_last}" if at_last != at_first else ""
+        )
         center = (group[0][0] + group[-1][1]) / 2
         place = axis.get_xaxis_transform()  # x in steps, y in heights of the axis
         axis.text(center, 1.02, text, transform=place, ha="center", va="bottom", fontsize=9)
+
+
+def _stretches(values: Sequence[float]) -> list[tuple[int, int]]:
+    """Where values stay equal: first position, and the one after the last."""
+    ends = list(accumulate(len(list(members)) for _, members in groupby(values)))
+    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], last: float, *, log_x: bool = False) -> None:

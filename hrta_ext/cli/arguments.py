@@ -20,11 +20,11 @@ class WithLists(TyperCommand):
 
 
 def _is_number(argument: str) -> bool:
+    """Also 1:2, which stands for a ramp."""
     try:
-        float(argument)
+        return len([float(part) for part in argument.split(":")]) <= 2
     except ValueError:
         return False
-    return True
 
 
 def repeat_list_options(arguments: Sequence[str]) -> list[str]:

@@ -39,8 +39,9 @@ from hrta_ext.cli.output import (
     print_line,
     print_table,
 )
+from hrta_ext.cli.stages import stages
 from hrta_ext.files import write_json
-from hrta_ext.inputs import check_integer, check_seed
+from hrta_ext.inputs import check_seed
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.tables.model import MODEL_FILES, Regression, check_columns
 from hrta_ext.tables.reading import open_table
@@ -54,7 +55,6 @@ _CHECKPOINT = "checkpoint.pt"
 _FILES = ("report.json", *MODEL_FILES, "training.png", _CHECKPOINT)
 # There from the start of a run to its last step: a run that was killed before its first checkpoint begins again.
 _BEGUN = ".hrta_train_begun"
-_S = (0.5, 1.0)
 # Steps when none are given. On a few hundred rows longer runs score worse on unseen rows, on 100 000 they score better.
 _TOTAL_STEPS = 1000
 _TOTAL_STEPS_IN_BATCHES = 5000
@@ -83,11 +83,18 @@ def train(
     data: Data,
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.", show_default=False)],
     s: Annotated[
-        list[float] | None, typer.Option(metavar="S ...", help="Homotopy parameter of each stage.  [default: 0.5 1]")
+        list[str] | None,
+        typer.Option(
+            metavar="S ...", help="Homotopy parameter of each stage; 1:2 moves it from 1 to 2.  [default: 0.5 1]"
+        ),
     ] = None,
     steps: Annotated[
         list[int] | None,
         typer.Option(min=1, metavar="N ...", help="Steps of each stage.  [default: 200 800, in batches 1000 4000]"),
+    ] = None,
+    ramp: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Steps in which 1:2 gets from 1 to 2.  [default: those of its stage]"),
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Number of neurons.")] = 1000,
     out: Annotated[
@@ -133,12 +140,12 @@ def train(
     held = _read(open_table(data, text, (target, *left_out)), target, left_out, validation, seed)
     if batch_size is None and optimizer != "gd":
         batch_size = 0 if len(held.training) <= _FULL_BATCH_ROWS else _BATCH_SIZE
-    s_values, stage_steps = _stages(s, steps, _TOTAL_STEPS_IN_BATCHES if batch_size else _TOTAL_STEPS)
+    s_values, stage_steps = stages(s, steps, ramp, _TOTAL_STEPS_IN_BATCHES if batch_size else _TOTAL_STEPS)
     out = Path("runs") / data.stem if out is None else out
     x, y = torch.from_numpy(held.x[held.training]), torch.from_numpy(held.y[held.training])
     scaling = Scaling.of(x, y)
     torch.manual_seed(seed)
-    net = TwoLayerNet(x.shape[1], width, s=s_values[0], base=base, seed=seed).to(device)
+    net = TwoLayerNet(x.shape[1], width, base=base, seed=seed).to(device)
     model = Regression(net, scaling, held.features, target)
     watch = _ValidationLoss(model, held, sum(stage_steps))
     with _run_directory(out, overwrite, resume) as folder:
@@ -164,23 +171,6 @@ def train(
         options = {"seed": seed, "validation": validation, "device": device}
         _report(model, held, result, watch, data, folder, options)
     print_line(f"Written to {out} in {result.seconds:.0f} s of training; next: hrta predict {out} NEW.csv")
-
-
-def _stages(s: list[float] | None, steps: list[int] | None, total: int) -> tuple[list[float], list[int]]:
-    """s and steps of every stage; ``total`` steps where none are given."""
-    s_values = list(s or _S)
-    if steps:
-        stage_steps = [check_integer(count, "--steps") for count in steps]
-    elif len(s_values) == 2:
-        stage_steps = [total // 5, total - total // 5]
-    else:
-        share = -(-total // len(s_values))
-        stage_steps = [share] * len(s_values)
-    if len(s_values) != len(stage_steps):
-        raise CommandError(
-            f"--s has {len(s_values)} value(s) and --steps has {len(stage_steps)}; give one number of steps for each s"
-        )
-    return s_values, stage_steps
 
 
 def _check_options(

@@ -61,6 +61,16 @@ def test_stages_are_labelled_and_divided() -> None:
     assert axis.lines[0].get_ydata() == pytest.approx(loss.tolist())
 
 
+def test_a_ramp_is_one_stage_and_s_is_drawn() -> None:
+    figure, (axis,) = new_figure()
+    path = [1.0] * 20 + [1.0 + t / 30 for t in range(1, 30)] + [2.0] * 21
+    mark_stages(axis, path)
+    assert [text.get_text() for text in axis.texts] == ["s = 1", "s = 1.03 → 1.97", "s = 2"]
+    assert [line.get_xdata()[0] for line in axis.lines] == [19.5, 48.5]
+    (right,) = [other for other in figure.axes if other is not axis]
+    assert right.lines[0].get_ydata() == pytest.approx(path)
+
+
 def test_labels_of_many_narrow_stages_never_overlap() -> None:
     figure, (axis,) = new_figure()
     mark_stages(axis, stages(*[(round(0.05 * (p + 1), 2), 10) for p in range(40)]))

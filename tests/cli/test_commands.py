@@ -229,6 +229,7 @@ def test_reproduce_without_its_extra_says_what_to_install():
 def test_list_options_are_repeated():
     assert repeat_list_options(["--s", "0.5", "1", "t.csv"]) == ["--s", "0.5", "--s", "1", "t.csv"]
     assert repeat_list_options(["--s", "0.5", "--s", "1"]) == ["--s", "0.5", "--s", "1"]
+    assert repeat_list_options(["--s", "0.5", "1:2", "t.csv"]) == ["--s", "0.5", "--s", "1:2", "t.csv"]
     assert repeat_list_options(["--s=0.5", "1", "--width", "3"]) == ["--s=0.5", "--s", "1", "--width", "3"]
     assert repeat_list_options(["--s", "-0.5", "-1", "--steps", "1", "2"]) == [
         "--s", "-0.5", "--s", "-1", "--steps", "1", "--steps", "2"]  # fmt: skip

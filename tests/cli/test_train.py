@@ -14,9 +14,11 @@ pytest.importorskip("rich")
 pytest.importorskip("tqdm")
 
 from hrta_ext.cli import main
+from hrta_ext.cli.stages import stages
 from hrta_ext.tables.model import Regression
 from hrta_ext.tables.scaling import ModelError, Scaling
 from hrta_ext.tables.scores import Score, linear_least_squares, split_rows
+from hrta_ext.training.ramps import ramp
 
 FAST = ["--steps", "5", "10", "--width", "12"]
 
@@ -150,13 +152,31 @@ def test_options(table, tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    ("s", "total", "stages"),
-    [(None, 1000, [200, 800]), ([1.0], 1000, [1000]), ([0.5, 1.0], 5000, [1000, 4000]), ([1, 2, 3], 1000, [334] * 3)],
+    ("s", "total", "counts"),
+    [
+        (None, 1000, [200, 800]),
+        (["1.0"], 1000, [1000]),
+        (["0.5", "1"], 5000, [1000, 4000]),
+        (["1", "2", "3"], 1000, [334] * 3),
+    ],
 )
-def test_default_steps(s, total, stages):
-    from hrta_ext.cli.train import _stages
+def test_default_steps(s, total, counts):
+    assert stages(s, None, None, total)[1] == counts
 
-    assert _stages(s, None, total)[1] == stages
+
+def test_two_numbers_with_a_colon_are_a_ramp(table, tmp_path, capsys):
+    assert stages(["1:2", "2"], [10, 20], None, 0) == ([ramp(1, 2, 10), 2.0], [10, 20])
+    assert stages(["1:2"], [100], 40, 0) == ([ramp(1, 2, 40)], [100])
+    out = tmp_path / "run"
+    arguments = ["train", str(table), "--target", "y", "--s", "1:1.5", "--ramp", "4", "--steps", "9", "--width", "8"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert json.loads((out / "model.json").read_text())["s"] == 1.5
+    for wrong, message in (
+        (["--s", "1:x"], "--s must be numbers, or two with a colon as in 1:2, got 1:x"),
+        (["--s", "1", "--ramp", "4"], "--ramp is for an s that moves, such as --s 1:2"),
+    ):
+        assert main(["train", str(table), "--target", "y", *wrong, "--out", str(tmp_path / "no")]) != 0
+        assert message in capsys.readouterr().err
 
 
 def test_a_list_option_before_the_table(table, tmp_path):
@@ -242,7 +262,7 @@ def test_bad_tables_are_refused_and_nothing_is_written(tmp_path, capsys, case):
         (["--target", "y", "--s", "0.5", "1", "--steps", "3"], "--s has 2 value(s) and --steps has 1"),
         (["--target", "y", "--s", "nan"], "finite"),
         (["--target", "y", "--s", "1e200"], "s must be finite in torch.float32, got 1e+200"),
-        (["--target", "y", "--s", "half"], "'--s'"),
+        (["--target", "y", "--s", "half"], "--s must be numbers"),
         (["--target", "y", "--seed", str(2**70)], "--seed must be in [-2^63, 2^64), got"),
         (["--target", "y", "--steps", "1", str(2**70)], "--steps must be below 2^63, got"),
         (["--target", "y", "--steps", "0"], "--steps"),
