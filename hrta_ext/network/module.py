@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,12 +14,15 @@ from hrta_ext.network.functions import two_layer
 from hrta_ext.ntk.gram import gram
 from hrta_ext.ntk.types import Gram
 
+_NEURONS_AT_ONCE = 1 << 20  # of sums in float64, whose temporaries stay small beside a wide network
+
 
 class TwoLayerNet(HomotopyLayer):
-    """Two-layer network in the NTK parametrisation, f_s(x) = m^(-1/2) sum_k a_k sigma_s(w_k . x).
+    """Two-layer network in the NTK parametrisation, f_s(x) = m^(-1/2) sum_k a_k sigma_s(w_k . x) + c . x.
 
     All weights start as N(0, 1) (docs/theory.md 1; Yang, Chen, Hao 2025, eq. 3). With ``bias`` a 1 is appended to
-    every sample, so that the last column of ``weight`` holds the biases.
+    every sample, so that the last column of ``weight`` holds the biases. c is there only after
+    ``set_s(s, keep_function=True)``.
 
     Args:
         in_features: d, the number of features of a sample.
@@ -29,6 +34,7 @@ class TwoLayerNet(HomotopyLayer):
     Attributes:
         weight: W, shape (m, D) with D = d + 1 (or d without bias).
         output_weight: a, shape (m,).
+        skip: c, shape (D,), or None: a buffer, so that training leaves it as it is.
     Shapes:
         Input (n, d), output (n,).
 
@@ -50,6 +56,8 @@ class TwoLayerNet(HomotopyLayer):
         seed: int | None = None,
     ) -> None:
         super().__init__(check_homotopy_parameter(s, "TwoLayerNet: s", torch.get_default_dtype()), base)
+        self.skip: Tensor | None
+        self.register_buffer("skip", None)
         self.in_features = check_integer(in_features, "TwoLayerNet: in_features")
         self.width = check_integer(width, "TwoLayerNet: width")
         self.bias = bool(bias)
@@ -68,29 +76,92 @@ class TwoLayerNet(HomotopyLayer):
             if x.dim() != 2 or x.shape[1] != self.in_features:
                 raise ValueError(f"TwoLayerNet: x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
         samples = with_bias(x) if self.bias else x
-        return two_layer(samples, self.weight, self.output_weight, self.s, base=self.base)
+        f = two_layer(samples, self.weight, self.output_weight, self.s, base=self.base)
+        return f if self.skip is None else f + samples @ self.skip
+
+    def set_s(self, s: float, *, keep_function: bool = False) -> None:
+        """Set s in place.
+
+        With ``keep_function`` the network computes what it did: a becomes a s / s', which keeps s sum_k a_k sigma(z_k),
+        and the rest of the difference, (1 - s / s') m^(-1/2) sum_k a_k w_k . x, goes to ``skip`` (docs/theory.md 1).
+
+        Args:
+            s: s', finite.
+            keep_function: Exact to rounding (1e-6 in float32, 1e-15 in float64, relative to m^(-1/2) sum |a_k| |w_k|
+                |x|). G^[w] shrinks by (s / s')^2 through a, which takes back what s' adds to it.
+        Raises:
+            ValueError: s not finite; with ``keep_function`` s = 0, now or then: at s = 0 the network is linear.
+        """
+        value = check_homotopy_parameter(s, dtype=self.s.dtype)
+        if keep_function:
+            self._rescale(float(self.s), value)
+        super().set_s(value)
+
+    @torch.no_grad()
+    def _rescale(self, now: float, then: float) -> None:
+        if now == then:
+            return
+        if now == 0.0 or then == 0.0:
+            raise ValueError(
+                "TwoLayerNet.set_s: keep_function=True needs an s other than 0 before and after, "
+                f"got {now:g} and {then:g}: at s = 0 the network is linear, and no output weights make up for that"
+            )
+        weights, outputs = self.weight.detach(), self.output_weight.detach()
+        linear = torch.zeros(weights.shape[1], dtype=torch.float64, device=weights.device)
+        for w, a in zip(weights.split(_NEURONS_AT_ONCE), outputs.split(_NEURONS_AT_ONCE), strict=True):
+            before = a.to(torch.float64, copy=True)
+            a.copy_(before * (now / then))
+            linear += ((1.0 - now) * before - (1.0 - then) * a.double()) @ w.double()
+        linear *= self.width**-0.5
+        if self.skip is None:
+            self.skip = torch.zeros_like(weights[0])
+        self.skip.copy_(self.skip.double() + linear)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if "skip" in self._buffers:  # there or not, as in what is loaded
+            saved = state_dict.get(f"{prefix}skip")
+            if saved is None:
+                self.skip = None
+            elif self.skip is None:
+                self.skip = torch.zeros_like(self.weight[0])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "skip" not in self._parameters:
+            self._buffers.setdefault("skip", None)  # pickles of before there was one
 
     def to_relu(self) -> TwoLayerNet:
         """The pure-ReLU network (s = 1) of width 2m that computes the same function (Remark 1 of the paper).
 
         (1 - s) z + s ReLU(z) = ReLU(z) - (1 - s) ReLU(-z), so neuron (w, a) becomes (w, a sqrt 2) and
-        (-w, -(1 - s) a sqrt 2); the factor sqrt 2 makes up for (2m)^(-1/2).
+        (-w, -(1 - s) a sqrt 2); the factor sqrt 2 makes up for (2m)^(-1/2). A skip c becomes one more pair, (c, a) and
+        (-c, -a) with a = (2m + 2)^(1/2), since ReLU(z) - ReLU(-z) = z: the width is 2m + 2 then.
 
         Raises:
             ValueError: The base is not "relu".
         """
         if self.base != "relu":
             raise ValueError(f'TwoLayerNet.to_relu: needs base "relu", this network has {self.base!r}')
-        net = TwoLayerNet(self.in_features, 2 * self.width, s=1.0, bias=self.bias, seed=0)
+        pairs = self.width + (self.skip is not None)
+        net = TwoLayerNet(self.in_features, 2 * pairs, s=1.0, bias=self.bias, seed=0)
         net = net.to(self.weight)
         with torch.no_grad():
-            a = self.output_weight * 2.0**0.5
-            net.weight.copy_(torch.cat([self.weight, -self.weight]))
-            net.output_weight.copy_(torch.cat([a, -(1.0 - self.s.to(a.dtype)) * a]))
+            weight: Tensor = self.weight
+            a = self.output_weight * (2.0 * pairs / self.width) ** 0.5
+            opposite = -(1.0 - self.s.to(a.dtype)) * a
+            if self.skip is not None:
+                of_skip = a.new_full((1,), (2.0 * pairs) ** 0.5)
+                weight = torch.cat([weight, self.skip[None]])
+                a, opposite = torch.cat([a, of_skip]), torch.cat([opposite, -of_skip])
+            net.weight.copy_(torch.cat([weight, -weight]))
+            net.output_weight.copy_(torch.cat([a, opposite]))
         return net
 
     def gram(self, x: Tensor, s: Parameters | None = None) -> Gram:
         """The Gram matrices of the current weights on samples x (n, d), the bias appended (:func:`hrta_ext.gram`).
+
+        They are those of the neurons: where ``skip`` is made a parameter and trained, the NTK has x_i . x_j besides.
 
         Args:
             x: Samples, (n, d), of the weights' dtype.

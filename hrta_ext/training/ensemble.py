@@ -24,6 +24,7 @@ def fit_ensemble(
     *,
     s: float | Moving | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
+    keep_function: bool = False,
     optimizer: str | OptimizerFactory = "adam",
     lr: float = 1e-3,
     lr_schedule: str | Callable[[int], float] | None = None,
@@ -40,8 +41,8 @@ def fit_ensemble(
         nets: Different modules, such as one per seed; trained in place. They may differ in width and base.
         x: Samples of all networks, shape (n, ...).
         y: Targets of all networks, shape (n, ...).
-        s, steps, optimizer, lr, lr_schedule, sample_weight, target_gradient, engine: As in :func:`fit`; every network
-            gets an optimizer of its own.
+        s, steps, keep_function, optimizer, lr, lr_schedule, sample_weight, target_gradient, engine: As in :func:`fit`;
+            every network gets an optimizer of its own.
     Returns:
         One result per network, in their order. ``seconds`` is the time from the start of the ensemble to the end of
         this network's training. A network that diverges stops alone. Ctrl-C ends those in training as "interrupted";
@@ -60,7 +61,7 @@ def fit_ensemble(
     if isinstance(nets, nn.Module) or not isinstance(nets, Sequence) or len(nets) == 0:
         raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
     samples = Samples(x, y, sample_weight, target_gradient)
-    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size=None, engine=engine)
+    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size=None, engine=engine, keep_function=keep_function)
     plans = [prepare(net, samples, recipe, watched=False) for net in nets]
     parameters = [id(parameter) for plan in plans for parameter in plan.parameters]
     if len(set(parameters)) != len(parameters):

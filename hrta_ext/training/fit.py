@@ -29,6 +29,7 @@ def fit(
     *,
     s: float | Moving | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
+    keep_function: bool = False,
     optimizer: str | OptimizerFactory = "adam",
     lr: float = 1e-3,
     lr_schedule: str | Callable[[int], float] | None = None,
@@ -59,6 +60,9 @@ def fit(
             (counted from the start of the stage), in place of a number makes s move in it. It is called once for every
             step, before the first.
         steps: Number of steps of each stage; where s is one function, their sum is the length of the run.
+        keep_function: A change of s between two stages leaves the function of the network as it is
+            (:meth:`TwoLayerNet.set_s`), so that the loss does not jump; the optimizer's moments of the output weights
+            grow by s'/s, as their gradients do. For a :class:`TwoLayerNet` and numbers s other than 0.
         optimizer: "adam"; "sgd", without momentum; "gd", the same on all samples at once (no ``batch_size``); or a
             ``torch.optim`` class or any callable ``(parameters, lr=lr) -> Optimizer``, such as a ``functools.partial``.
         lr: Learning rate.
@@ -106,7 +110,7 @@ def fit(
     watchers = check_callbacks(callbacks)
     watched = any(every == 1 for _, every in watchers)
     samples = Samples(x, y, sample_weight, target_gradient)
-    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size, engine)
+    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size, engine, keep_function)
     plan = prepare(net, samples, recipe, watched=watched)
     keeper, saved = None, None
     checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")

@@ -51,8 +51,8 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
     weights = (net.weight, net.output_weight)
     if any(type(weight) is not nn.Parameter or not weight.requires_grad for weight in weights):
         return "weight and output_weight must both be parameters that require grad"
-    if isinstance(net.s, nn.Parameter):
-        return "it cannot learn s"
+    if isinstance(net.s, nn.Parameter) or isinstance(net.skip, nn.Parameter):
+        return "it cannot learn s, nor net.skip"
     if any(getattr(net, name) for name in HOOKS) or any(weight._backward_hooks for weight in weights):
         return "net has hooks, which it would not call"
     if net.weight.dtype not in (torch.float32, torch.float64) or net.output_weight.dtype != net.weight.dtype:
@@ -125,12 +125,18 @@ class FusedEngine:
         self.versions = self._versions()
         weight, gradient = given.sample_weight, given.target_gradient
         self.x = plain(with_bias(given.x) if self.net.bias else given.x, "fit: x")
-        self.y = plain(given.y.reshape(-1), "fit: y")
+        y, skip = given.y.reshape(-1), self.net.skip
+        if skip is not None:  # stays as it is: targets without it are the neurons' own
+            y = (y.double() - self.x.double() @ skip.double()).to(y.dtype)
+            if gradient is not None:
+                gradient = (gradient.double() - skip[: gradient.shape[1]].double()).to(gradient.dtype)
+        self.y = plain(y, "fit: y")
         self.sample_weight = None if weight is None else plain(weight, "fit: sample_weight")
         self.target_gradient = None if gradient is None else plain(gradient, "fit: target_gradient")
 
-    def _versions(self) -> list[int]:
-        return [tensor._version for tensor in self.given.given().values()]
+    def _versions(self) -> list[int | None]:
+        skip = self.net.skip
+        return [*(tensor._version for tensor in self.given.given().values()), None if skip is None else skip._version]
 
     def steps_at_once(self) -> int:
         """As many as take about a tenth of a second; one when somebody watches."""

@@ -67,6 +67,8 @@ def value_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         assert isinstance(net, TwoLayerNet)
         points = with_bias(x) if net.bias else x
         f, df_dx = two_layer_with_gradient(points, net.weight, net.output_weight, net.s, base=net.base)
+        if net.skip is not None:
+            f, df_dx = f + points @ net.skip, df_dx + net.skip
         return f, df_dx[:, : net.in_features]
     with torch.enable_grad():
         points = x.detach().requires_grad_()

@@ -22,7 +22,7 @@ from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_o
 from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import Callback, FitResult
 from hrta_ext.training.run import Run
-from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_stages
+from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_keeps_function, check_stages
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Recipe:
     lr_schedule: str | Callable[[int], float] | None
     batch_size: int | None
     engine: str
+    keep_function: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Plan:
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
-        scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones)
+        keep = bool(self.settings.get("keep_function"))
+        scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones, keep_function=keep)
         return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, self.stages.path)
 
     def result(self, run: Run, stop_reason: str) -> FitResult:
@@ -97,6 +99,8 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     stages = check_stages(recipe.s, recipe.steps, samples.x.dtype)
     if stages.moves and any(isinstance(layer.s, nn.Parameter) for layer in homotopy_layers(net)):
         raise ValueError("fit: s must be a number for each stage where net learns s itself, got a function of the step")
+    if recipe.keep_function:
+        check_keeps_function("fit", net, stages.values)
     batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
@@ -112,6 +116,8 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
         "lr_schedule": rates.name,
         "batch_size": batch_size,
     }
+    if recipe.keep_function:
+        settings["keep_function"] = True
     return Plan(net, parameters, built, rates, batches, chosen, stages, settings)
 
 

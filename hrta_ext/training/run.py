@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.data import Batches
 from hrta_ext.training.engines import Engine
 from hrta_ext.training.optimizers import LearningRate
@@ -35,6 +36,10 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+# What optimizers of torch keep of gradients, and in which power.
+_MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "momentum_buffer": 1}
 
 
 class Run:
@@ -69,9 +74,20 @@ class Run:
     def enter(self, most: int) -> int:
         """Set the s of the next step; how many steps of its stage, up to ``most``, are best done at once."""
         if self.step > 0:  # before the step, so that callbacks and the final net see the s that was trained
+            before, stage = self.scheduler.get_last_s(), self.scheduler.stage
             self.scheduler.step()
+            if self.scheduler.keep_function and self.scheduler.stage != stage:
+                self._rescale_moments(self.scheduler.get_last_s() / before)
         stage_end = next((m for m in self.scheduler.milestones if m > self.step), self.rates.total_steps)
         return min(most, stage_end - self.step, self.engine.steps_at_once())
+
+    def _rescale_moments(self, ratio: float) -> None:
+        """The output weights have shrunk by the ratio of the two s, so their gradients have grown by it."""
+        assert isinstance(self.net, TwoLayerNet)
+        state = self.optimizer.state.get(self.net.output_weight, {})
+        for name, power in _MOMENTS.items():
+            if isinstance(state.get(name), Tensor):
+                state[name].mul_(ratio**power)
 
     def upcoming(self, count: int) -> Tensor | None:
         """s of so many steps and of the one after them, (count + 1,); None where it stays that of the network."""

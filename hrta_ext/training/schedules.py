@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.modules import homotopy_layers, set_homotopy
 from hrta_ext.inputs import as_float, check_homotopy_parameter, check_integer, shown
+from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.ramps import Listed, Moving, Ramp, described, is_moving, name_of, restored, value_at
 
 
@@ -84,6 +85,17 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
     return Stages(values, counts, torch.cat(parts))
 
 
+def check_keeps_function(name: str, module: object, values: Sequence[float | Moving]) -> None:
+    """ValueError unless every change of s between the values can leave the function of the module as it is."""
+    if not isinstance(module, TwoLayerNet) or isinstance(module.s, nn.Parameter):
+        raise ValueError(f"{name}: keep_function needs a TwoLayerNet with s as a buffer, got {type(module).__name__}")
+    for p, value in enumerate(values):
+        if not isinstance(value, float):
+            raise ValueError(f"{name}: keep_function is for stages of one s each, value {p} is {name_of(value)}")
+        if value == 0.0 and len(values) > 1:
+            raise ValueError(f"{name}: keep_function needs an s other than 0 in every stage, value {p} is 0")
+
+
 def _is_many(value: object) -> bool:
     """Whether it is a sequence: a tensor or an array of no dimension is none."""
     many = hasattr(value, "__len__") or hasattr(value, "__iter__")
@@ -115,7 +127,10 @@ class _Schedule:
         # Only a change of stage touches the module: a learnable s keeps what it has learned within a stage.
         if stage != self.stage:
             self.stage = stage
-            set_homotopy(self.module, self.get_last_s())
+            self._set()
+
+    def _set(self) -> None:
+        set_homotopy(self.module, self.get_last_s())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the module, as plain Python values."""
@@ -163,9 +178,12 @@ class HomotopyScheduler(_Schedule):
         module: A network with homotopy layers.
         values: s_1, ..., s_{k+1}, finite, or functions of the step; one function may stand alone.
         milestones: k numbers of steps, positive and increasing, after which the next value applies.
+        keep_function: A change of s leaves the function as it is (:meth:`TwoLayerNet.set_s`), so that the loss does not
+            jump. ``module`` must be a :class:`TwoLayerNet`, the values numbers other than 0.
     Raises:
         TypeError, ValueError: No values, a value not finite, milestones not increasing or not one fewer than the
-            values, a module without homotopy layers, or one that learns s beside a value that moves.
+            values, a module without homotopy layers, or one that learns s beside a value that moves; what
+            ``keep_function`` asks for is not there.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -182,7 +200,12 @@ class HomotopyScheduler(_Schedule):
     _saved = ("values", "stage", "milestones", "last_step")
 
     def __init__(
-        self, module: nn.Module, values: Sequence[float | Moving] | Moving, milestones: Sequence[int] = ()
+        self,
+        module: nn.Module,
+        values: Sequence[float | Moving] | Moving,
+        milestones: Sequence[int] = (),
+        *,
+        keep_function: bool = False,
     ) -> None:
         checked = _check_values([values] if is_moving(values) else values, "HomotopyScheduler", module, may_move=True)
         if not _is_many(milestones):
@@ -197,6 +220,9 @@ class HomotopyScheduler(_Schedule):
             )
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise ValueError(f"HomotopyScheduler: milestones must increase strictly, got {list(self.milestones)}")
+        if keep_function:
+            check_keeps_function("HomotopyScheduler", module, checked)
+        self.keep_function = keep_function
         self.last_step = 0
         super().__init__(module, checked)
 
@@ -213,7 +239,14 @@ class HomotopyScheduler(_Schedule):
         self.last_step += steps
         self._enter(bisect_right(self.milestones, self.last_step))
         if steps > 0 and self.moves:
-            set_homotopy(self.module, self.get_last_s())
+            self._set()
+
+    def _set(self) -> None:
+        if self.keep_function:
+            assert isinstance(self.module, TwoLayerNet)
+            self.module.set_s(self.get_last_s(), keep_function=True)
+        else:
+            super()._set()
 
     @property
     def moves(self) -> bool:
