@@ -74,9 +74,14 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
     values: list[float | Moving] = []
     parts = []
     for p, (value, count) in enumerate(zip(s_given, counts, strict=True)):
-        if is_moving(value):
+        if isinstance(value, Ramp):
+            check_homotopy_parameter(value.start, f"fit: s[{p}]", dtype)
+            check_homotopy_parameter(value.end, f"fit: s[{p}]", dtype)
+            values.append(value)
+            parts.append(torch.tensor([value(step) for step in range(count)], dtype=torch.float64))
+        elif is_moving(value):
             every = tuple(value_at(value, step, f"fit: s[{p}]", dtype) for step in range(count))
-            values.append(value if isinstance(value, Ramp) else Listed(name_of(value), every))
+            values.append(Listed(name_of(value), every))
             parts.append(torch.tensor(every, dtype=torch.float64))
         else:
             number = check_homotopy_parameter(value, f"fit: s[{p}]", dtype)
