@@ -20,6 +20,7 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
+from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
 from hrta_ext.training.ramps import ramp
@@ -29,6 +30,7 @@ from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopySchedu
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveHomotopy",
     "FitResult",
     "Gram",
     "GramPath",

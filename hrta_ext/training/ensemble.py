@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.data import Samples
 from hrta_ext.training.fit import train_run
 from hrta_ext.training.fused import FusedEngine, train_together
@@ -22,7 +23,7 @@ def fit_ensemble(
     x: Tensor,
     y: Tensor,
     *,
-    s: float | Moving | Sequence[float | Moving] = (0.5, 1.0),
+    s: float | Moving | AdaptiveHomotopy | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
     keep_function: bool = False,
     optimizer: str | OptimizerFactory = "adam",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 
 from hrta_ext.inputs import check_integer
+from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.checkpoints import Keeper, load_checkpoint, prepare_checkpoint
 from hrta_ext.training.data import Samples
 from hrta_ext.training.optimizers import OptimizerFactory
@@ -27,7 +28,7 @@ def fit(
     x: Tensor,
     y: Tensor,
     *,
-    s: float | Moving | Sequence[float | Moving] = (0.5, 1.0),
+    s: float | Moving | AdaptiveHomotopy | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
     keep_function: bool = False,
     optimizer: str | OptimizerFactory = "adam",
@@ -58,8 +59,8 @@ def fit(
         y: Targets, shape (n,) or (n, ...), the shape of ``net(x)``; a trailing dimension of 1 may be missing in either.
         s: Homotopy parameter of each stage; one for a single stage. A :func:`ramp`, or any function of the step
             (counted from the start of the stage), in place of a number makes s move in it. It is called once for every
-            step, before the first.
-        steps: Number of steps of each stage; where s is one function, their sum is the length of the run.
+            step, before the first. An :class:`AdaptiveHomotopy` decides as the training goes.
+        steps: Number of steps of each stage; where s is no sequence of as many, their sum is the length of the run.
         keep_function: A change of s between two stages leaves the function of the network as it is
             (:meth:`TwoLayerNet.set_s`), so that the loss does not jump; the optimizer's moments of the output weights
             grow by s'/s, as their gradients do. For a :class:`TwoLayerNet` and numbers s other than 0.

@@ -14,12 +14,13 @@ from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.bases import BASES
 from hrta_ext.inputs import check_integer
 from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.training.adaptive import AdaptiveHomotopy, AdaptiveScheduler, check_adapts
 from hrta_ext.training.checkpoints import fingerprint, hash_tensor
 from hrta_ext.training.data import Batches, Samples, check_samples
 from hrta_ext.training.engines import Engine, TorchEngine
 from hrta_ext.training.fused import FusedEngine, why_not_fused
 from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_optimizer
-from hrta_ext.training.ramps import Moving
+from hrta_ext.training.ramps import Moving, ramp
 from hrta_ext.training.results import Callback, FitResult
 from hrta_ext.training.run import Run
 from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_keeps_function, check_stages
@@ -29,7 +30,7 @@ from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_keeps_f
 class Recipe:
     """How to train, whatever the network and the data: arguments of :func:`fit`, as they were given."""
 
-    s: float | Moving | Sequence[float | Moving]
+    s: float | Moving | AdaptiveHomotopy | Sequence[float | Moving]
     steps: int | Sequence[int]
     optimizer: str | OptimizerFactory
     lr: float
@@ -50,6 +51,7 @@ class Plan:
     batches: Batches
     engine: Engine
     stages: Stages
+    rule: AdaptiveHomotopy | None
     settings: dict[str, Any]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -61,22 +63,32 @@ class Plan:
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
-        keep = bool(self.settings.get("keep_function"))
-        scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones, keep_function=keep)
+        scheduler: HomotopyScheduler | AdaptiveScheduler
+        if self.rule is not None:
+            assert isinstance(self.net, TwoLayerNet)
+            scheduler = AdaptiveScheduler(self.net, self.rule, self.batches.samples)
+        else:
+            keep = bool(self.settings.get("keep_function"))
+            scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones, keep_function=keep)
         return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, self.stages.path)
 
     def result(self, run: Run, stop_reason: str) -> FitResult:
         """What ``run`` did."""
         samples = self.batches.samples
         x = samples.x
+        path, adaptive = self.stages.path[: run.step], {}
+        if isinstance(run.scheduler, AdaptiveScheduler) and self.rule is not None:
+            path = run.scheduler.path(run.step)
+            adaptive = {"s_reached_end": run.scheduler.get_last_s() == self.rule.end}
         return FitResult(
             net=self.net,
             loss=torch.tensor(run.loss, dtype=torch.float64),
-            s=self.stages.path[: run.step].clone(),
+            s=path.clone(),
             stop_reason=stop_reason,
             seconds=run.seconds,
             settings={
                 **self.settings,
+                **adaptive,
                 "engine": self.engine.name,
                 "sample_weight": samples.sample_weight is not None,
                 "target_gradient": samples.target_gradient is not None,
@@ -96,7 +108,10 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     if samples.target_gradient is not None:
         _check_curvature(net)
     samples = samples.detach()
-    stages = check_stages(recipe.s, recipe.steps, samples.x.dtype)
+    rule = recipe.s if isinstance(recipe.s, AdaptiveHomotopy) else None
+    if rule is not None:
+        check_adapts(net)
+    stages = check_stages(recipe.s if rule is None else ramp(rule.start, rule.end, 1), recipe.steps, samples.x.dtype)
     if stages.moves and any(isinstance(layer.s, nn.Parameter) for layer in homotopy_layers(net)):
         raise ValueError("fit: s must be a number for each stage where net learns s itself, got a function of the step")
     if recipe.keep_function:
@@ -109,7 +124,7 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     batches = Batches(samples, batch_size)
     chosen = _choose_engine(recipe.engine, net, built, rates, batches, watched)
     settings = {
-        "s": stages.names(),
+        "s": stages.names() if rule is None else [repr(rule)],
         "steps": stages.steps,
         "optimizer": recipe.optimizer if isinstance(recipe.optimizer, str) else type(built).__name__,
         "lr": float(recipe.lr),
@@ -118,7 +133,7 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     }
     if recipe.keep_function:
         settings["keep_function"] = True
-    return Plan(net, parameters, built, rates, batches, chosen, stages, settings)
+    return Plan(net, parameters, built, rates, batches, chosen, stages, rule, settings)
 
 
 def _choose_engine(

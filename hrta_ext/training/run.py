@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.training.adaptive import AdaptiveScheduler
 from hrta_ext.training.data import Batches
 from hrta_ext.training.engines import Engine
 from hrta_ext.training.optimizers import LearningRate
@@ -49,7 +50,7 @@ class Run:
         self,
         net: nn.Module,
         optimizer: Optimizer,
-        scheduler: HomotopyScheduler,
+        scheduler: HomotopyScheduler | AdaptiveScheduler,
         rates: LearningRate,
         batches: Batches,
         engine: Engine,
@@ -78,7 +79,7 @@ class Run:
             self.scheduler.step()
             if self.scheduler.keep_function and self.scheduler.stage != stage:
                 self._rescale_moments(self.scheduler.get_last_s() / before)
-        stage_end = next((m for m in self.scheduler.milestones if m > self.step), self.rates.total_steps)
+        stage_end = self.scheduler.next_change(self.step) or self.rates.total_steps
         return min(most, stage_end - self.step, self.engine.steps_at_once())
 
     def _rescale_moments(self, ratio: float) -> None:

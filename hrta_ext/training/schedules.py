@@ -107,7 +107,7 @@ def _is_many(value: object) -> bool:
     return many and getattr(value, "ndim", 1) > 0 and not isinstance(value, (str, bytes))
 
 
-class _Schedule:
+class Schedule:
     """The stages s_1, ..., s_M of a module. Subclasses decide in ``step`` when to go on to the next one."""
 
     _saved: tuple[str, ...] = ("values", "stage")
@@ -170,7 +170,7 @@ class _Schedule:
                 layer.set_s(self.get_last_s())
 
 
-class HomotopyScheduler(_Schedule):
+class HomotopyScheduler(Schedule):
     """``values[p]`` from step ``milestones[p - 1]`` up to ``milestones[p]`` (docs/theory.md 2).
 
     Algorithm 1 of Yang, Chen, Hao 2025 with stages of fixed length, in the manner of
@@ -235,6 +235,10 @@ class HomotopyScheduler(_Schedule):
     def _reached(self) -> int:
         return self.last_step - (self.milestones[self.stage - 1] if self.stage > 0 else 0)
 
+    def next_change(self, step: int) -> int | None:
+        """The first step of the stage after that of ``step``."""
+        return next((m for m in self.milestones if m > step), None)
+
     def step(self) -> None:
         """Count one step of training and set the s of the next one."""
         self.advance(1)
@@ -259,7 +263,7 @@ class HomotopyScheduler(_Schedule):
         return not isinstance(self.values[self.stage], float)
 
 
-class PlateauHomotopyScheduler(_Schedule):
+class PlateauHomotopyScheduler(Schedule):
     """Goes on to the next s when the loss stops decaying, the second reading of Algorithm 1 (docs/theory.md 2).
 
     A step improves when ``loss < best - threshold * |best|``, the best loss of the stage so far; the absolute value
