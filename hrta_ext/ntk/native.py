@@ -1,7 +1,7 @@
 """The compiled Gram builder: addresses and sizes. Same functions as ``reference``.
 
-On a GPU the builder is for ReLU, with two features in both classes of accuracy, else in that of float32 (``add_to`` says
-where it does not serve); all else is for both.
+On a GPU the builder is for ReLU: with two features in both classes of accuracy, else in that of float32 (``add_to``
+says where it does not serve). All else is for both.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _sessions(
     step: int,
     report: Callable[[int], Any] | None,
 ) -> bool:
-    """On the GPU: sessions of as many neurons as its integers hold, each by arcs or with the fewest digits that do it."""
+    """On the GPU: sessions of as many neurons as its integers hold, by arcs or with the fewest digits that do it."""
     done = 0
     for part in neurons.stretches(choice.MOST_NEURONS):
         # The sums themselves hold the integers of a session.

@@ -93,8 +93,8 @@ struct Bins {
     }
   }
 
-  // left: -1 or 1 where a sum has left its words; true if one has.
-  __device__ __forceinline__ bool add(int arc, const Integer<kWords> (&terms)[kMoments], int (&left)[kMoments]) const {
+  // The sums that have left their words: bit q where moment q did upwards, bit kMoments + q downwards.
+  __device__ __forceinline__ uint32_t add(int arc, const Integer<kWords> (&terms)[kMoments]) const {
     uint32_t* const at = words + (arc << shift) + copy;
     uint32_t carry[kMoments] = {};
 #pragma unroll
@@ -107,15 +107,15 @@ struct Bins {
         carry[q] = wrapped || before + part < part;
       }
     }
-    bool any = false;
+    uint32_t left = 0;
 #pragma unroll
     for (int q = 0; q < kMoments; ++q) {
       const uint32_t part = terms[q].word[kWords - 1] + carry[q];
       const uint32_t before = atomicAdd(at + (q * kWords + kWords - 1) * plane(), part), after = before + part;
-      left[q] = int32_t(part) < 0 ? -int(after > before) : int(after < before);
-      any |= left[q] != 0;
+      const bool down = int32_t(part) < 0;
+      left |= uint32_t(down ? after > before : after < before) << (down ? kMoments + q : q);
     }
-    return any;
+    return left;
   }
 
   // Word i of a sum over the copies, of either sign for the top one.
@@ -136,6 +136,15 @@ constexpr int kLowest = sizeof(T) == 4 ? -352 : -1088;
 template <typename T>
 constexpr int kLimbs = sizeof(T) == 4 ? 20 : 67;
 
+// In global memory: of a pointer that may be to either, the compiler makes a loop for shared memory too.
+__device__ __forceinline__ void add_to(unsigned long long* sum, int64_t value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("red.global.add.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(sum)), "l"(value) : "memory");
+#else
+  atomicAdd(sum, static_cast<unsigned long long>(value));
+#endif
+}
+
 // limbs: the lowest one, the next `stride` words further.
 template <typename T>
 __device__ __forceinline__ void add_exactly(unsigned long long* limbs, int64_t stride, double term) {
@@ -147,7 +156,7 @@ __device__ __forceinline__ void add_exactly(unsigned long long* limbs, int64_t s
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
     const int64_t part = term < 0.0 ? -parts[i] : parts[i];
-    if (part != 0) atomicAdd(limbs + (position / 32 + i) * stride, static_cast<unsigned long long>(part));
+    if (part != 0) add_to(limbs + (position / 32 + i) * stride, part);
   }
 }
 

@@ -111,13 +111,18 @@ __device__ __noinline__ void add_outside(const SweepWork& work, int arc, T a, T 
   }
 }
 
-__device__ __forceinline__ unsigned long long* window_at(const SweepWork& work, int copy, int words, int i, int moment,
-                                                         int arc) {
+// Limb i of the block's copy of a window.
+__device__ __forceinline__ unsigned long long* window_at(const SweepWork& work, int words, int i, int moment, int arc) {
+  const int copy = int(blockIdx.x) % work.copies;
   return work.window + ((int64_t(copy) * (words + 1) + i) * kMoments + moment) * work.arcs + arc;
 }
 
-__device__ __forceinline__ void add_to(unsigned long long* sum, int64_t value) {
-  atomicAdd(sum, static_cast<unsigned long long>(value));
+// What Bins::add says.
+__device__ __noinline__ void count_what_left(const SweepWork& work, int words, int arc, uint32_t left) {
+  for (int q = 0; q < kMoments; ++q) {
+    const int count = int(left >> q & 1u) - int(left >> (kMoments + q) & 1u);
+    if (count != 0) add_to(window_at(work, words, words, q, arc), count);
+  }
 }
 
 template <typename Source, int kWords, bool kShared>
@@ -141,22 +146,18 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
       (reinterpret_cast<uintptr_t>(work.neurons.weight) | reinterpret_cast<uintptr_t>(work.neurons.output_weight)) %
           16 ==
       0;
-  const int copy = int(blockIdx.x) % work.copies;
   for (int tile = int(blockIdx.x); tile < work.tiles; tile += int(gridDim.x)) {
     const int64_t first = (int64_t(tile) * kSweepThreads + int(threadIdx.x)) * kPer, ahead = work.m - first;
     if (ahead <= 0) break;  // the last tile
     const int count = ahead < kPer ? int(ahead) : kPer;
     T w[2 * kPer], a[kPer];
     Source::fetch(work.neurons, aligned, first, count, w, a);
-    double directions[2 * kPer];
-#pragma unroll
-    for (int j = 0; j < 2 * kPer; ++j) directions[j] = double(w[j]);
     int arc[kPer];
-    arcs::arcs_of<kPer>(search, directions, arc);
+    arcs::arcs_of<kPer>(search, w, arc);
 #pragma unroll
     for (int j = 0; j < kPer; ++j) {
       if (j >= count) break;
-      const Terms terms{double(a[j]), directions[2 * j], directions[2 * j + 1]};
+      const Terms terms{double(a[j]), double(w[2 * j]), double(w[2 * j + 1])};
       if (!terms.fit(windows)) {
         add_outside<T>(work, arc[j], a[j], w[2 * j], w[2 * j + 1]);
         continue;
@@ -165,19 +166,15 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
 #pragma unroll
       for (int q = 0; q < kMoments; ++q) integers[q] = windows[kind_of(q)].in_units(terms.of[q]);
       if constexpr (kShared) {
-        int left[kMoments];
-        if (!bins.add(arc[j], integers, left)) continue;
-        for (int q = 0; q < kMoments; ++q) {
-          if (left[q] != 0) add_to(window_at(work, copy, kWords, kWords, q, arc[j]), left[q]);
-        }
+        const uint32_t left = bins.add(arc[j], integers);
+        if (left != 0) count_what_left(work, kWords, arc[j], left);
       } else {
 #pragma unroll
         for (int q = 0; q < kMoments; ++q) {
 #pragma unroll
           for (int i = 0; i < kWords; ++i) {
             const uint32_t word = integers[q].word[i];
-            add_to(window_at(work, copy, kWords, i, q, arc[j]),
-                   i < kWords - 1 ? int64_t(word) : int64_t(int32_t(word)));
+            add_to(window_at(work, kWords, i, q, arc[j]), i < kWords - 1 ? int64_t(word) : int64_t(int32_t(word)));
           }
         }
       }
@@ -188,7 +185,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
     for (int k = int(threadIdx.x); k < kMoments * kWords * work.arcs; k += kSweepThreads) {
       const int arc = k % work.arcs, i = k / work.arcs % kWords, moment = k / work.arcs / kWords;
       const int64_t sum = bins.sum(moment, i, arc);
-      if (sum != 0) add_to(window_at(work, copy, kWords, i, moment, arc), sum);
+      if (sum != 0) add_to(window_at(work, kWords, i, moment, arc), sum);
     }
   }
 }
