@@ -57,6 +57,11 @@ __device__ __forceinline__ double nothing(const Layout& layout) {
   return layout.state->bad != 0 ? __longlong_as_double(-1) : 0.0;
 }
 
+// a0 b0 + a1 b1, in one way on every card.
+__device__ __forceinline__ double dot(double a0, double b0, double a1, double b1) {
+  return fused(a0, b0, a1 * b1);
+}
+
 // One block, a quarter for each moment: sums over the arcs before, the turn's in the place of the arc of w = 0. Then
 // the sums of the samples.
 __global__ void __launch_bounds__(1024, 1) scan_kernel(const __grid_constant__ FinishWork work) {
@@ -99,18 +104,18 @@ __global__ void __launch_bounds__(1024, 1) scan_kernel(const __grid_constant__ F
     all[q] = layout.sums[arcs * kMoments + q].high + layout.sums[arcs * kMoments + q].low;
   for (int i = thread; i < layout.plan.n; i += int(blockDim.x)) {
     const double x0 = x[2 * i], x1 = x[2 * i + 1];
-    Places places;
-    places.read(layout, i);
+    const int begin = layout.plan.begin[i], end = layout.plan.end[i];
     double active[kMoments];
 #pragma unroll
     for (int q = 0; q < kMoments; ++q) {
-      const DoubleDouble to = places.end < places.begin ? places.after_turn[q] : places.at_end[q];
-      active[q] = places.begin < 0 ? nothing(layout) : difference(to, places.at_begin[q]);
+      DoubleDouble to = layout.sums[(end + 1) * kMoments + q];
+      if (end < begin) to = to + layout.sums[arcs * kMoments + q];
+      active[q] = begin < 0 ? nothing(layout) : difference(to, layout.sums[(begin + 1) * kMoments + q]);
     }
-    out.linear[2 * i] = all[1] * x0 + all[2] * x1;
-    out.linear[2 * i + 1] = all[2] * x0 + all[3] * x1;
-    out.cross[2 * i] = active[1] * x0 + active[2] * x1;
-    out.cross[2 * i + 1] = active[2] * x0 + active[3] * x1;
+    out.linear[2 * i] = dot(all[1], x0, all[2], x1);
+    out.linear[2 * i + 1] = dot(all[2], x0, all[3], x1);
+    out.cross[2 * i] = dot(active[1], x0, active[2], x1);
+    out.cross[2 * i + 1] = dot(active[2], x0, active[3], x1);
     out.slope_sum[i] = active[0];
   }
 }
@@ -156,7 +161,7 @@ __global__ void __launch_bounds__(kThreads) pair_kernel(const __grid_constant__ 
     const double x0 = x[2 * i], x1 = x[2 * i + 1];
     const int64_t at = int64_t(i) * n + j;
     work.call.sums.slope_product[at] = both[0];
-    work.call.sums.value_product[at] = x0 * (both[1] * y0 + both[2] * y1) + x1 * (both[2] * y0 + both[3] * y1);
+    work.call.sums.value_product[at] = dot(x0, dot(both[1], y0, both[2], y1), x1, dot(both[2], y0, both[3], y1));
   }
 }
 

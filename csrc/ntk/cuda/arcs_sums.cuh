@@ -88,8 +88,10 @@ struct Bins {
 
   // By the whole block; barriers before and after.
   __device__ __forceinline__ void clear() const {
-    for (int k = int(threadIdx.x); k < kMoments * kWords * plane(); k += int(blockDim.x)) {
-      words[k] = k / plane() % kWords == kWords - 1 ? 0x80000000u : 0u;
+#pragma unroll
+    for (int row = 0; row < kMoments * kWords; ++row) {
+      const uint32_t start = row % kWords == kWords - 1 ? 0x80000000u : 0u;
+      for (int k = int(threadIdx.x); k < plane(); k += int(blockDim.x)) words[row * plane() + k] = start;
     }
   }
 
@@ -118,11 +120,12 @@ struct Bins {
     return left;
   }
 
-  // Word i of a sum over the copies, of either sign for the top one.
+  // Word i of a sum over the copies, of either sign for the top one. Neighbours in a warp begin with different copies,
+  // for their banks to differ.
   __device__ __forceinline__ int64_t sum(int moment, int i, int arc) const {
     const uint32_t* at = words + (moment * kWords + i) * plane() + (arc << shift);
     int64_t sum = i == kWords - 1 ? -(int64_t(0x80000000u) << shift) : 0;
-    for (int c = 0; c < 1 << shift; ++c) sum += int64_t(at[c]);
+    for (int c = 0; c < 1 << shift; ++c) sum += int64_t(at[(c + copy) & ((1 << shift) - 1)]);
     return sum;
   }
 };

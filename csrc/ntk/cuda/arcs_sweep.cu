@@ -182,10 +182,12 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
   }
   if constexpr (kShared) {
     __syncthreads();
-    for (int k = int(threadIdx.x); k < kMoments * kWords * work.arcs; k += kSweepThreads) {
-      const int arc = k % work.arcs, i = k / work.arcs % kWords, moment = k / work.arcs / kWords;
-      const int64_t sum = bins.sum(moment, i, arc);
-      if (sum != 0) add_to(window_at(work, kWords, i, moment, arc), sum);
+    for (int row = 0; row < kMoments * kWords; ++row) {
+      const int moment = row / kWords, i = row % kWords;
+      for (int arc = int(threadIdx.x); arc < work.arcs; arc += kSweepThreads) {
+        const int64_t sum = bins.sum(moment, i, arc);
+        if (sum != 0) add_to(window_at(work, kWords, i, moment, arc), sum);
+      }
     }
   }
 }
