@@ -125,7 +125,7 @@ struct Bins {
   __device__ __forceinline__ int64_t sum(int moment, int i, int arc) const {
     const uint32_t* at = words + (moment * kWords + i) * plane() + (arc << shift);
     int64_t sum = i == kWords - 1 ? -(int64_t(0x80000000u) << shift) : 0;
-    for (int c = 0; c < 1 << shift; ++c) sum += int64_t(at[(c + copy) & ((1 << shift) - 1)]);
+    for (int c = 0; c < 1 << shift; ++c) sum += int64_t(at[(c + int(threadIdx.x)) & ((1 << shift) - 1)]);
     return sum;
   }
 };
