@@ -73,11 +73,11 @@ class Case:
         return Floor(bytes_read, 0.0 if arcs else 2.0 * self.n**2 * self.m)
 
     def algorithm(self, device: str) -> str:
+        if self.D == 2 and self.base == "relu":
+            return "arcs"
         if device == "cuda":
             low = self.dtype == torch.float32 and self.base == "relu"
             return "int8 digits" if low and choice.digits_to_try(self.n, self.D, self.m) else "float64 matmuls"
-        if self.D == 2 and self.base == "relu":
-            return "arcs"
         return hx.build_info()["gram"]
 
 
@@ -97,7 +97,11 @@ GPU_CASES = (
     Case(1024, 1_000_000, 4, goals=(12.0, None), rounds=3, peer_share=0.1),
     Case(8192, 100_000, 16, goals=(11.0, None), rounds=3, peer_share=0.1),
     Case(128, 10_000_000, 4, goals=(10.0, None), rounds=3, peer_share=0.1),
-    Case(128, 10_000_000, 2, rounds=3, peer_share=0.1),
+    Case(128, 10_000_000, 2, rounds=11, peer_share=0.1),
+    Case(1000, 10_000_000, 2, rounds=11, peer_share=0.01),
+    Case(1000, 10_000_000, 2, torch.float64, rounds=11, peer_share=0.01),
+    Case(128, 10_000_000, 2, drawn=True, rounds=11, peer_share=0.1),
+    Case(10_000, 1_000_000, 2, rounds=5, peer_share=0.01),
     Case(512, 1_000_000, 8, goals=(10.0, None), rounds=3, peer_share=0.1),
     Case(128, 10_000_000, 4, drawn=True, rounds=3, peer_share=0.1),
     Case(1024, 1_000_000, 4, torch.float64, goals=(1.8, None), rounds=3, peer_share=0.1),

@@ -68,8 +68,10 @@ TRAININGS: list[tuple[int, int, int, int, str, torch.dtype, dict[str, Any]]] = [
     (1, 700, 5, 3, "relu2", DOUBLE, {"target_gradient": True, **WEIGHTED}),
     (1, 33, 130, 3, "relu", FLOAT, {"optimizer": "sgd"}),
 ]
-# Widths of 40 000: int8 digits, of private sums and of shared ones.
-GRAMS = [(130, 40_001, 3, "relu", FLOAT), (520, 40_000, 9, "relu", FLOAT), (33, 3001, 2, "relu", FLOAT),
+# Widths of 40 000: int8 digits, of private sums and of shared ones. Two features: arcs; 700 samples on a smaller card
+# have their sums in global memory.
+GRAMS = [(130, 40_001, 3, "relu", FLOAT), (520, 40_000, 9, "relu", FLOAT), (33, 5001, 2, "relu", FLOAT),
+         (33, 3001, 2, "relu", DOUBLE), (700, 501, 2, "relu", FLOAT),
          (130, 2001, 4, "relu", FLOAT), (65, 1001, 3, "relu", DOUBLE),
          (33, 1001, 4, "gelu", FLOAT)]  # fmt: skip
 # The ways of smaller cards, on this one.

@@ -39,6 +39,8 @@ HOT = {
     "operand_kernel<": 0,
     "value_kernel<": 0,
     "slope_kernel": 0,
+    # The Gram builder's arcs, whose sweep_kernel is above.
+    "pair_kernel": 0,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
 SERIALISED = range(7510, 7521)

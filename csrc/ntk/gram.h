@@ -119,6 +119,16 @@ const char* gram_begin(const GramCall& call, int device, void* stream);
 const char* gram_add(const GramCall& call, int device, void* stream);
 const char* gram_end(const GramCall& call, int device, void* stream);
 
+// ReLU and D = 2 by arcs, in the float64 class where call.digits is kDigitsDouble: sessions as above, of any cut, for n
+// up to 32 766 and 2^30 neurons in all. Neurons in memory come in one call, with which the session begins too. The
+// sums are written at the end; NaN where a weight is not finite.
+bool gram_arcs_serve(const GramCall& call);
+int64_t gram_arcs_scratch(const GramCall& call,
+                          int device);  // from n, digits, neurons.dtype, and whether there is a weight
+const char* gram_arcs_begin(const GramCall& call, int device, void* stream);
+const char* gram_arcs_add(const GramCall& call, int device, void* stream);
+const char* gram_arcs_end(const GramCall& call, int device, void* stream);
+
 }  // namespace cuda
 
 }  // namespace hrta

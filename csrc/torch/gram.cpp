@@ -54,6 +54,25 @@ void on_session(const GramCall& call, int device, Part part) {
       });
 }
 
+// Bytes of scratch; -1 where arcs do not serve the call.
+int64_t gram_arcs_session([[maybe_unused]] const GramCall& call, int device) {
+  return device == kCpuDevice ? -1 : scratch_on(device, [&](auto device) {
+    return cuda::gram_arcs_serve(call) ? cuda::gram_arcs_scratch(call, device) : -1;
+  });
+}
+
+void on_arcs(const GramCall& call, int device, Part part) {
+  require_memory_of(call);
+  require_memory(call.n, {address_of(call.scratch)});
+  run_on(
+      device, "gram", [] { throw std::runtime_error("hrta_ext: gram: sessions are for CUDA devices"); },
+      [&](auto stream) {
+        return part == Part::kBegin ? cuda::gram_arcs_begin(call, device, stream)
+               : part == Part::kAdd ? cuda::gram_arcs_add(call, device, stream)
+                                    : cuda::gram_arcs_end(call, device, stream);
+      });
+}
+
 void gram_evaluate(const GramEvaluation& call, int device) {
   require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
   require_memory(call.n * call.S, {address_of(call.s), address_of(call.a), address_of(call.w)});
@@ -154,6 +173,10 @@ void bind_gram(py::module_& m) {
   m.def("gram_begin", [](const GramCall& call, int device) { on_session(call, device, Part::kBegin); }, call, device);
   m.def("gram_add", [](const GramCall& call, int device) { on_session(call, device, Part::kAdd); }, call, device);
   m.def("gram_end", [](const GramCall& call, int device) { on_session(call, device, Part::kEnd); }, call, device);
+  m.def("gram_arcs_session", &gram_arcs_session, call, device);
+  m.def("gram_arcs_begin", [](const GramCall& call, int device) { on_arcs(call, device, Part::kBegin); }, call, device);
+  m.def("gram_arcs_add", [](const GramCall& call, int device) { on_arcs(call, device, Part::kAdd); }, call, device);
+  m.def("gram_arcs_end", [](const GramCall& call, int device) { on_arcs(call, device, Part::kEnd); }, call, device);
   m.def("gram_evaluate", &gram_evaluate, call, device);
   m.def("power_sum", &power_sum, py::arg("n"), py::arg("n2"), py::arg("terms"), py::arg("left"), py::arg("right"),
         py::arg("base"), py::arg("result"), device);

@@ -164,6 +164,8 @@ def gram(
 
 def _stretch(n: int, cheap: bool, gpu: bool) -> int:
     """Neurons between two calls of ``progress``: a function of the problem and the device's kind alone."""
+    if gpu and cheap:
+        return 2**26
     if gpu:
         return min(max(2**40 // (n * n + 1024) // 8192 * 8192, 8192), 2**26)
     return 2**22 if cheap else min(max(2**31 // (n * n + 1024) // 8192 * 8192, 8192), 2**22)

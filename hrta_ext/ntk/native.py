@@ -1,6 +1,7 @@
 """The compiled Gram builder: addresses and sizes. Same functions as ``reference``.
 
-On a GPU the builder is for ReLU in the float32 class (``add_to`` says where it does not serve); all else is for both.
+On a GPU the builder is for ReLU: with two features in both classes of accuracy, else in that of float32 (``add_to``
+says where it does not serve). All else is for both.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        return base == "relu" and not high and _sessions(sums, x, neurons, scratch_bytes, step, report)
+        return base == "relu" and _sessions(sums, x, neurons, high, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
@@ -102,11 +103,12 @@ def _sessions(
     sums: GramSums,
     x: Tensor,
     neurons: Neurons,
+    high: bool,
     scratch_bytes: int,
     step: int,
     report: Callable[[int], Any] | None,
 ) -> bool:
-    """On the GPU: sessions of as many neurons as its integers hold, each with the fewest digits that do it."""
+    """On the GPU: sessions of as many neurons as its integers hold, by arcs or with the fewest digits that do it."""
     done = 0
     for part in neurons.stretches(choice.MOST_NEURONS):
         # The sums themselves hold the integers of a session.
@@ -118,8 +120,10 @@ def _sessions(
                 torch.cuda.current_stream(x.device).synchronize()  # launched is not done
                 report(before + count)
 
-        tries = choice.digits_to_try(x.shape[0], x.shape[1], part.count)
-        if not any(_session(one, x, part, digits, scratch_bytes, step, tell) for digits in tries):
+        tries = [] if high else choice.digits_to_try(x.shape[0], x.shape[1], part.count)
+        if not _session_by_arcs(one, x, part, high, step, tell) and not any(
+            _session(one, x, part, digits, scratch_bytes, step, tell) for digits in tries
+        ):
             for total in sums:
                 total.zero_()
             return False
@@ -152,6 +156,21 @@ def _session(
     figures = torch.empty(_C.gram_figures(x.shape[0], device), 16, dtype=torch.float64, device=x.device)
     call.scratch, call.figures = own(scratch), own(figures)
     _C.gram_begin(call, device)
+    _add_all(call, neurons, stretch, _C.gram_add, device, report)
+    call.m = min(neurons.count, stretch)
+    _C.gram_end(call, device)
+    found = choice.errors(choice.Figures.read(figures), digits, neurons.count)
+    if max(found) <= choice.LIMIT:
+        return True
+    for total in sums:
+        total.zero_()
+    return False
+
+
+def _add_all(
+    call: Any, neurons: Neurons, stretch: int, add: Callable[..., Any], device: int, report: Callable[[int], Any]
+) -> None:
+    """A session's calls, ``stretch`` neurons each."""
     for begin in range(0, neurons.count, stretch):
         call.m = min(stretch, neurons.count - begin)
         call.neurons = _C.Neurons(
@@ -161,16 +180,31 @@ def _session(
             seed=neurons.seed,
             first=neurons.first + begin,
         )
-        _C.gram_add(call, device)
+        add(call, device)
         report(begin + call.m)
-    call.m = min(neurons.count, stretch)
-    _C.gram_end(call, device)
-    found = choice.errors(choice.Figures.read(figures), digits, neurons.count)
-    if max(found) <= choice.LIMIT:
-        return True
-    for total in sums:
-        total.zero_()
-    return False
+
+
+def _session_by_arcs(
+    sums: GramSums, x: Tensor, neurons: Neurons, high: bool, step: int, report: Callable[[int], Any]
+) -> bool:
+    """One session on sums of zeros, of both classes; False where D is not 2 or n too large."""
+    if x.shape[1] != 2:
+        return False
+    kept: list[Tensor] = []
+    device = x.get_device()
+    digits = _C.gram_digits(BASES["relu"].number, high, neurons.count)
+    call = _call(sums, x, neurons, "relu", digits, 0, kept)
+    call.total = float(neurons.count)
+    size = _C.gram_arcs_session(call, device)
+    if size < 0:
+        return False
+    scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
+    call.scratch = own(scratch)
+    _C.gram_arcs_begin(call, device)
+    stretch = neurons.count if neurons.weight is not None else step
+    _add_all(call, neurons, stretch, _C.gram_arcs_add, device, report)
+    _C.gram_arcs_end(call, device)
+    return True
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:

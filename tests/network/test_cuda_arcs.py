@@ -71,9 +71,11 @@ def exact_signs(x: Tensor, w: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["grid", "ring", "integers", "spread"])
 @pytest.mark.parametrize("n", [1, 2, 7, 60, 4200])
 def test_every_neuron_is_active_where_the_exact_sign_says(kernels: Any, kind: str, n: int, dtype: torch.dtype) -> None:
-    """For every pair. Arcs know how many samples are active on them; w = 0 is active on none. 4200: a finer table."""
-    if n == 4200 and (kind, dtype) != ("ring", torch.float32):
-        pytest.skip("one kind is enough")
+    """For every pair. Arcs know how many samples are active on them; w = 0 is active on none. 4200: a finer table, and
+    ranks among the bounds nearby, with and without ties.
+    """
+    if n == 4200 and (kind not in ("ring", "integers") or dtype != torch.float32):
+        pytest.skip("two kinds are enough")
     x = in_the_plane(kind, n, dtype)
     w = neurons(x, 4000 if dtype == torch.float32 else 400)
     sizes = torch.tensor([n, len(w)])

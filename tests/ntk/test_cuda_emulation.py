@@ -207,7 +207,7 @@ class Sessions:
 
 def build(x: Tensor, neurons: Neurons, step: int = 2048) -> tuple[Any, bool]:
     sums = zero_sums(x)
-    return sums, native._sessions(sums, x, neurons, 1 << 24, step, None)
+    return sums, native._sessions(sums, x, neurons, False, 1 << 24, step, None)
 
 
 def test_digits_rise_until_the_bound_holds(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_weights_that_are_not_finite_go_to_the_reference(
     monkeypatch.setattr(native, "_C", Sessions(kernels))
     monkeypatch.setattr(choice, "digits_to_try", lambda *shape: [3])
     for place in range(2):
-        x, weight, output_weight = problem(4, 70, 2)
+        x, weight, output_weight = problem(4, 70, 3)
         (weight[3] if place == 0 else output_weight[3:4])[0] = bad
         sums, served = build(x, Neurons(70, weight, output_weight))
         assert not served

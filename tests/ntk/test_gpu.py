@@ -46,7 +46,7 @@ def check(x: Tensor, weight: Tensor, output_weight: Tensor, dtype: torch.dtype, 
 
 # Private sums (n <= 512), atomics, one block a tile; features with and without a kernel of their own.
 SHAPES = [
-    (1, 50_000, 2),
+    (1, 50_000, 3),
     (100, 1_000_000, 3),
     (129, 300_000, 4),
     (600, 100_000, 17),
@@ -65,6 +65,53 @@ def test_class_holds_whatever_the_settings_of_matmuls(n: int, m: int, d: int, se
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     assert not hopper() or served or not choice.digits_to_try(n, d, m)
+
+
+# Sums in shared memory, and beyond it; weights that the windows do not hold are in the emulation's tests.
+ARCS = [(1, 1), (100, 1_000_003), (1000, 100_000), (2500, 20_001)]
+
+
+@pytest.mark.parametrize("dtype", CLASSES)
+@pytest.mark.parametrize(("n", "m"), ARCS)
+def test_two_features_go_by_arcs(n: int, m: int, dtype: torch.dtype, served: list[int]) -> None:
+    """In both classes, on every card, and to the same bits on smaller ones."""
+    tensors = problem(n, m, 2, dtype=dtype)
+    check(*tensors, dtype)
+    assert not served
+    first = hx.gram_path(*on_gpu(*tensors))
+    for limits in ({}, {"multiprocessors": 7, "shared": 48 * 1024}):
+        _C.limit_cuda(**limits)
+        try:
+            again = hx.gram_path(*on_gpu(*tensors))
+        finally:
+            _C.limit_cuda()
+        for one, two in zip(first.sums, again.sums, strict=True):
+            assert torch.equal(one, two), limits
+
+
+@pytest.mark.parametrize("dtype", CLASSES)
+def test_drawn_neurons_by_arcs(dtype: torch.dtype, served: list[int]) -> None:
+    x = problem(100, 1, 2, dtype=dtype)[0].cuda()
+    seen: list[tuple[int, int]] = []
+    told = {"progress": lambda done, width: seen.append((done, width))}
+    path = hx.random_gram_path(x, 1_000_000, seed=2, first_neuron=2**40, batches=3, **told)
+    assert not served
+    assert seen[-1] == (1_000_000, 1_000_000)
+    weight, output_weight = hx.random_weights(2**40, 1_000_000, 2, seed=2, device="cuda", dtype=dtype)
+    stored = hx.gram_path(x, weight, output_weight)
+    for one, two in zip(path(1.5), stored(1.5), strict=True):
+        assert relative_error(one, two.double().cpu()) <= CLASSES[dtype]
+
+
+@pytest.mark.parametrize("kind", ["neuron", "one that is not finite"])
+def test_arcs_with_an_outlier(kind: str) -> None:
+    x, weight, output_weight = problem(60, 100_000, 2)
+    weight[5] *= 1e12 if kind == "neuron" else torch.inf
+    if kind == "neuron":
+        check(x, weight, output_weight, torch.float64)
+        return
+    for part in hx.gram(*on_gpu(x, weight, output_weight), 0.5):
+        assert part.isnan().all()
 
 
 @pytest.mark.parametrize(("base", "dtype"), [("relu", torch.float64), ("gelu", torch.float32), ("tanh", torch.float64)])

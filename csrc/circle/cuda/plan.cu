@@ -1,8 +1,10 @@
-// Ranks by counting: exact comparisons and integer sums, so the order is the same on every run. O(n^2), but little
-// beside what arcs save, and once per set of samples.
+// Ranks by counting: exact comparisons and integer sums, so the order is the same on every run. Few bounds are compared
+// with all others, in one launch; many with those that lie in the same part of the turn or in the next one, all parts
+// before being before for certain: linear in n where the samples' directions are spread.
 #include <algorithm>
 
 #include "circle/cuda/plan.cuh"
+#include "circle/cuda/scan.cuh"
 #include "gpu/launch.cuh"
 
 namespace hrta {
@@ -10,6 +12,8 @@ namespace cuda {
 namespace arcs {
 
 namespace {
+
+constexpr int kFewSamples = 2048;
 
 // A block compares 256 bounds with a share of the others.
 template <typename T>
@@ -36,6 +40,71 @@ __global__ void __launch_bounds__(kPlanThreads) rank_kernel(const __grid_constan
   if (!present) return;
   if (before != 0) atomicAdd(plan.rank + b, before);
   if (blockIdx.y == 0) atomicAdd(count, 1);
+}
+
+// Of bound b: where in the turn it lies, by rounded numbers, or -1 where it has no direction.
+template <typename T>
+__device__ __forceinline__ int part_of_bound(const Plan<T>& plan, int b) {
+  const double2 own = direction_of(plan.x, plan.n, b);
+  if (!has_direction(own.x, own.y)) return -1;
+  return at_most(int(turn_of(0.5 * own.x, 0.5 * own.y) * (0.25 * double(plan.parts))), plan.parts - 1);
+}
+
+// While the ranks of many bounds are found, `table` counts the bounds of each part and `owner` lists them by part.
+template <typename T>
+__global__ void __launch_bounds__(kPlanThreads) count_kernel(const __grid_constant__ Plan<T> plan) {
+  const int b = int(blockIdx.x) * kPlanThreads + int(threadIdx.x);
+  if (b >= 2 * plan.n) return;
+  int* const count = plan.rank + 2 * plan.n;
+  const double2 own = direction_of(plan.x, plan.n, b);
+  if (!(finite(own.x) && finite(own.y))) count[1] = 1;
+  const int part = part_of_bound(plan, b);
+  if (part < 0) return;
+  atomicAdd(count, 1);
+  atomicAdd(plan.table + part, 1u);
+}
+
+// One block: the counts of the parts before.
+template <typename T>
+__global__ void __launch_bounds__(1024, 1) starts_kernel(const __grid_constant__ Plan<T> plan) {
+  __shared__ Two<int> shared[kWarp];
+  const int range = (plan.parts + 1023) / 1024, first = int(threadIdx.x) * range;
+  const int last = at_most(first + range, plan.parts);
+  Two<int> own{0, 0}, all;
+#pragma unroll 8
+  for (int part = first; part < last; ++part) own.x += int(plan.table[part]);
+  int sum = exclusive_scan(own, 32, shared, &all).x;
+#pragma unroll 8
+  for (int part = first; part < last; ++part) {
+    const int here = int(plan.table[part]);
+    plan.table[part] = uint32_t(sum);
+    sum += here;
+  }
+}
+
+// In any order within a part. Afterwards the table says where each part ends.
+template <typename T>
+__global__ void __launch_bounds__(kPlanThreads) list_kernel(const __grid_constant__ Plan<T> plan) {
+  const int b = int(blockIdx.x) * kPlanThreads + int(threadIdx.x);
+  if (b >= 2 * plan.n) return;
+  const int part = part_of_bound(plan, b);
+  if (part >= 0) plan.owner[atomicAdd(plan.table + part, 1u)] = b;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kPlanThreads) near_rank_kernel(const __grid_constant__ Plan<T> plan) {
+  const int b = int(blockIdx.x) * kPlanThreads + int(threadIdx.x);
+  if (b >= 2 * plan.n) return;
+  const int part = part_of_bound(plan, b);
+  if (part < 0) return;
+  const double2 own = direction_of(plan.x, plan.n, b);
+  const int first = part < 2 ? 0 : int(plan.table[part - 2]), last = int(plan.table[at_most(part + 1, plan.parts - 1)]);
+  int rank = first;
+  for (int k = first; k < last; ++k) {
+    const int other = plan.owner[k];
+    rank += is_before(direction_of(plan.x, plan.n, other), other, own, b, plan.n);
+  }
+  plan.rank[b] = rank;
 }
 
 template <typename T>
@@ -103,7 +172,15 @@ void build(const Plan<T>& plan, void* stream) {
   const int bounds = 2 * plan.n, blocks = (bounds + kPlanThreads - 1) / kPlanThreads;
   const int splits = std::min((bounds + kWarp - 1) / kWarp, 64);
   cudaMemsetAsync(plan.rank, 0, sizeof(int) * (size_t(bounds) + 2), static_cast<cudaStream_t>(stream));
-  launch(rank_kernel<T>, dim3(unsigned(blocks), unsigned(splits)), kPlanThreads, stream, plan);
+  if (plan.n <= kFewSamples) {
+    launch(rank_kernel<T>, dim3(unsigned(blocks), unsigned(splits)), kPlanThreads, stream, plan);
+  } else {
+    cudaMemsetAsync(plan.table, 0, sizeof(uint32_t) * size_t(plan.parts), static_cast<cudaStream_t>(stream));
+    launch(count_kernel<T>, dim3(unsigned(blocks)), kPlanThreads, stream, plan);
+    launch(starts_kernel<T>, dim3(1), 1024, stream, plan);
+    launch(list_kernel<T>, dim3(unsigned(blocks)), kPlanThreads, stream, plan);
+    launch(near_rank_kernel<T>, dim3(unsigned(blocks)), kPlanThreads, stream, plan);
+  }
   launch(place_kernel<T>, dim3(unsigned(blocks)), kPlanThreads, stream, plan);
   const int of_arcs = (plan.arcs + kPlanWarps - 1) / kPlanWarps;
   launch(table_kernel<T>, dim3(unsigned(plan.parts / kPlanThreads + 1 + of_arcs)), kPlanThreads, stream, plan);

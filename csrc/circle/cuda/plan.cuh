@@ -53,7 +53,7 @@ Plan<T> plan_in(Memory& memory, const void* x, int64_t n) {
   return plan;
 }
 
-// Four launches. n >= 1.
+// Four launches, eight for many samples. n >= 1.
 void build_plan(const Plan<float>& plan, void* stream);
 void build_plan(const Plan<double>& plan, void* stream);
 

@@ -71,9 +71,10 @@ HRTA_INLINE int part_of(T w0, T w1, int parts) {
   return part_of_extreme(double(w0), double(w1), parts);
 }
 
-// The arcs of kCount neurons, all at once, so that their reads overlap. Any arc of those that are not finite.
-template <int kCount, typename T>
-HRTA_INLINE void arcs_of(const Search<T>& search, const T (&w)[2 * kCount], int (&arc)[kCount]) {
+// The arcs of kCount neurons, all at once, so that their reads overlap. Any arc of those that are not finite. W: T, or
+// a type that goes into T.
+template <int kCount, typename T, typename W>
+HRTA_INLINE void arcs_of(const Search<T>& search, const W (&w)[2 * kCount], int (&arc)[kCount]) {
   int high[kCount];
   bool open = false;
 #pragma unroll

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "circle/cuda/access.cuh"
 #include "circle/cuda/bins.cuh"
 #include "circle/cuda/plan.cuh"
 #include "gpu/cooperation.cuh"
@@ -75,22 +76,6 @@ struct Neurons {
   }
 };
 
-// kCount elements, a multiple of 16 bytes; `count` of them are there, the others read as 0.
-template <int kCount, typename T>
-__device__ __forceinline__ void load(const T* source, int count, bool aligned, T (&target)[kCount]) {
-  if (aligned && count == kCount) {
-    alignas(16) T raw[kCount];
-#pragma unroll
-    for (int k = 0; k < int(sizeof(raw) / 16); ++k) {
-      reinterpret_cast<uint4*>(raw)[k] = reinterpret_cast<const uint4*>(source)[k];
-    }
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) target[j] = raw[j];
-  } else {
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) target[j] = j < count ? source[j] : T(0);
-  }
-}
 // In one instruction: the compiler makes four of what a cast pointer stores, and each touches as many sectors as one.
 template <typename Vector, typename T>
 __device__ __forceinline__ void store_16_bytes(T* target, const Vector& value) {
@@ -125,18 +110,6 @@ __device__ __forceinline__ int64_t own_in_tile(int tile, int64_t width, int* cou
   const int64_t first = tile * kTile<T> + int(threadIdx.x) * kPer<T>, left = width - first;
   *count = left >= kPer<T> ? kPer<T> : left > 0 ? int(left) : 0;
   return first;
-}
-
-// Copied by the whole block; a barrier is to follow.
-template <typename T>
-__device__ __forceinline__ void copy_to_shared(T* target, const T* source, int count) {
-  for (int k = int(threadIdx.x); k < count; k += int(blockDim.x)) target[k] = source[k];
-}
-
-// Bytes of shared memory that a block may take for arrays, besides what its kernel declares.
-inline size_t room_of(const Device& device) {
-  constexpr int kDeclared = 1024;
-  return device.shared > kDeclared ? size_t(device.shared - kDeclared) : 0;
 }
 
 // One block goes once around the circle: warps that pay for n samples.
