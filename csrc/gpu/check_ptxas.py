@@ -38,7 +38,9 @@ HOT = {
     # The Gram builder's digits.
     "operand_kernel<": 0,
     "value_kernel<": 0,
-    "slope_kernel": 0,
+    "value_mma_kernel<": 0,
+    "slope_kernel<": 0,
+    "slope_mma_kernel<": 0,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
 SERIALISED = range(7510, 7521)

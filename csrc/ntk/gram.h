@@ -56,9 +56,10 @@ struct GramCall {
   int64_t scratch_bytes;  // at most, at least gram_least_scratch
   GramSums sums;
   // On the GPU alone, where a session of several calls collects the sums.
-  double total;     // neurons of all calls
-  void* scratch;    // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
-  double* figures;  // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
+  int square_digits;  // of a_k^2 in the second product, as `digits` of the first; 0: that product is left out
+  double total;       // neurons of all calls
+  void* scratch;      // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
+  double* figures;    // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
 };
 
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
@@ -108,10 +109,11 @@ const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, 
 const char* random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
                            int device, void* stream);
 
-// ReLU in the float32 class by int8 digits, call.digits (2 or 3) of the values and 3 of a^2: begin, any number of adds
-// (call.m neurons each, a multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold
-// integers between, and results after end. Nothing in them depends on the cut into calls, scratch_bytes or the card.
-// Neurons in memory come in one call; begin looks at all call.total of them.
+// ReLU in the float32 class by int8 digits, call.digits (2 or 3) of the values and square_digits (2 or 3) of a^2, each
+// 0 where the sums hold that product from an earlier session: begin, any number of adds (call.m neurons each, a
+// multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold integers between, and results
+// after end. Nothing in them depends on the cut into calls, scratch_bytes or the card. Neurons in memory come in one
+// call; begin looks at all call.total of them.
 bool gram_serves(const GramCall& call, int device);
 int64_t gram_scratch(const GramCall& call, int device);  // from n, D, m (of the largest add), digits, scratch_bytes
 int64_t gram_figures(int64_t n);

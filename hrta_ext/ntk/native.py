@@ -118,8 +118,7 @@ def _sessions(
                 torch.cuda.current_stream(x.device).synchronize()  # launched is not done
                 report(before + count)
 
-        tries = choice.digits_to_try(x.shape[0], x.shape[1], part.count)
-        if not any(_session(one, x, part, digits, scratch_bytes, step, tell) for digits in tries):
+        if not _with_fewest_digits(one, x, part, scratch_bytes, step, tell):
             for total in sums:
                 total.zero_()
             return False
@@ -130,24 +129,50 @@ def _sessions(
     return True
 
 
+def _with_fewest_digits(
+    sums: GramSums, x: Tensor, neurons: Neurons, scratch_bytes: int, step: int, report: Callable[[int], Any]
+) -> bool:
+    """Sessions until both matrices are of their class; one that is keeps its product. False where digits run out."""
+    (n, features), width = x.shape, neurons.count
+    tries = [choice.digits_to_try(n, features, width)]
+    tries.append(choice.square_digits_to_try(n, features, width, neurons.output_weight) if tries[0] else [])
+    products = sums.value_product, sums.slope_product
+    good = [False, False]
+    while all(done or left for done, left in zip(good, tries, strict=True)):
+        digits = [0 if done else left.pop(0) for done, left in zip(good, tries, strict=True)]
+        found = _session(sums, x, neurons, (digits[0], digits[1]), scratch_bytes, step, report)
+        good = [done or error <= choice.LIMIT for done, error in zip(good, found, strict=True)]
+        if all(good):
+            return True
+        for done, product in zip(good, products, strict=True):
+            if not done:
+                product.zero_()
+    return False
+
+
 def _session(
     sums: GramSums,
     x: Tensor,
     neurons: Neurons,
-    digits: int,
+    digits: tuple[int, int],
     scratch_bytes: int,
     step: int,
     report: Callable[[int], Any],
-) -> bool:
-    """One session, on sums of zeros; False, and zeros again, where the bound on its errors exceeds the class."""
+) -> tuple[float, float]:
+    """One session, for products of zeros: bounds on the errors of the two matrices, infinite where it does not serve.
+
+    Args:
+        digits: Of the values and of a^2; 0: that product is there already, and its bound means nothing.
+    """
     kept: list[Tensor] = []
     device = x.get_device()
     stretch = neurons.count if neurons.weight is not None else step
-    call = _call(sums, x, neurons, "relu", digits, scratch_bytes, kept)
+    call = _call(sums, x, neurons, "relu", digits[0], scratch_bytes, kept)
+    call.square_digits = digits[1]
     call.m, call.total = min(neurons.count, stretch), float(neurons.count)
     size = _C.gram_session(call, device)
     if size < 0:
-        return False
+        return math.inf, math.inf
     scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
     figures = torch.empty(_C.gram_figures(x.shape[0], device), 16, dtype=torch.float64, device=x.device)
     call.scratch, call.figures = own(scratch), own(figures)
@@ -165,12 +190,7 @@ def _session(
         report(begin + call.m)
     call.m = min(neurons.count, stretch)
     _C.gram_end(call, device)
-    found = choice.errors(choice.Figures.read(figures), digits, neurons.count)
-    if max(found) <= choice.LIMIT:
-        return True
-    for total in sums:
-        total.zero_()
-    return False
+    return choice.errors(choice.Figures.read(figures), *digits, neurons.count)
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:

@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   call.sums.linear[at] = sum;
   call.sums.cross[at] = 0.5 * (sum + double(layout.cross[at]) * (unit * layout.norms[i]));
+  if (call.square_digits == 0) return;  // left out: what an earlier session found stays
   if (d == 0) call.sums.slope_sum[i] = call.sums.slope_product[i * call.n + i];
   if (at == 0)
     *call.sums.square_sum = double(layout.state->square_sum) * (as_double(layout.state->square) * square_unit);
@@ -170,13 +171,17 @@ unsigned ceil_div(int64_t count, int64_t unit) {
 void launch_finish(const GramCall& call, const Layout& layout, void* stream) {
   const int n = int(call.n);
   const dim3 grid(ceil_div(n, kThreads), unsigned(n));
-  const double range = 0x1p32 * kFill, square_range = 0x1p24 * kSquareFill;
+  const double range = 0x1p32 * kFill, square_range = ldexp(kSquareFill, 8 * layout.square_digits);
   // v = sqrt(norm2) norm / range 2^16 q for two digits; for three 2^10 q, and products are in units of 2^14.
   const double unit = call.digits == 2 ? 0x1p32 : 0x1p20 * 0x1p14;
-  launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
-         reinterpret_cast<long long*>(call.sums.value_product));
-  launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
-         reinterpret_cast<long long*>(call.sums.slope_product));
+  if (call.digits != 0) {
+    launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
+           reinterpret_cast<long long*>(call.sums.value_product));
+  }
+  if (call.square_digits != 0) {
+    launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
+           reinterpret_cast<long long*>(call.sums.slope_product));
+  }
   launch(sums_kernel, dim3(ceil_div(call.n * call.D, kThreads)), kThreads, stream, call, layout, 1.0 / square_range);
 }
 

@@ -120,6 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   long long* moment = reinterpret_cast<long long*>(a + kBlock);
   const double norm2 = as_double(layout.state->norm2), square = as_double(layout.state->square);
   const double square_scale = square > 0.0 ? 0x1p32 * kSquareFill / square : 0.0;
+  const int square_digits = layout.square_digits, dither_bits = 32 - 8 * square_digits;
   const double moment_scale = fixed_scale(call.total * norm2);
   const bool drawn = call.neurons.weight == nullptr;
   const T* weight = static_cast<const T*>(call.neurons.weight) + begin * D;
@@ -152,19 +153,18 @@ __global__ void __launch_bounds__(kThreads)
     if (tid < kBlock) {  // whole warps
       const uint64_t number = (drawn ? first : uint64_t(begin)) + uint64_t(k0 + tid);
       const uint32_t h = hash(number), other = mixed(h ^ 0x5bd1e995u);
-      if (call.digits == 2) {
+      if (layout.digits == 2) {
         reinterpret_cast<uint2*>(constant)[tid] = make_uint2(h, 0u);
       } else {
         constant[tid] = 0x1.8p52 + double(h >> 8);  // 7 bits below a, 7 below b, 10 below c
         split[tid] = static_cast<unsigned char>(h >> 25);
         split[kBlock + tid] = static_cast<unsigned char>(h >> 18 & 127u);
       }
-      uint32_t q = uint32_t(a[tid] * a[tid] * square_scale + double(other & 255u)) >> 8;
+      uint32_t q = uint32_t(a[tid] * a[tid] * square_scale + double(other & ((1u << dither_bits) - 1u))) >> dither_bits;
       if (tid >= here) q = 0;  // the dither alone is below one step, but neither is it a neuron
-#pragma unroll
-      for (int i = 0; i < kSquareDigits; ++i) {
-        layout.squares[(int64_t(block) * kSquareDigits + i) * kBlock + tid] =
-            static_cast<unsigned char>(q >> (8 * (kSquareDigits - 1 - i)));
+      for (int i = 0; i < square_digits; ++i) {
+        layout.squares[(int64_t(block) * square_digits + i) * kBlock + tid] =
+            static_cast<unsigned char>(q >> (8 * (square_digits - 1 - i)));
       }
       square_sum += __reduce_add_sync(~0u, q);
     }

@@ -159,7 +159,7 @@ void launch_for(const GramCall& call, const Layout& layout, int blocks, int mult
   const int64_t shares = (blocks + layout.share - 1) / layout.share;
   const int64_t wave = 2 * int64_t(multiprocessors) / layout.row_blocks;
   Shape shape{dim3(unsigned(layout.row_blocks), unsigned(wave < 1 ? 1 : wave < shares ? wave : shares)), kThreads};
-  shape.shared = size_t(8 * call.D * kRows + layout.image_bytes + (kD == 0 ? 16 * call.D * kRows : 0));
+  shape.shared = size_t(operand_shared(call.D));
   launch(operand_kernel<S, kD>, shape, stream, call, layout, blocks);
 }
 
@@ -176,7 +176,7 @@ void launch_digits(const GramCall& call, const Layout& layout, int blocks, int m
 }  // namespace
 
 void launch_operands(const GramCall& call, const Layout& layout, int blocks, int multiprocessors, void* stream) {
-  if (call.digits == 2) {
+  if (layout.digits == 2) {
     launch_digits<2>(call, layout, blocks, multiprocessors, stream);
   } else {
     launch_digits<3>(call, layout, blocks, multiprocessors, stream);

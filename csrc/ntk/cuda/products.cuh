@@ -1,5 +1,5 @@
-// What both products share: a ring of stages in shared memory that one warp fills and two warpgroups read, tasks, and
-// how a task's sums leave. A persistent grid; a tile of 128 by 128 samples; a warpgroup has 64 rows of it.
+// What both products share: tasks, and how a task's sums leave; for wgmma a ring of stages in shared memory that one
+// warp fills and two warpgroups read. A persistent grid; a tile of 128 by 128 samples; a warpgroup has 64 rows of it.
 #pragma once
 
 #include "ntk/cuda/hopper.cuh"
@@ -61,6 +61,30 @@ __device__ __forceinline__ void leave(const Target& target, const Task& task, in
       }
     }
   }
+}
+
+// The levels of P's products of S digits. Below the diagonal only what launch_finish adds above it.
+template <int S>
+__device__ __forceinline__ void leave_values(const Target& target, const Task& task, int row, int t,
+                                             const int (&high)[64], const int (&middle)[64], const int (&low)[64]) {
+  constexpr int kBits = S == 2 ? 8 : 7;
+  const bool diagonal = task.row == task.column;
+  leave(target, task, row, t, true, [&](int e, int i, int j) {
+    const long long once = (long long)middle[e] << kBits, rest = ((long long)high[e] << 2 * kBits) + low[e];
+    return !diagonal || i < j ? rest + once : i > j ? once : rest + 2 * once;
+  });
+}
+
+// The digits of Q's sums.
+template <int S>
+__device__ __forceinline__ void leave_slopes(const Target& target, const Task& task, int row, int t,
+                                             const int (&sum)[S][64]) {
+  leave(target, task, row, t, false, [&](int e, int, int) {
+    long long q = 0;
+#pragma unroll
+    for (int s = 0; s < S; ++s) q = q * 256 - sum[s][e];
+    return q;
+  });
 }
 
 #if defined(HRTA_HOPPER)
