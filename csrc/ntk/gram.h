@@ -58,8 +58,12 @@ struct GramCall {
   // On the GPU alone, where a session of several calls collects the sums.
   int square_digits;  // of a_k^2 in the second product, as `digits` of the first; 0: that product is left out
   double total;       // neurons of all calls
-  void* scratch;      // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
-  double* figures;    // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
+  // Many features: z by another hand. `bounds` marks such a session, z is that of an add, and linear and cross are the
+  // caller's, who has both ready at the end.
+  const double* bounds;  // (n) what |z_ik| should not exceed: beyond them the figures tell of an infinite norm
+  double* z;             // (n, m) z_ik, which the add overwrites by sigma(z_ik)
+  void* scratch;         // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
+  double* figures;       // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
 };
 
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
@@ -113,8 +117,9 @@ const char* random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t
 // 0 where the sums hold that product from an earlier session: begin, any number of adds (call.m neurons each, a
 // multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold integers between, and results
 // after end. Nothing in them depends on the cut into calls, scratch_bytes or the card. Neurons in memory come in one
-// call; begin looks at all call.total of them.
-bool gram_serves(const GramCall& call, int device);
+// call; begin looks at all call.total of them. With z there are output weights alone, of the add's neurons or, at
+// begin, of all; neurons.first numbers them.
+bool gram_serves(const GramCall& call, int device);      // with bounds any D, without up to 64 or fewer
 int64_t gram_scratch(const GramCall& call, int device);  // from n, D, m (of the largest add), digits, scratch_bytes
 int64_t gram_figures(int64_t n);
 const char* gram_begin(const GramCall& call, int device, void* stream);

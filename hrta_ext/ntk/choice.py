@@ -32,9 +32,13 @@ _VALUES = torch.linspace(0.0, 2.0, 65, dtype=torch.float64)
 _ORDINARY = (1e-140, 1e140)  # of omega |x|: neither squares nor steps leave the range of float64
 
 
-def digits_to_try(n: int, n_features: int, width: int) -> list[int]:
-    """Numbers of digits that are worth a pass, the fewest first: by the bound for normal weights, from shapes alone."""
-    spread = 1.42 * (math.sqrt(n_features) + 0.8 * math.sqrt(2.0 * math.log(width + 1.0)))  # largest over rms value
+def digits_to_try(n: int, n_features: int, width: int, surveyed: bool = False) -> list[int]:
+    """Numbers of digits that are worth a pass, the fewest first: by the bound for normal weights, from shapes alone.
+
+    ``surveyed``: steps come from bounds of z (many_features.py), not from the norms of weights.
+    """
+    largest = 8.0 if surveyed else math.sqrt(n_features) + 0.8 * math.sqrt(2.0 * math.log(width + 1.0))
+    spread = 1.42 * largest  # over the rms value
     two = spread / 65536.0 * (2.0 + 26.0 / math.sqrt(n))
     three = spread / 2.0**22 * 20.0 + 8e-7 * spread**2
     return [digits for digits, error in ((2, two), (3, three)) if 1.1 * error / math.sqrt(width) <= 1.3 * LIMIT]
@@ -60,9 +64,9 @@ class Figures:
     values: list[float]  # inner products of the terms of G^[a]: LL, LC, LP, CC, CP, PP
     slopes: list[float]  # those of G^[w]
     trace: float  # sum P_ii
-    samples: float  # sum |x_i|^2
-    largest: float  # max |x_i|
-    norm2: float  # max |w_k|^2
+    samples: float  # sum |x_i|^2, or of the squares of bounds of z
+    largest: float  # max |x_i|, or of these bounds
+    norm2: float  # max |w_k|^2, or 1 with bounds; infinite where z exceeds one
     square: float  # max a_k^2
     square_sum: float
 

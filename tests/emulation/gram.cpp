@@ -16,9 +16,9 @@ void limit_multiprocessors(int count) {
   cuda::limit_devices({0, count, 0, 0});
 }
 
-// 80: a card without wgmma.
-void limit_capability(int capability) {
-  cuda::limit_devices({capability, 0, 0, 0});
+// 80: a card without wgmma; bytes of shared memory.
+void limit_card(int capability, int shared) {
+  cuda::limit_devices({capability, 0, shared, 0});
 }
 
 void draw(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight) {
@@ -62,6 +62,23 @@ int64_t build(const int64_t* sizes, const double* x, const void* weight, const v
   }
   call.m = stretch;
   cuda::gram_end(call, 0, nullptr);
+  return 0;
+}
+
+// Part 0: the bytes of scratch, or -1; 1 to 3: begin, add, end. sizes: n, D, m, digits, digits of a^2, dtype,
+// scratch_bytes, total, seed, first. pointers: x, weight, output_weight, bounds, z, scratch, figures, then sums.
+int64_t part_of_session(int part, const int64_t* sizes, void** pointers) {
+  GramCall call{};
+  call.base = kRelu, call.n = sizes[0], call.D = sizes[1], call.m = sizes[2];
+  call.digits = int(sizes[3]), call.square_digits = int(sizes[4]);
+  call.neurons = {static_cast<ScalarKind>(sizes[5]), pointers[1], pointers[2], uint64_t(sizes[8]), uint64_t(sizes[9])};
+  call.scratch_bytes = sizes[6], call.total = double(sizes[7]);
+  const auto at = [&](int i) { return static_cast<double*>(pointers[i]); };
+  call.x = at(0), call.bounds = at(3), call.z = at(4), call.scratch = pointers[5], call.figures = at(6);
+  call.sums = {at(7), at(8), at(9), at(10), at(11), at(12)};
+  if (part == 0) return cuda::gram_serves(call, 0) ? cuda::gram_scratch(call, 0) : -1;
+  const auto run = part == 1 ? cuda::gram_begin : part == 2 ? cuda::gram_add : cuda::gram_end;
+  run(call, 0, nullptr);
   return 0;
 }
 }

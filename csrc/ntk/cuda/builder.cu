@@ -86,10 +86,11 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   const int64_t nn = call.n * call.n;
   layout.rows = round_up(call.n, kRows), layout.row_blocks = layout.rows / kRows;
   layout.tile_count = layout.row_blocks * (layout.row_blocks + 1) / 2;
-  layout.pairs = call.D * (call.D + 1) / 2;
+  layout.features = call.bounds == nullptr ? call.D : 0;
+  layout.pairs = layout.features * (layout.features + 1) / 2;
   // The operand kernel keeps the sums of few features in registers; a share of the others ends in atomics.
-  layout.share = call.D <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
-  layout.image_bytes = kBlock * (8 * call.D + 8 + 2);
+  layout.share = layout.features <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
+  layout.image_bytes = image_bytes_for(layout.features);
   if (layout.tile_count <= kFewTiles) {
     layout.planes = std::max<int64_t>(multiprocessors / layout.tile_count, 1);
     if (32 * layout.planes * nn > call.scratch_bytes) layout.planes = 0;
@@ -97,7 +98,7 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   Cutter cut{static_cast<unsigned char*>(call.scratch)};
   layout.state = cut.take<State>(1);
   layout.moment = cut.take<long long>(layout.pairs);
-  layout.cross = cut.take<long long>(call.n * call.D);
+  layout.cross = cut.take<long long>(call.n * layout.features);
   layout.value_planes = cut.take<long long>(layout.planes * nn);
   layout.slope_planes = cut.take<long long>(layout.planes * nn);
   layout.norms = cut.take<double>(layout.rows);
@@ -127,8 +128,8 @@ bool gram_serves(const GramCall& call, int device) {
   const Device card = device_of(device);
   const auto two_or_three = [](int digits) { return digits == 0 || digits == 2 || digits == 3; };
   return call.base == kRelu && two_or_three(call.digits) && two_or_three(call.square_digits) && call.n > 0 &&
-         call.n <= kMostSamples && call.D >= 1 && call.D <= kMostFeatures && (by_wgmma(card) || by_mma(card, device)) &&
-         operand_shared(call.D) <= card.shared;
+         call.n <= kMostSamples && call.D >= 1 && (by_wgmma(card) || by_mma(card, device)) &&
+         (call.bounds != nullptr || (call.D <= kMostFeatures && operand_shared(call.D) <= card.shared));
 }
 
 int64_t gram_scratch(const GramCall& call, int device) {
@@ -161,7 +162,7 @@ const char* gram_add(const GramCall& call, int device, void* stream) {
     const int64_t count = std::min(call.m - begin, layout.chunk);
     const int blocks = int((count + kBlock - 1) / kBlock);
     launch_stage(call, layout, begin, count, multiprocessors, stream);
-    launch_operands(call, layout, blocks, multiprocessors, stream);
+    launch_operands(call, layout, begin, count, multiprocessors, stream);
     const Tasks tasks = tasks_of(layout, blocks, multiprocessors);
     const int grid = int(std::min<int64_t>(int64_t(tasks.tile_count) * tasks.shares, multiprocessors));
     if (call.digits != 0) {

@@ -35,6 +35,15 @@ __device__ __forceinline__ void spread(long long& first, long long& second, int 
   ((t & 2) != 0 ? first : second) = got2;
 }
 
+// The same value, of which the compiler knows nothing before this point: all sums widened ahead would cost more
+// registers than there are.
+__device__ __forceinline__ int not_before(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // A thread's 64 sums of a task, e -> row 8 ((e >> 1) & 1), column 8 (e >> 2) + (e & 1) from its first ones on, to the
 // target. combine(e, i, j) gives the integer for entry (i, j) of the tile; `lower`: entries below the diagonal too.
 template <typename Combine>
@@ -70,7 +79,8 @@ __device__ __forceinline__ void leave_values(const Target& target, const Task& t
   constexpr int kBits = S == 2 ? 8 : 7;
   const bool diagonal = task.row == task.column;
   leave(target, task, row, t, true, [&](int e, int i, int j) {
-    const long long once = (long long)middle[e] << kBits, rest = ((long long)high[e] << 2 * kBits) + low[e];
+    const long long once = (long long)not_before(middle[e]) << kBits;
+    const long long rest = ((long long)not_before(high[e]) << 2 * kBits) + not_before(low[e]);
     return !diagonal || i < j ? rest + once : i > j ? once : rest + 2 * once;
   });
 }
@@ -82,7 +92,7 @@ __device__ __forceinline__ void leave_slopes(const Target& target, const Task& t
   leave(target, task, row, t, false, [&](int e, int, int) {
     long long q = 0;
 #pragma unroll
-    for (int s = 0; s < S; ++s) q = q * 256 - sum[s][e];
+    for (int s = 0; s < S; ++s) q = q * 256 - not_before(sum[s][e]);
     return q;
   });
 }

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kMmaThreads, 1)
       for (int s = 0; s < S; ++s) sum[s][i] = 0;
     }
     all_steps([&](int at) {
-#pragma unroll
+#pragma unroll 1
       for (int half = 0; half < kBlock / kMmaNeurons; ++half) {
         const uint32_t* square = reinterpret_cast<const uint32_t*>(stages.squares[at]) + half * 8 + t;
         uint32_t mask[4], left[S][4];
