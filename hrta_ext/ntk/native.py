@@ -138,15 +138,14 @@ def _with_fewest_digits(
     """Sessions until both matrices are of their class; one that is keeps its product. False where digits run out."""
     (n, features), width = x.shape, neurons.count
     asked = _call(sums, x, Neurons(width), "relu", 2, scratch_bytes, [])
-    many = _C.gram_session(asked, x.get_device()) < 0
-    if many:  # z by the library, where that has room
+    values = choice.digits_to_try(n, features, width)
+    many = not values or _C.gram_session(asked, x.get_device()) < 0
+    if many:  # z by the library and surveyed steps, where there is room
+        values = choice.digits_to_try(n, features, width, True)
         asked.bounds = asked.x
-        if scratch_bytes < many_features.SCRATCH or _C.gram_session(asked, x.get_device()) < 0:
+        if not values or scratch_bytes < many_features.SCRATCH or _C.gram_session(asked, x.get_device()) < 0:
             return False
-    tries = [choice.digits_to_try(n, features, width, many)]
-    if not tries[0]:
-        return False
-    tries.append(choice.square_digits_to_try(n, features, width, neurons.output_weight))
+    tries = [values, choice.square_digits_to_try(n, features, width, neurons.output_weight)]
     bounds = many_features.bounds(x, neurons) if many else None
     products = sums.value_product, sums.slope_product
     good = [False, False]

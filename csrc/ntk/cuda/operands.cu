@@ -67,14 +67,29 @@ __global__ void __launch_bounds__(kThreads, 2)
           const int64_t neuron = int64_t(block) * kBlock + group * 16;
           double* from = call.z + int64_t(row) * call.m + begin + neuron;
           const int there = row < n ? int(count - neuron < 16 ? count - neuron : 16) : 0;
+          double2* pairs = reinterpret_cast<double2*>(from);
+          const bool whole = there == 16 && call.m % 2 == 0;  // on the 16-byte grid
+          // 0 - z: not -0 for 0, whose sign bit would say that z > 0.
 #pragma unroll
-          for (int k = 0; k < 16; ++k) {
-            if (k < there) z[k] = 0.0 - from[k];  // not -0 for 0, whose sign bit would say that z > 0
-            exceeds |= !(fabs(z[k]) <= largest);
+          for (int k = 0; k < 16; k += 2) {
+            if (whole) {
+              const double2 pair = pairs[k / 2];
+              z[k] = 0.0 - pair.x, z[k + 1] = 0.0 - pair.y;
+            } else {
+              if (k < there) z[k] = 0.0 - from[k];
+              if (k + 1 < there) z[k + 1] = 0.0 - from[k + 1];
+            }
           }
 #pragma unroll
-          for (int k = 0; k < 16; ++k) {
-            if (k < there) from[k] = fmax(0.0 - z[k], 0.0);
+          for (int k = 0; k < 16; k += 2) {
+            const double2 pair = make_double2(fmax(0.0 - z[k], 0.0), fmax(0.0 - z[k + 1], 0.0));
+            exceeds |= !(fabs(z[k]) <= largest && fabs(z[k + 1]) <= largest);
+            if (whole) {
+              pairs[k / 2] = pair;
+            } else {
+              if (k < there) from[k] = pair.x;
+              if (k + 1 < there) from[k + 1] = pair.y;
+            }
           }
         }
         auto add_feature = [&](int d) {
