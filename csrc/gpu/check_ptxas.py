@@ -38,7 +38,7 @@ HOT = {
     # The Gram builder's digits.
     "operand_kernel<": 0,
     "value_kernel<": 0,
-    "value_mma_kernel<": 8,
+    "value_mma_kernel<": 0,
     "slope_kernel<": 0,
     "slope_mma_kernel<": 0,
 }

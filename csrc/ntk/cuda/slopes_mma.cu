@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kMmaThreads, 1)
       for (int half = 0; half < kBlock / kMmaNeurons; ++half) {
         const uint32_t* square = reinterpret_cast<const uint32_t*>(stages.squares[at]) + half * 8 + t;
         uint32_t mask[4], left[S][4];
-        load_fragment(mask, stages.data[at][0] + half * kMmaPlane, row);
+        load_rows(mask, stages.data[at][0] + half * kMmaPlane, row);
 #pragma unroll
         for (int s = 0; s < S; ++s) {
 #pragma unroll
@@ -61,11 +61,11 @@ __global__ void __launch_bounds__(kMmaThreads, 1)
 #pragma unroll
         for (int j = 0; j < kRows; j += 16) {
           uint32_t right[4];
-          load_fragment(right, stages.data[at][side] + half * kMmaPlane, j);
+          load_columns(right, stages.data[at][side] + half * kMmaPlane, j);
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
 #pragma unroll
-            for (int s = 0; s < S; ++s) multiply_u8_s8(sum[s] + j / 2 + 4 * h, left[s], right[h], right[h + 2]);
+            for (int s = 0; s < S; ++s) multiply_u8_s8(sum[s] + j / 2 + 4 * h, left[s], right[2 * h], right[2 * h + 1]);
           }
         }
       }

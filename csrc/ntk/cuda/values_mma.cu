@@ -25,23 +25,30 @@ __device__ __forceinline__ void multiply(int (&high)[64], int (&middle)[64], int
                                          const unsigned char (&right)[S][kMmaPlane], int row) {
   uint32_t l[S][4];
 #pragma unroll
-  for (int s = 0; s < S; ++s) load_fragment(l[s], left[s], row);
+  for (int s = 0; s < S; ++s) load_rows(l[s], left[s], row);
 #pragma unroll
   for (int j = 0; j < kRows; j += 16) {
-    uint32_t r[S][4];
-#pragma unroll
-    for (int s = 0; s < S; ++s) load_fragment(r[s], right[s], j);
+    // One digit of the right side after the other, so that few registers hold them.
+    uint32_t r[4];
+    load_columns(r, right[0], j);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int e = j / 2 + 4 * h;
-      multiply_u8_u8(high + e, l[0], r[0][h], r[0][h + 2]);
-      multiply_u8_s8(middle + e, l[0], r[1][h], r[1][h + 2]);
-      multiply_s8_s8(low + e, l[1], r[1][h], r[1][h + 2]);
-      if constexpr (!kDiagonal) multiply_s8_u8(middle + e, l[1], r[0][h], r[0][h + 2]);
-      if constexpr (S == 3) {
-        multiply_u8_s8(low + e, l[0], r[2][h], r[2][h + 2]);
-        multiply_s8_u8(low + e, l[2], r[0][h], r[0][h + 2]);
-      }
+      multiply_u8_u8(high + e, l[0], r[2 * h], r[2 * h + 1]);
+      if constexpr (!kDiagonal) multiply_s8_u8(middle + e, l[1], r[2 * h], r[2 * h + 1]);
+      if constexpr (S == 3) multiply_s8_u8(low + e, l[2], r[2 * h], r[2 * h + 1]);
+    }
+    load_columns(r, right[1], j);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int e = j / 2 + 4 * h;
+      multiply_u8_s8(middle + e, l[0], r[2 * h], r[2 * h + 1]);
+      multiply_s8_s8(low + e, l[1], r[2 * h], r[2 * h + 1]);
+    }
+    if constexpr (S == 3) {
+      load_columns(r, right[2], j);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) multiply_u8_s8(low + j / 2 + 4 * h, l[0], r[2 * h], r[2 * h + 1]);
     }
   }
 }

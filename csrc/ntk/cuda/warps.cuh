@@ -18,10 +18,15 @@ constexpr int kMmaThreads = 256;  // eight warps, each with 16 rows of the tile
 constexpr int kMmaNeurons = 32;   // of a step of the tensor cores
 constexpr int kMmaPlane = kRows * kMmaNeurons;
 
-// Elements of 16 rows from `row` on and 32 neurons: a left factor, or, [h] and [h + 2], two right factors of 8 columns.
-__device__ __forceinline__ void load_fragment(uint32_t (&to)[4], const unsigned char* plane, int row) {
+// Elements of 16 samples from `row` on and 32 neurons: a left factor.
+__device__ __forceinline__ void load_rows(uint32_t (&to)[4], const unsigned char* plane, int row) {
   const int lane = int(threadIdx.x) & 31;
   load_matrices(to, plane + (lane >> 4) * kRows * 16 + (row + (lane & 15)) * 16);
+}
+// The same as two right factors of 8 columns, 2 h and 2 h + 1: side by side, as a product takes them.
+__device__ __forceinline__ void load_columns(uint32_t (&to)[4], const unsigned char* plane, int column) {
+  const int lane = int(threadIdx.x) & 31;
+  load_matrices(to, plane + (lane >> 3 & 1) * kRows * 16 + (column + (lane >> 4) * 8 + (lane & 7)) * 16);
 }
 
 // body(task, all_steps) for each of this block's tasks; all_steps(multiply) calls multiply(stage) for each step of the
