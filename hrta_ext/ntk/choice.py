@@ -52,8 +52,9 @@ def square_digits_to_try(n: int, n_features: int, width: int, output_weight: Ten
     per_spread = 4.5 / 65536.0 * ratio / math.sqrt(width)
     spread = 2.0 * math.log(width + 1.0)
     if output_weight is not None and per_spread <= LIMIT:  # else not even where all are equal
-        squares = output_weight.double().square()
-        spread = float(squares.amax() / squares.mean())
+        low, high = torch.aminmax(output_weight)  # without a tensor between
+        norm = torch.linalg.vector_norm(output_weight, dtype=torch.float64)
+        spread = float((torch.maximum(high, -low) / norm).square()) * output_weight.numel()
     return [2, 3] if per_spread * spread <= LIMIT else [3]
 
 

@@ -23,7 +23,7 @@ _UNIT = 2.0**-8  # of bfloat16
 
 def piece_of(n: int, features: int) -> int:
     """Neurons at a time: a function of shapes alone, since on it hang the bits of the library's products."""
-    room = SCRATCH * 5 // 8 if n > 512 else SCRATCH * 3 // 8  # few samples have private sums in the rest
+    room = SCRATCH // 16 * (9 if n <= 128 else 6 if n <= 512 else 10)  # up to 512 samples have private sums in the rest
     return min(max(room // (8 * (n + 2 * features)) // 512 * 512, 512), 2**17)
 
 

@@ -1,4 +1,7 @@
-"""The Gram builder on a GPU, at widths where its int8 digits serve; they have an emulation of their own beside this."""
+"""The Gram builder on a GPU, at widths where its int8 digits serve; they have an emulation of their own beside this.
+
+A binary for "90" in place of "90a" has a card of compute capability 9.0 run the products by mma.sync.
+"""
 
 from __future__ import annotations
 
