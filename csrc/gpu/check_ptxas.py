@@ -38,7 +38,9 @@ HOT = {
     # The Gram builder's digits.
     "operand_kernel<": 0,
     "value_kernel<": 0,
-    "slope_kernel": 0,
+    "value_mma_kernel<": 0,
+    "slope_kernel<": 0,
+    "slope_mma_kernel<": 0,
     # The Gram builder's arcs, whose sweep_kernel is above.
     "pair_kernel": 0,
 }

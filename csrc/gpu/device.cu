@@ -33,9 +33,7 @@ int lowered(int value, int limit) {
   return limit == 0 ? value : std::min(value, limit);
 }
 
-}  // namespace
-
-Device device_of(int device) {
+Device whole_device(int device) {
   static Device known[kMostDevices];
   static std::atomic<bool> asked_before[kMostDevices];
   Device found;
@@ -48,6 +46,13 @@ Device device_of(int device) {
     }
     found = known[device];
   }
+  return found;
+}
+
+}  // namespace
+
+Device device_of(int device) {
+  const Device found = whole_device(device);
   return {lowered(found.capability, limits.capability), lowered(found.multiprocessors, limits.multiprocessors),
           lowered(found.shared, limits.shared), lowered(found.cluster, limits.cluster)};
 }
@@ -59,6 +64,10 @@ bool has_wgmma(const Device& device) {
   return false;
 #endif
   return device.capability == 90;
+}
+
+bool runs_wgmma(int device) {
+  return has_wgmma(whole_device(device));
 }
 
 void limit_devices(const Device& to) {

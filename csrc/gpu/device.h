@@ -19,6 +19,9 @@ Device device_of(int device);
 // Whether there are kernels for wgmma: they are in a binary that was built for sm_90a, and run on no other card.
 bool has_wgmma(const Device& device);
 
+// Whether the device runs the image for sm_90a whatever the limits: what leaves that card to wgmma is not in it.
+bool runs_wgmma(int device);
+
 // What does not fit the limits takes the next way, as on a smaller card. Zero lifts one.
 void limit_devices(const Device& limits);
 

@@ -4,6 +4,7 @@
 //   b (16 x 8)   b0: rows 2t, 2t + 1 of column g;  b1: rows 2t + 8, 2t + 9
 //   d (16 x 8)   d0, d1: row g, columns 2t, 2t + 1;  d2, d3: row g + 8
 // so two d side by side have the layout of an a. Float sums are not rounded to nearest: the hardware cuts bits off.
+// Of bytes a register holds four elements: 4t to 4t + 3 where pairs are 2t and 2t + 1, and 16 more where they are 8.
 //
 // Under the tests' emulation tests/emulation/fragments.h gives the same names.
 #pragma once
@@ -73,6 +74,19 @@ __device__ __forceinline__ void multiply_to_halves(uint32_t* d, uint32_t a0, uin
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(0));
 }
 
+// d += a b, bytes in int32: a (16 x 32), b (32 x 8); signed or not, by the names of their types.
+#define HRTA_MULTIPLY_BYTES(name, types)                                                                            \
+  __device__ __forceinline__ void name(int* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {                  \
+    asm("mma.sync.aligned.m16n8k32.row.col.s32." types ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                            \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                            \
+  }
+HRTA_MULTIPLY_BYTES(multiply_u8_u8, "u8.u8")
+HRTA_MULTIPLY_BYTES(multiply_u8_s8, "u8.s8")
+HRTA_MULTIPLY_BYTES(multiply_s8_u8, "s8.u8")
+HRTA_MULTIPLY_BYTES(multiply_s8_s8, "s8.s8")
+#undef HRTA_MULTIPLY_BYTES
+
 // --- memory ---------------------------------------------------------------------------------------------------------
 
 // Of an address in shared memory, as instructions take it.
@@ -86,6 +100,24 @@ __device__ __forceinline__ void copy_16_bytes(void* shared, const void* source) 
 }
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Copies go in groups: all since the last commit are one. All groups but the last kLeft are there.
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kLeft>
+__device__ __forceinline__ void wait_for_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// Four matrices of 8 rows by 16 bytes from shared memory: lane l gives the address of row l % 8 of matrix l / 8, and
+// gets bytes 4t to 4t + 3 of row g of each.
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
 }
 
 // The line comes to the L2 cache.

@@ -56,9 +56,14 @@ struct GramCall {
   int64_t scratch_bytes;  // at most, at least gram_least_scratch
   GramSums sums;
   // On the GPU alone, where a session of several calls collects the sums.
-  double total;     // neurons of all calls
-  void* scratch;    // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
-  double* figures;  // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
+  int square_digits;  // of a_k^2 in the second product, as `digits` of the first; 0: that product is left out
+  double total;       // neurons of all calls
+  // Many features: z by another hand. `bounds` marks such a session, z is that of an add, and linear and cross are the
+  // caller's, who has both ready at the end.
+  const double* bounds;  // (n) what |z_ik| should not exceed: beyond them the figures tell of an infinite norm
+  double* z;             // (n, m) z_ik, which the add overwrites by sigma(z_ik)
+  void* scratch;         // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
+  double* figures;       // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
 };
 
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
@@ -108,11 +113,13 @@ const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, 
 const char* random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
                            int device, void* stream);
 
-// ReLU in the float32 class by int8 digits, call.digits (2 or 3) of the values and 3 of a^2: begin, any number of adds
-// (call.m neurons each, a multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold
-// integers between, and results after end. Nothing in them depends on the cut into calls, scratch_bytes or the card.
-// Neurons in memory come in one call; begin looks at all call.total of them.
-bool gram_serves(const GramCall& call, int device);
+// ReLU in the float32 class by int8 digits, call.digits (2 or 3) of the values and square_digits (2 or 3) of a^2, each
+// 0 where the sums hold that product from an earlier session: begin, any number of adds (call.m neurons each, a
+// multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold integers between, and results
+// after end. Nothing in them depends on the cut into calls, scratch_bytes or the card. Neurons in memory come in one
+// call; begin looks at all call.total of them. With z there are output weights alone, of the add's neurons or, at
+// begin, of all; neurons.first numbers them.
+bool gram_serves(const GramCall& call, int device);      // with bounds any D, without up to 64 or fewer
 int64_t gram_scratch(const GramCall& call, int device);  // from n, D, m (of the largest add), digits, scratch_bytes
 int64_t gram_figures(int64_t n);
 const char* gram_begin(const GramCall& call, int device, void* stream);

@@ -147,7 +147,10 @@ void bind_gram(py::module_& m) {
       .member("neurons", &GramCall::neurons)
       .member("scratch_bytes", &GramCall::scratch_bytes)
       .member("sums", &GramCall::sums)
+      .member("square_digits", &GramCall::square_digits)
       .member("total", &GramCall::total)
+      .memory("bounds", &GramCall::bounds)
+      .memory("z", &GramCall::z)
       .memory("scratch", &GramCall::scratch)
       .memory("figures", &GramCall::figures);
   Named<GramEvaluation>(m, "GramEvaluation")

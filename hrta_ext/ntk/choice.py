@@ -10,8 +10,8 @@ down at random, so e has mean zero whatever the weights are. With A = sum step_i
   of the middle and the lowest digit have mean zero, since what is cut off below the two upper digits is dithered by
   independent numbers: their sum is bounded by Bernstein's inequality in Hilbert space (Pinelis 1994), that of the two
   lowest digits by its mean and McDiarmid's inequality.
-- a_k^2 has 24 bits and one dither a neuron; its error enters G^[w] by eta_k (x_i . x_j) (r + s 1_ik) (r + s 1_jk),
-  where the last two factors are 1 at most for s in [0, 2]: McDiarmid again.
+- a_k^2 has 16 or 24 bits and one dither a neuron; its error enters G^[w] by eta_k (x_i . x_j) (r + s 1_ik)
+  (r + s 1_jk), where the last two factors are 1 at most for s in [0, 2]: McDiarmid again.
 
 What is held against the class is the ratio to the matrices' own norm at the worst s in [0, 2]: quartics in s.
 """
@@ -32,12 +32,30 @@ _VALUES = torch.linspace(0.0, 2.0, 65, dtype=torch.float64)
 _ORDINARY = (1e-140, 1e140)  # of omega |x|: neither squares nor steps leave the range of float64
 
 
-def digits_to_try(n: int, n_features: int, width: int) -> list[int]:
-    """Numbers of digits that are worth a pass, the fewest first: by the bound for normal weights, from shapes alone."""
-    spread = 1.42 * (math.sqrt(n_features) + 0.8 * math.sqrt(2.0 * math.log(width + 1.0)))  # largest over rms value
+def digits_to_try(n: int, n_features: int, width: int, surveyed: bool = False) -> list[int]:
+    """Numbers of digits that are worth a pass, the fewest first: by the bound for normal weights, from shapes alone.
+
+    ``surveyed``: steps come from bounds of z (many_features.py), not from the norms of weights.
+    """
+    largest = 8.0 if surveyed else math.sqrt(n_features) + 0.8 * math.sqrt(2.0 * math.log(width + 1.0))
+    spread = 1.42 * largest  # over the rms value
     two = spread / 65536.0 * (2.0 + 26.0 / math.sqrt(n))
     three = spread / 2.0**22 * 20.0 + 8e-7 * spread**2
     return [digits for digits, error in ((2, two), (3, three)) if 1.1 * error / math.sqrt(width) <= 1.3 * LIMIT]
+
+
+def square_digits_to_try(n: int, n_features: int, width: int, output_weight: Tensor | None) -> list[int]:
+    """The same for a_k^2, which has three digits otherwise: by the largest over the mean square, known for a normal."""
+    # The norm of the x_i . x_j over that of G^[w], samples in all directions: at s = 1 and at s = 2.
+    crowd = n / n_features
+    ratio = math.sqrt((1.0 + crowd) / min(0.25 + crowd / 16.0, 1.0 + 1.2 * crowd / n_features))
+    per_spread = 4.5 / 65536.0 * ratio / math.sqrt(width)
+    spread = 2.0 * math.log(width + 1.0)
+    if output_weight is not None and per_spread <= LIMIT:  # else not even where all are equal
+        low, high = torch.aminmax(output_weight)  # without a tensor between
+        norm = torch.linalg.vector_norm(output_weight, dtype=torch.float64)
+        spread = float((torch.maximum(high, -low) / norm).square()) * output_weight.numel()
+    return [2, 3] if per_spread * spread <= LIMIT else [3]
 
 
 @dataclass(frozen=True)
@@ -47,9 +65,9 @@ class Figures:
     values: list[float]  # inner products of the terms of G^[a]: LL, LC, LP, CC, CP, PP
     slopes: list[float]  # those of G^[w]
     trace: float  # sum P_ii
-    samples: float  # sum |x_i|^2
-    largest: float  # max |x_i|
-    norm2: float  # max |w_k|^2
+    samples: float  # sum |x_i|^2, or of the squares of bounds of z
+    largest: float  # max |x_i|, or of these bounds
+    norm2: float  # max |w_k|^2, or 1 with bounds; infinite where z exceeds one
     square: float  # max a_k^2
     square_sum: float
 
@@ -87,15 +105,15 @@ def value_error(f: Figures, digits: int, width: int) -> float:
     return coherent + rounding + middle + lowest
 
 
-def slope_error(f: Figures, width: int) -> float:
+def slope_error(f: Figures, digits: int, width: int) -> float:
     """What the error of m G^[w] has for a Frobenius norm at most, for s in [0, 2]."""
     inner = math.sqrt(f.slopes[0]) / f.square_sum
-    step = f.square / (_SQUARE_FILL * 2.0**24)
-    random = (0.5 + math.sqrt(0.5 * _UNLIKELY)) * math.sqrt(width) * step
-    return inner * (random + width * step * 2.0**-8)
+    largest = f.square / _SQUARE_FILL
+    random = (0.5 + math.sqrt(0.5 * _UNLIKELY)) * math.sqrt(width) * largest * 2.0 ** (-8 * digits)
+    return inner * (random + width * largest * 2.0**-32)  # rounded to 32 bits before the dither
 
 
-def errors(f: Figures, digits: int, width: int) -> tuple[float, float]:
+def errors(f: Figures, digits: int, square_digits: int, width: int) -> tuple[float, float]:
     """Bounds on the relative errors of G^[a] and G^[w] at the worst s in [0, 2]; infinite where there is none."""
     numbers = [*f.values, *f.slopes, f.trace, f.samples, f.largest, f.norm2, f.square, f.square_sum]
     size = math.sqrt(f.norm2) * f.largest if f.norm2 >= 0.0 else math.nan
@@ -104,5 +122,5 @@ def errors(f: Figures, digits: int, width: int) -> tuple[float, float]:
         return math.inf, math.inf
     of_a, of_w = (_quartic(products, _VALUES).clamp(min=0.0).sqrt() for products in (f.values, f.slopes))
     a = _VALUES**2 * value_error(f, digits, width) / of_a
-    w = slope_error(f, width) / of_w
+    w = slope_error(f, square_digits, width) / of_w
     return float(a.nan_to_num(nan=math.inf).max()), float(w.nan_to_num(nan=math.inf).max())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address, own, placed, plain
-from hrta_ext.ntk import choice
+from hrta_ext.ntk import choice, many_features
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 
@@ -42,11 +43,13 @@ def _call(
 ) -> Any:
     """A GramCall on x's device. What it points to besides the arguments is added to ``kept``."""
     dtype, weight, output_weight = torch.float32, None, None
-    if neurons.weight is not None and neurons.output_weight is not None:
-        weight = plain(neurons.weight, "gram: weight")
+    if neurons.output_weight is not None:
         output_weight = plain(neurons.output_weight, "gram: output_weight")
-        kept += [weight, output_weight]
-        dtype = weight.dtype
+        kept.append(output_weight)
+        dtype = output_weight.dtype
+    if neurons.weight is not None:
+        weight = plain(neurons.weight, "gram: weight")
+        kept.append(weight)
     (n, features), device = x.shape, x.get_device()
     return _C.GramCall(
         base=BASES[base].number,
@@ -120,10 +123,7 @@ def _sessions(
                 torch.cuda.current_stream(x.device).synchronize()  # launched is not done
                 report(before + count)
 
-        tries = [] if high else choice.digits_to_try(x.shape[0], x.shape[1], part.count)
-        if not _session_by_arcs(one, x, part, high, step, tell) and not any(
-            _session(one, x, part, digits, scratch_bytes, step, tell) for digits in tries
-        ):
+        if not _with_fewest_digits(one, x, part, scratch_bytes, step, tell):
             for total in sums:
                 total.zero_()
             return False
@@ -134,43 +134,78 @@ def _sessions(
     return True
 
 
+def _with_fewest_digits(
+    sums: GramSums, x: Tensor, neurons: Neurons, scratch_bytes: int, step: int, report: Callable[[int], Any]
+) -> bool:
+    """Sessions until both matrices are of their class; one that is keeps its product. False where digits run out."""
+    (n, features), width = x.shape, neurons.count
+    asked = _call(sums, x, Neurons(width), "relu", 2, scratch_bytes, [])
+    values = choice.digits_to_try(n, features, width)
+    many = not values or _C.gram_session(asked, x.get_device()) < 0
+    if many:  # z by the library and surveyed steps, where there is room
+        values = choice.digits_to_try(n, features, width, True)
+        asked.bounds = asked.x
+        if not values or scratch_bytes < many_features.SCRATCH or _C.gram_session(asked, x.get_device()) < 0:
+            return False
+    tries = [values, choice.square_digits_to_try(n, features, width, neurons.output_weight)]
+    bounds = many_features.bounds(x, neurons) if many else None
+    products = sums.value_product, sums.slope_product
+    good = [False, False]
+    while all(done or left for done, left in zip(good, tries, strict=True)):
+        digits = [0 if done else left.pop(0) for done, left in zip(good, tries, strict=True)]
+        found = _session(sums, x, neurons, (digits[0], digits[1]), bounds, scratch_bytes, step, report)
+        if math.isinf(found[0]):  # no digits help
+            return False
+        good = [done or error <= choice.LIMIT for done, error in zip(good, found, strict=True)]
+        if all(good):
+            return True
+        for done, product in zip(good, products, strict=True):
+            if not done:
+                product.zero_()
+    return False
+
+
 def _session(
     sums: GramSums,
     x: Tensor,
     neurons: Neurons,
-    digits: int,
+    digits: tuple[int, int],
+    bounds: Tensor | None,
     scratch_bytes: int,
     step: int,
     report: Callable[[int], Any],
-) -> bool:
-    """One session, on sums of zeros; False, and zeros again, where the bound on its errors exceeds the class."""
+) -> tuple[float, float]:
+    """One session, for products of zeros: bounds on the errors of the two matrices, infinite where it does not serve.
+
+    Args:
+        digits: Of the values and of a^2; 0: that product is there already, and its bound means nothing.
+        bounds: Of |z| (n,), where the library forms z.
+    """
     kept: list[Tensor] = []
-    device = x.get_device()
-    stretch = neurons.count if neurons.weight is not None else step
-    call = _call(sums, x, neurons, "relu", digits, scratch_bytes, kept)
+    device, stretch, there = x.get_device(), neurons.count if neurons.weight is not None else step, neurons
+    if bounds is not None:
+        stretch, there = many_features.piece_of(*x.shape), replace(neurons, weight=None)
+    call = _call(sums, x, there, "relu", digits[0], scratch_bytes, kept)
+    call.square_digits, call.bounds = digits[1], own(bounds)
     call.m, call.total = min(neurons.count, stretch), float(neurons.count)
     size = _C.gram_session(call, device)
     if size < 0:
-        return False
+        return math.inf, math.inf
     scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
     figures = torch.empty(_C.gram_figures(x.shape[0], device), 16, dtype=torch.float64, device=x.device)
     call.scratch, call.figures = own(scratch), own(figures)
     _C.gram_begin(call, device)
-    _add_all(call, neurons, stretch, _C.gram_add, device, report)
+    if bounds is None:
+        _add_stretches(call, neurons, stretch, device, report)
+    else:
+        _add_pieces(call, sums, x, neurons, report)
     call.m = min(neurons.count, stretch)
     _C.gram_end(call, device)
-    found = choice.errors(choice.Figures.read(figures), digits, neurons.count)
-    if max(found) <= choice.LIMIT:
-        return True
-    for total in sums:
-        total.zero_()
-    return False
+    return choice.errors(choice.Figures.read(figures), *digits, neurons.count)
 
 
-def _add_all(
-    call: Any, neurons: Neurons, stretch: int, add: Callable[..., Any], device: int, report: Callable[[int], Any]
-) -> None:
-    """A session's calls, ``stretch`` neurons each."""
+def _add_stretches(call: Any, neurons: Neurons, stretch: int, device: int, report: Callable[[int], Any]) -> None:
+    """Neurons whose z the kernels form."""
     for begin in range(0, neurons.count, stretch):
         call.m = min(stretch, neurons.count - begin)
         call.neurons = _C.Neurons(
@@ -184,27 +219,18 @@ def _add_all(
         report(begin + call.m)
 
 
-def _session_by_arcs(
-    sums: GramSums, x: Tensor, neurons: Neurons, high: bool, step: int, report: Callable[[int], Any]
-) -> bool:
-    """One session on sums of zeros, of both classes; False where D is not 2 or n too large."""
-    if x.shape[1] != 2:
-        return False
-    kept: list[Tensor] = []
-    device = x.get_device()
-    digits = _C.gram_digits(BASES["relu"].number, high, neurons.count)
-    call = _call(sums, x, neurons, "relu", digits, 0, kept)
-    call.total = float(neurons.count)
-    size = _C.gram_arcs_session(call, device)
-    if size < 0:
-        return False
-    scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
-    call.scratch = own(scratch)
-    _C.gram_arcs_begin(call, device)
-    stretch = neurons.count if neurons.weight is not None else step
-    _add_all(call, neurons, stretch, _C.gram_arcs_add, device, report)
-    _C.gram_arcs_end(call, device)
-    return True
+def _add_pieces(call: Any, sums: GramSums, x: Tensor, neurons: Neurons, report: Callable[[int], Any]) -> None:
+    """Neurons whose z, and what is linear in their weights, the library forms."""
+    sums.linear.zero_()
+    sums.cross.zero_()
+    done = 0
+    for piece, z in many_features.pieces(sums, x, neurons):
+        kept: list[Tensor] = []
+        call.neurons = _call(sums, x, piece, "relu", call.digits, call.scratch_bytes, kept).neurons
+        call.m, call.z = piece.count, own(z)
+        _C.gram_add(call, x.get_device())
+        done += piece.count
+        report(done)
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:

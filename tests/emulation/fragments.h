@@ -68,6 +68,28 @@ void multiply_by_warp(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const St
   __syncwarp();
 }
 
+// Bytes: every lane gives its six registers, and computes its four sums from those of eight lanes.
+template <typename A, typename B>
+void multiply_bytes(int* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  static thread_local uint32_t of_warp[kMostWarps][kWarp][6];
+  auto& registers = of_warp[threadIdx.x / kWarp];
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  memcpy(registers[lane()], mine, sizeof(mine));
+  __syncwarp();
+  const int g = lane() / 4, t = lane() % 4;
+  for (int e = 0; e < 4; ++e) {
+    int sum = 0;
+    for (int k = 0; k < 32; ++k) {  // of lane (., k / 4 % 4), the second half in registers of their own
+      const int shift = k % 4 * 8, of = k / 4 % 4, second = k / 16;
+      const uint32_t left = registers[4 * g + of][2 * second + e / 2],
+                     right = registers[4 * (2 * t + e % 2) + of][4 + second];
+      sum += int(A(left >> shift & 255u)) * int(B(right >> shift & 255u));
+    }
+    d[e] += sum;
+  }
+  __syncwarp();
+}
+
 // Results of wgmma for `columns`, e of each four.
 template <typename Store>
 void multiply_by_descriptor(const uint32_t (&a)[4], uint64_t matrix, int columns, const Store& store) {
@@ -130,6 +152,30 @@ inline void multiply_to_halves(uint32_t* d, uint32_t a0, uint32_t a1, uint32_t a
   emulation::multiply_by_warp({a0, a1, a2, a3}, b0, b1, [&](int e, double value) { emulation::put_half(d, e, value); });
 }
 
+inline void multiply_u8_u8(int* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::multiply_bytes<uint8_t, uint8_t>(d, a, b0, b1);
+}
+inline void multiply_u8_s8(int* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::multiply_bytes<uint8_t, int8_t>(d, a, b0, b1);
+}
+inline void multiply_s8_u8(int* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::multiply_bytes<int8_t, uint8_t>(d, a, b0, b1);
+}
+inline void multiply_s8_s8(int* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::multiply_bytes<int8_t, int8_t>(d, a, b0, b1);
+}
+
+inline void load_matrices(uint32_t (&to)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("a matrix beside the 16-byte grid");
+  emulation::exchanged(row, [&](auto of) {
+    for (int i = 0; i < 4; ++i) {
+      memcpy(&to[i], static_cast<const unsigned char*>(of(8 * i + emulation::lane() / 4)) + emulation::lane() % 4 * 4,
+             4);
+    }
+    return 0;
+  });
+}
+
 inline uint32_t shared_address(const void* at) {
   return uint32_t(static_cast<const unsigned char*>(at) - shared_memory());
 }
@@ -140,6 +186,9 @@ inline void copy_16_bytes(void* shared, const void* source) {
   memcpy(shared, source, 16);
 }
 inline void wait_for_copies() {}
+inline void commit_copies() {}
+template <int>
+void wait_for_groups() {}
 inline void prefetch(const void*) {}
 
 inline void wgmma_fence() {}

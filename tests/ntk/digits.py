@@ -28,13 +28,14 @@ def session(
     sums: GramSums | None = None,
     scratch_bytes: int = 1 << 24,
     stretch: int = 0,
+    square_digits: int = 3,
 ) -> tuple[GramSums, Tensor]:
     """The sums and the figures of one session, whose scratch memory starts as rubbish and has a guard behind it."""
     stored = isinstance(neurons[0], Tensor)
     weight, output_weight = neurons[:2] if stored else (None, None)
     seed, first, count = (0, 0, len(neurons[0])) if stored else neurons
     dtype = weight.dtype if stored else torch.float32
-    sizes = torch.tensor([*x.shape, count, digits, KINDS[dtype], scratch_bytes, stretch or count])
+    sizes = torch.tensor([*x.shape, count, digits, KINDS[dtype], scratch_bytes, stretch or count, square_digits])
     sums = zero_sums(x) if sums is None else sums
     rows = max((x.shape[0] + 7) // 8, 3)
     figures = torch.full((rows, 16), torch.nan, dtype=torch.float64)

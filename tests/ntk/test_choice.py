@@ -15,7 +15,7 @@ from hrta_ext.ntk import choice
 
 def fewest(figures: choice.Figures, width: int) -> int | None:
     """The digits that the bound allows; None: the products of a library."""
-    return next((d for d in (2, 3) if max(choice.errors(figures, d, width)) <= choice.LIMIT), None)
+    return next((d for d in (2, 3) if max(choice.errors(figures, d, 3, width)) <= choice.LIMIT), None)
 
 
 def test_normal_weights_take_fewer_digits_the_wider_they_are() -> None:
@@ -35,6 +35,37 @@ def test_normal_weights_take_fewer_digits_the_wider_they_are() -> None:
         found[width] = fewest(grown, width)
         assert (found[width] is None) == (choice.digits_to_try(100, 4, width) == [])
     assert found == {2_000: None, 100_000: 3, 10_000_000: 2}
+
+
+@pytest.mark.parametrize(("n", "d"), [(100, 3), (100, 64)])
+@pytest.mark.parametrize("kind", ["signs", "uniform", "normal"])
+def test_squares_take_two_digits_where_they_are_even(kind: str, n: int, d: int) -> None:
+    """What is tried first is what the bound allows, to a factor of four in the width; as for drawn normal weights."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, output_weight = problem(n, 20_000, d)
+    if kind == "signs":
+        output_weight = output_weight.sign()
+    elif kind == "uniform":
+        output_weight = torch.rand(20_000, generator=generator, dtype=torch.float64) - 0.5
+    figures = figures_of(x, weight, output_weight)
+    widths = [4**power for power in range(6, 16)]
+    tried, holds = [], []
+    for width in widths:
+        times = width / 20_000
+        largest = 2.0 * math.log(width) if kind == "normal" else figures.square  # grows with the width
+        grown = replace(
+            figures,
+            slopes=[times**2 * part for part in figures.slopes],
+            square_sum=times * figures.square_sum,
+            square=largest,
+        )
+        tried.append(2 in choice.square_digits_to_try(n, d, width, None if kind == "normal" else output_weight))
+        holds.append(choice.errors(grown, 3, 2, width)[1] <= choice.LIMIT)
+    assert holds == sorted(holds)
+    assert holds[-1]
+    assert not holds[0]
+    assert abs(tried.index(True) - holds.index(True)) <= 1
+    assert 2 not in choice.square_digits_to_try(n, d, 10**9, torch.full((4,), torch.nan))
 
 
 @pytest.mark.parametrize("kind", ["neuron", "output weight"])
@@ -64,8 +95,8 @@ def test_identical_neurons_are_no_harm() -> None:
 )
 def test_what_is_not_ordinary_has_no_bound(name: str, value: float) -> None:
     figures = figures_of(*problem(10, 5_000, 3))
-    assert max(choice.errors(figures, 3, 5_000)) < math.inf
-    assert max(choice.errors(replace(figures, **{name: value}), 3, 5_000)) == math.inf
+    assert max(choice.errors(figures, 3, 3, 5_000)) < math.inf
+    assert max(choice.errors(replace(figures, **{name: value}), 3, 3, 5_000)) == math.inf
 
 
 def rounded(x: torch.Tensor, weight: torch.Tensor, seed: int) -> torch.Tensor:

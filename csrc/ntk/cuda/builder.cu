@@ -59,6 +59,17 @@ Tasks tasks_of(const Layout& layout, int blocks, int multiprocessors) {
   return tasks;
 }
 
+bool by_wgmma(const Device& card) {
+  return has_wgmma(card) && card.shared >= 227 * 1024;
+}
+
+bool by_mma(const Device& card, [[maybe_unused]] int device) {
+#if defined(__CUDACC__)
+  if (runs_wgmma(device)) return false;  // these kernels are empty there
+#endif
+  return card.capability >= 80 && card.shared >= kMmaShared;
+}
+
 Target target_of(const Layout& layout, const GramCall& call, const Tasks& tasks, bool values) {
   if (layout.planes > 0) {
     return {values ? layout.value_planes : layout.slope_planes, int(call.n), call.n * call.n, false};
@@ -71,13 +82,15 @@ Target target_of(const Layout& layout, const GramCall& call, const Tasks& tasks,
 
 Layout layout_of(const GramCall& call, int multiprocessors) {
   Layout layout{};
+  layout.digits = std::max(call.digits, 2), layout.square_digits = std::max(call.square_digits, 2);
   const int64_t nn = call.n * call.n;
   layout.rows = round_up(call.n, kRows), layout.row_blocks = layout.rows / kRows;
   layout.tile_count = layout.row_blocks * (layout.row_blocks + 1) / 2;
-  layout.pairs = call.D * (call.D + 1) / 2;
+  layout.features = call.bounds == nullptr ? call.D : 0;
+  layout.pairs = layout.features * (layout.features + 1) / 2;
   // The operand kernel keeps the sums of few features in registers; a share of the others ends in atomics.
-  layout.share = call.D <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
-  layout.image_bytes = kBlock * (8 * call.D + 8 + 2);
+  layout.share = layout.features <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
+  layout.image_bytes = image_bytes_for(layout.features);
   if (layout.tile_count <= kFewTiles) {
     layout.planes = std::max<int64_t>(multiprocessors / layout.tile_count, 1);
     if (32 * layout.planes * nn > call.scratch_bytes) layout.planes = 0;
@@ -85,13 +98,13 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   Cutter cut{static_cast<unsigned char*>(call.scratch)};
   layout.state = cut.take<State>(1);
   layout.moment = cut.take<long long>(layout.pairs);
-  layout.cross = cut.take<long long>(call.n * call.D);
+  layout.cross = cut.take<long long>(call.n * layout.features);
   layout.value_planes = cut.take<long long>(layout.planes * nn);
   layout.slope_planes = cut.take<long long>(layout.planes * nn);
   layout.norms = cut.take<double>(layout.rows);
   layout.tiles = cut.take<uint32_t>(layout.tile_count);
   const int64_t unit = int64_t(layout.share) * kBlock;
-  const int64_t per_neuron = layout.rows * (call.digits + 1) + layout.image_bytes / kBlock + kSquareDigits;
+  const int64_t per_neuron = layout.rows * (layout.digits + 1) + layout.image_bytes / kBlock + layout.square_digits;
   const bool whole = layout.planes == 0 && many_tiles(layout, multiprocessors);
   const int64_t most = whole ? int64_t(kFlush) * kBlock : kMostChunk;
   const int64_t fits = std::min((call.scratch_bytes - cut.at - 1024) / per_neuron, most);
@@ -100,9 +113,9 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   const int64_t step = fits >= 4 * wave ? wave : unit;
   layout.chunk = std::max(std::min(fits / step * step, round_up(call.m, unit)), unit);
   layout.image = cut.take<unsigned char>(layout.chunk / kBlock * layout.image_bytes);
-  layout.values = cut.take<unsigned char>(layout.rows * layout.chunk * call.digits);
+  layout.values = cut.take<unsigned char>(layout.rows * layout.chunk * layout.digits);
   layout.active = cut.take<unsigned char>(layout.rows * layout.chunk);
-  layout.squares = cut.take<unsigned char>(layout.chunk * kSquareDigits);
+  layout.squares = cut.take<unsigned char>(layout.chunk * layout.square_digits);
   layout.bytes = cut.at;
   return layout;
 }
@@ -113,8 +126,10 @@ using namespace digits;
 
 bool gram_serves(const GramCall& call, int device) {
   const Device card = device_of(device);
-  return call.base == kRelu && (call.digits == 2 || call.digits == 3) && call.n > 0 && call.n <= kMostSamples &&
-         call.D >= 1 && call.D <= kMostFeatures && has_wgmma(card) && card.shared >= 227 * 1024;
+  const auto two_or_three = [](int digits) { return digits == 0 || digits == 2 || digits == 3; };
+  return call.base == kRelu && two_or_three(call.digits) && two_or_three(call.square_digits) && call.n > 0 &&
+         call.n <= kMostSamples && call.D >= 1 && (by_wgmma(card) || by_mma(card, device)) &&
+         (call.bounds != nullptr || (call.D <= kMostFeatures && operand_shared(call.D) <= card.shared));
 }
 
 int64_t gram_scratch(const GramCall& call, int device) {
@@ -139,17 +154,25 @@ const char* gram_begin(const GramCall& call, int device, void* stream) {
 const char* gram_add(const GramCall& call, int device, void* stream) {
   if (call.m == 0) return nullptr;
   DeviceGuard guard(device);
-  const int multiprocessors = device_of(device).multiprocessors;
+  const Device card = device_of(device);
+  const int multiprocessors = card.multiprocessors;
+  const bool wgmma = by_wgmma(card);
   const Layout layout = layout_of(call, multiprocessors);
   for (int64_t begin = 0; begin < call.m; begin += layout.chunk) {
     const int64_t count = std::min(call.m - begin, layout.chunk);
     const int blocks = int((count + kBlock - 1) / kBlock);
     launch_stage(call, layout, begin, count, multiprocessors, stream);
-    launch_operands(call, layout, blocks, multiprocessors, stream);
+    launch_operands(call, layout, begin, count, multiprocessors, stream);
     const Tasks tasks = tasks_of(layout, blocks, multiprocessors);
     const int grid = int(std::min<int64_t>(int64_t(tasks.tile_count) * tasks.shares, multiprocessors));
-    launch_value_products(call.digits, layout, tasks, target_of(layout, call, tasks, true), grid, stream);
-    launch_slope_products(layout, tasks, target_of(layout, call, tasks, false), grid, stream);
+    if (call.digits != 0) {
+      const auto products = wgmma ? launch_value_products : launch_value_products_mma;
+      products(call.digits, layout, tasks, target_of(layout, call, tasks, true), grid, stream);
+    }
+    if (call.square_digits != 0) {
+      const auto products = wgmma ? launch_slope_products : launch_slope_products_mma;
+      products(call.square_digits, layout, tasks, target_of(layout, call, tasks, false), grid, stream);
+    }
   }
   return launch_error();
 }

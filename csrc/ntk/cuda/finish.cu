@@ -41,14 +41,17 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = at / D;
   const int d = int(at - i * D);
   const double norm2 = as_double(layout.state->norm2), unit = fixed_unit(call.total * norm2);
-  double sum = 0.0;
-  for (int e = 0; e < D; ++e) {
-    const int low = min(d, e), high = max(d, e);
-    const double moment = double(layout.moment[low * D - low * (low - 1) / 2 + high - low]) * unit;
-    sum = fma(moment, call.x[i * D + e], sum);
+  if (layout.features != 0) {
+    double sum = 0.0;
+    for (int e = 0; e < D; ++e) {
+      const int low = min(d, e), high = max(d, e);
+      const double moment = double(layout.moment[low * D - low * (low - 1) / 2 + high - low]) * unit;
+      sum = fma(moment, call.x[i * D + e], sum);
+    }
+    call.sums.linear[at] = sum;
+    call.sums.cross[at] = 0.5 * (sum + double(layout.cross[at]) * (unit * layout.norms[i]));
   }
-  call.sums.linear[at] = sum;
-  call.sums.cross[at] = 0.5 * (sum + double(layout.cross[at]) * (unit * layout.norms[i]));
+  if (call.square_digits == 0) return;  // left out: what an earlier session found stays
   if (d == 0) call.sums.slope_sum[i] = call.sums.slope_product[i * call.n + i];
   if (at == 0)
     *call.sums.square_sum = double(layout.state->square_sum) * (as_double(layout.state->square) * square_unit);
@@ -56,38 +59,48 @@ __global__ void __launch_bounds__(kThreads)
 
 // figures (ceil(n / 8), 16), of 8 rows each: over the upper triangle and its mirror image the inner products of the
 // three terms of G^[a] (m times, without powers of s), of those of G^[w], then sum P_ii, sum |x_i|^2, the largest
-// |x_i|; in the last column the largest |w_k|^2 and a_k^2, and sum a_k^2. Eight rows at once, for the traffic of what
-// belongs to column j.
+// |x_i| (or the bounds that stand for these); in the last column the largest |w_k|^2 and a_k^2, and sum a_k^2. Eight
+// rows at once, for the traffic of what belongs to column j, and kFigureFeatures of their features.
 __global__ void __launch_bounds__(kThreads)
     figures_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout) {
+  const bool given = layout.features == 0;
   const int D = int(call.D), n = int(call.n), row0 = int(blockIdx.x) * kFigureRows, tid = int(threadIdx.x);
-  double* rows = reinterpret_cast<double*>(shared_memory());  // (3, 8, D): x, linear, cross
-  for (int i = tid; i < kFigureRows * D; i += kThreads) {
-    const bool there = int64_t(row0) * D + i < int64_t(n) * D;
-    rows[i] = there ? call.x[int64_t(row0) * D + i] : 0.0;
-    rows[kFigureRows * D + i] = there ? call.sums.linear[int64_t(row0) * D + i] : 0.0;
-    rows[2 * kFigureRows * D + i] = there ? call.sums.cross[int64_t(row0) * D + i] : 0.0;
-  }
-  __syncthreads();
+  __shared__ double rows[3][kFigureRows][kFigureFeatures];  // x, linear, cross
   double found[14] = {};
   const double square_sum = *call.sums.square_sum;
-  for (int j = row0 + tid; j < n; j += kThreads) {
+  for (int j0 = row0; j0 < n; j0 += kThreads) {  // all threads, for the barriers
+    const int j = j0 + tid;
     double inner[kFigureRows] = {}, linear[kFigureRows] = {}, cross[kFigureRows] = {};
-    for (int d = 0; d < D; ++d) {
-      const int64_t at = int64_t(j) * D + d;
-      const double x = call.x[at], l = call.sums.linear[at], c = call.sums.cross[at];
+    for (int d0 = 0; d0 < D; d0 += kFigureFeatures) {
+      const int features = min(D - d0, kFigureFeatures);
+      if (j0 == row0 || D > kFigureFeatures) {
+        __syncthreads();
+        for (int item = tid; item < kFigureRows * features; item += kThreads) {
+          const int i = item / features, d = item - i * features;
+          const int64_t at = int64_t(row0 + i) * D + d0 + d;
+          const bool there = row0 + i < n;
+          rows[0][i][d] = there ? call.x[at] : 0.0;
+          rows[1][i][d] = there ? call.sums.linear[at] : 0.0;
+          rows[2][i][d] = there ? call.sums.cross[at] : 0.0;
+        }
+        __syncthreads();
+      }
+      for (int d = 0; j < n && d < features; ++d) {
+        const int64_t at = int64_t(j) * D + d0 + d;
+        const double x = call.x[at], l = call.sums.linear[at], c = call.sums.cross[at];
 #pragma unroll
-      for (int i = 0; i < kFigureRows; ++i) {
-        const double xi = rows[i * D + d];
-        inner[i] = fma(xi, x, inner[i]);
-        linear[i] += 0.5 * fma(rows[(kFigureRows + i) * D + d], x, xi * l);
-        cross[i] += fma(rows[(2 * kFigureRows + i) * D + d], x, xi * c);
+        for (int i = 0; i < kFigureRows; ++i) {
+          const double xi = rows[0][i][d];
+          inner[i] = fma(xi, x, inner[i]);
+          linear[i] += 0.5 * fma(rows[1][i][d], x, xi * l);
+          cross[i] += fma(rows[2][i][d], x, xi * c);
+        }
       }
     }
 #pragma unroll
     for (int i = 0; i < kFigureRows; ++i) {
       const int row = row0 + i;
-      if (row > j || row >= n) continue;
+      if (row > j || j >= n) continue;
       const double twice = row < j ? 2.0 : 1.0;
       const int64_t at = int64_t(row) * n + j;
       const double mixed = call.sums.slope_sum[row] + call.sums.slope_sum[j];
@@ -103,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
         found[6 * g + 4] = fma(twice * c[1], c[2], found[6 * g + 4]);
         found[6 * g + 5] = fma(twice * c[2], c[2], found[6 * g + 5]);
       }
-      if (row == j) found[12] += terms[0][2], found[13] += inner[i];
+      if (row == j) found[12] += terms[0][2], found[13] += given ? layout.norms[j] * layout.norms[j] : inner[i];
     }
   }
   double* out = call.figures + int64_t(blockIdx.x) * kFigures;
@@ -170,20 +183,22 @@ unsigned ceil_div(int64_t count, int64_t unit) {
 void launch_finish(const GramCall& call, const Layout& layout, void* stream) {
   const int n = int(call.n);
   const dim3 grid(ceil_div(n, kThreads), unsigned(n));
-  const double range = 0x1p32 * kFill, square_range = 0x1p24 * kSquareFill;
+  const double range = 0x1p32 * kFill, square_range = ldexp(kSquareFill, 8 * layout.square_digits);
   // v = sqrt(norm2) norm / range 2^16 q for two digits; for three 2^10 q, and products are in units of 2^14.
   const double unit = call.digits == 2 ? 0x1p32 : 0x1p20 * 0x1p14;
-  launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
-         reinterpret_cast<long long*>(call.sums.value_product));
-  launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
-         reinterpret_cast<long long*>(call.sums.slope_product));
+  if (call.digits != 0) {
+    launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
+           reinterpret_cast<long long*>(call.sums.value_product));
+  }
+  if (call.square_digits != 0) {
+    launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
+           reinterpret_cast<long long*>(call.sums.slope_product));
+  }
   launch(sums_kernel, dim3(ceil_div(call.n * call.D, kThreads)), kThreads, stream, call, layout, 1.0 / square_range);
 }
 
 void launch_figures(const GramCall& call, const Layout& layout, void* stream) {
-  Shape shape{dim3(unsigned(gram_figures(call.n))), kThreads};
-  shape.shared = size_t(3 * kFigureRows * call.D * 8);
-  launch(figures_kernel, shape, stream, call, layout);
+  launch(figures_kernel, dim3(unsigned(gram_figures(call.n))), kThreads, stream, call, layout);
 }
 
 }  // namespace digits

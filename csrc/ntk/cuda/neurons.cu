@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) survey_kernel(Neurons neurons, int64
   for (int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x; k < m; k += stride) {
     double sum = 0.0, output = 0.0;
     auto add = [&](int, double w) { sum = fma(w, w, sum); };
-    if (weight == nullptr) {
+    if (output_weight == nullptr) {
       for (int j = 0; 4 * j <= D; ++j) {
         draw(neurons.seed, neurons.first + uint64_t(k), j, D, add, [&](float a) { output = double(a); });
       }
@@ -77,11 +77,14 @@ __global__ void __launch_bounds__(kThreads) survey_kernel(Neurons neurons, int64
   }
 }
 
-// |x_i|, of zeros beyond n, and the tiles.
-__global__ void __launch_bounds__(kThreads)
-    prepare_kernel(const double* x, int n, int D, int rows, double* norms, uint32_t* tiles) {
+// |x_i|, of zeros beyond n, and the tiles. Bounds of z stand for them, with 1 for the norm of the weights.
+__global__ void __launch_bounds__(kThreads) prepare_kernel(const double* x, const double* bounds, int n, int D,
+                                                           int rows, double* norms, State* state, uint32_t* tiles) {
   const int at = int(blockIdx.x) * kThreads + int(threadIdx.x), row_blocks = rows / kRows;
-  if (at < rows) {
+  if (at == 0 && bounds != nullptr) state->norm2 = (unsigned long long)__double_as_longlong(1.0);
+  if (at < rows && bounds != nullptr) {
+    norms[at] = at < n ? bounds[at] : 0.0;
+  } else if (at < rows) {
     double largest = 0.0, sum = 0.0;
     for (int d = 0; at < n && d < D; ++d) largest = fmax(largest, fabs(x[int64_t(at) * D + d]));
     for (int d = 0; largest > 0.0 && d < D; ++d) {
@@ -113,15 +116,16 @@ __global__ void __launch_bounds__(kThreads)
     stage_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout, int64_t begin,
                  int64_t count) {
   unsigned char* image = shared_memory();
-  const int D = int(call.D), tid = int(threadIdx.x), pairs = int(layout.pairs);
+  const int D = int(layout.features), tid = int(threadIdx.x), pairs = int(layout.pairs);
   double *w = reinterpret_cast<double*>(image), *constant = w + D * kBlock;
   unsigned char* split = reinterpret_cast<unsigned char*>(constant + kBlock);
   double* a = reinterpret_cast<double*>(split + 2 * kBlock);
   long long* moment = reinterpret_cast<long long*>(a + kBlock);
   const double norm2 = as_double(layout.state->norm2), square = as_double(layout.state->square);
   const double square_scale = square > 0.0 ? 0x1p32 * kSquareFill / square : 0.0;
+  const int square_digits = layout.square_digits, dither_bits = 32 - 8 * square_digits;
   const double moment_scale = fixed_scale(call.total * norm2);
-  const bool drawn = call.neurons.weight == nullptr;
+  const bool drawn = call.neurons.output_weight == nullptr;
   const T* weight = static_cast<const T*>(call.neurons.weight) + begin * D;
   const T* output_weight = static_cast<const T*>(call.neurons.output_weight) + begin;
   const uint64_t first = call.neurons.first + uint64_t(begin);
@@ -150,21 +154,19 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
     if (tid < kBlock) {  // whole warps
-      const uint64_t number = (drawn ? first : uint64_t(begin)) + uint64_t(k0 + tid);
-      const uint32_t h = hash(number), other = mixed(h ^ 0x5bd1e995u);
-      if (call.digits == 2) {
+      const uint32_t h = hash(first + uint64_t(k0 + tid)), other = mixed(h ^ 0x5bd1e995u);
+      if (layout.digits == 2) {
         reinterpret_cast<uint2*>(constant)[tid] = make_uint2(h, 0u);
       } else {
         constant[tid] = 0x1.8p52 + double(h >> 8);  // 7 bits below a, 7 below b, 10 below c
         split[tid] = static_cast<unsigned char>(h >> 25);
         split[kBlock + tid] = static_cast<unsigned char>(h >> 18 & 127u);
       }
-      uint32_t q = uint32_t(a[tid] * a[tid] * square_scale + double(other & 255u)) >> 8;
+      uint32_t q = uint32_t(a[tid] * a[tid] * square_scale + double(other & ((1u << dither_bits) - 1u))) >> dither_bits;
       if (tid >= here) q = 0;  // the dither alone is below one step, but neither is it a neuron
-#pragma unroll
-      for (int i = 0; i < kSquareDigits; ++i) {
-        layout.squares[(int64_t(block) * kSquareDigits + i) * kBlock + tid] =
-            static_cast<unsigned char>(q >> (8 * (kSquareDigits - 1 - i)));
+      for (int i = 0; i < square_digits; ++i) {
+        layout.squares[(int64_t(block) * square_digits + i) * kBlock + tid] =
+            static_cast<unsigned char>(q >> (8 * (square_digits - 1 - i)));
       }
       square_sum += __reduce_add_sync(~0u, q);
     }
@@ -191,12 +193,12 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void launch_prepare(const GramCall& call, const Layout& layout, void* stream) {
-  launch(prepare_kernel, dim3(unsigned((layout.rows + kThreads - 1) / kThreads)), kThreads, stream, call.x, int(call.n),
-         int(call.D), int(layout.rows), layout.norms, layout.tiles);
+  launch(prepare_kernel, dim3(unsigned((layout.rows + kThreads - 1) / kThreads)), kThreads, stream, call.x, call.bounds,
+         int(call.n), int(call.D), int(layout.rows), layout.norms, layout.state, layout.tiles);
   const int64_t total = int64_t(call.total), blocks = (total + kThreads - 1) / kThreads;
-  with_type(call.neurons.weight == nullptr ? ScalarKind::kFloat32 : call.neurons.dtype, [&](auto zero) {
+  with_type(call.neurons.output_weight == nullptr ? ScalarKind::kFloat32 : call.neurons.dtype, [&](auto zero) {
     launch(survey_kernel<decltype(zero)>, dim3(unsigned(blocks < 1056 ? blocks : 1056)), kThreads, stream, call.neurons,
-           total, int(call.D), layout.state);
+           total, int(layout.features), layout.state);
   });
 }
 
@@ -205,7 +207,7 @@ void launch_stage(const GramCall& call, const Layout& layout, int64_t begin, int
   const int64_t blocks = (count + kBlock - 1) / kBlock, most = 8 * int64_t(multiprocessors);
   Shape shape{dim3(unsigned(blocks < most ? blocks : most)), kThreads};
   shape.shared = size_t(layout.image_bytes + 8 * (kBlock + layout.pairs));
-  with_type(call.neurons.weight == nullptr ? ScalarKind::kFloat32 : call.neurons.dtype,
+  with_type(call.neurons.output_weight == nullptr ? ScalarKind::kFloat32 : call.neurons.dtype,
             [&](auto zero) { launch(stage_kernel<decltype(zero)>, shape, stream, call, layout, begin, count); });
 }
 

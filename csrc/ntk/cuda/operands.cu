@@ -12,14 +12,18 @@ namespace digits {
 
 namespace {
 
+constexpr int kGiven = -1;
+
 // `values` (row block, operand block, digit, 16-neuron group, row, 16): 8 KB planes that are the products' image in
 // shared memory; `active` (row block, operand block, 16-neuron group, row, 16): 0xff where z > 0. cross (n, D) += |z|
-// w, in fixed point: doubles over `share` operand blocks, then integers. kD: D if the compiler knows it, else 0.
+// w, in fixed point: doubles over `share` operand blocks, then integers. kD: D if the compiler knows it, else 0;
+// kGiven: z is given and its sums are not wanted.
 template <int S, int kD>
 __global__ void __launch_bounds__(kThreads, 2)
-    operand_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout, int blocks) {
+    operand_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout, int64_t begin,
+                   int64_t count, int blocks) {
   constexpr int kGroups = kBlock / 16;
-  const int D = kD > 0 ? kD : int(call.D), n = int(call.n);
+  const int D = kD > 0 ? kD : kD == kGiven ? 0 : int(call.D), n = int(call.n);
   const int tid = int(threadIdx.x), r = tid % kRows, half = tid / kRows, row = int(blockIdx.x) * kRows + r;
   double* xs = reinterpret_cast<double*>(shared_memory());  // (D, 128)
   double* w = xs + D * kRows;                               // an image
@@ -38,6 +42,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const uint32_t row_hash = hash(uint64_t(row) ^ 0x9E3779B97F4A7C15ull);
   double cross[kD > 0 ? kD : 1] = {};
   long long fixed[kD > 0 ? kD : 1] = {};
+  bool exceeds = false;
   const int words = int(layout.image_bytes / 16), shares = (blocks + layout.share - 1) / layout.share;
   uint4* image = reinterpret_cast<uint4*>(w);
   auto image_of = [&](int block) { return reinterpret_cast<const uint4*>(layout.image + block * layout.image_bytes); };
@@ -52,11 +57,41 @@ __global__ void __launch_bounds__(kThreads, 2)
       __syncthreads();
       if (block + 1 < last && tid < words) ahead = image_of(block + 1)[tid];
       const int64_t at = int64_t(blockIdx.x) * blocks + block;
+      // What warps of no samples leave in the planes, products put into sums that nobody reads.
 #pragma unroll 1
-      for (int group = half; group < kGroups; group += 2) {
+      for (int group = row / 32 * 32 < n ? half : kGroups; group < kGroups; group += 2) {
         double z[16];
 #pragma unroll
         for (int k = 0; k < 16; ++k) z[k] = 0.0;
+        if constexpr (kD == kGiven) {
+          const int64_t neuron = int64_t(block) * kBlock + group * 16;
+          double* from = call.z + int64_t(row) * call.m + begin + neuron;
+          const int there = row < n ? int(count - neuron < 16 ? count - neuron : 16) : 0;
+          double2* pairs = reinterpret_cast<double2*>(from);
+          const bool whole = there == 16 && call.m % 2 == 0;  // on the 16-byte grid
+          // 0 - z: not -0 for 0, whose sign bit would say that z > 0.
+#pragma unroll
+          for (int k = 0; k < 16; k += 2) {
+            if (whole) {
+              const double2 pair = pairs[k / 2];
+              z[k] = 0.0 - pair.x, z[k + 1] = 0.0 - pair.y;
+            } else {
+              if (k < there) z[k] = 0.0 - from[k];
+              if (k + 1 < there) z[k + 1] = 0.0 - from[k + 1];
+            }
+          }
+#pragma unroll
+          for (int k = 0; k < 16; k += 2) {
+            const double2 pair = make_double2(fmax(0.0 - z[k], 0.0), fmax(0.0 - z[k + 1], 0.0));
+            exceeds |= !(fabs(z[k]) <= largest && fabs(z[k + 1]) <= largest);
+            if (whole) {
+              pairs[k / 2] = pair;
+            } else {
+              if (k < there) from[k] = pair.x;
+              if (k + 1 < there) from[k + 1] = pair.y;
+            }
+          }
+        }
         auto add_feature = [&](int d) {
           const double x = xs[d * kRows + r];
 #pragma unroll
@@ -152,34 +187,40 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (row < n) add_to(layout.cross + int64_t(row) * D + d, fixed[d]);
     }
   }
+  if (kD == kGiven && exceeds) atomicMax(&layout.state->norm2, 0x7ff0000000000000ull);
 }
 
 template <int S, int kD>
-void launch_for(const GramCall& call, const Layout& layout, int blocks, int multiprocessors, void* stream) {
+void launch_for(const GramCall& call, const Layout& layout, int64_t begin, int64_t count, int multiprocessors,
+                void* stream) {
+  const int blocks = int((count + kBlock - 1) / kBlock);
   const int64_t shares = (blocks + layout.share - 1) / layout.share;
   const int64_t wave = 2 * int64_t(multiprocessors) / layout.row_blocks;
   Shape shape{dim3(unsigned(layout.row_blocks), unsigned(wave < 1 ? 1 : wave < shares ? wave : shares)), kThreads};
-  shape.shared = size_t(8 * call.D * kRows + layout.image_bytes + (kD == 0 ? 16 * call.D * kRows : 0));
-  launch(operand_kernel<S, kD>, shape, stream, call, layout, blocks);
+  shape.shared = size_t(operand_shared(layout.features));
+  launch(operand_kernel<S, kD>, shape, stream, call, layout, begin, count, blocks);
 }
 
 template <int S>
-void launch_digits(const GramCall& call, const Layout& layout, int blocks, int multiprocessors, void* stream) {
-  switch (call.D) {
-    case 2: return launch_for<S, 2>(call, layout, blocks, multiprocessors, stream);
-    case 3: return launch_for<S, 3>(call, layout, blocks, multiprocessors, stream);
-    case 4: return launch_for<S, 4>(call, layout, blocks, multiprocessors, stream);
-    default: return launch_for<S, 0>(call, layout, blocks, multiprocessors, stream);
+void launch_digits(const GramCall& call, const Layout& layout, int64_t begin, int64_t count, int multiprocessors,
+                   void* stream) {
+  switch (layout.features) {
+    case 0: return launch_for<S, kGiven>(call, layout, begin, count, multiprocessors, stream);
+    case 2: return launch_for<S, 2>(call, layout, begin, count, multiprocessors, stream);
+    case 3: return launch_for<S, 3>(call, layout, begin, count, multiprocessors, stream);
+    case 4: return launch_for<S, 4>(call, layout, begin, count, multiprocessors, stream);
+    default: return launch_for<S, 0>(call, layout, begin, count, multiprocessors, stream);
   }
 }
 
 }  // namespace
 
-void launch_operands(const GramCall& call, const Layout& layout, int blocks, int multiprocessors, void* stream) {
-  if (call.digits == 2) {
-    launch_digits<2>(call, layout, blocks, multiprocessors, stream);
+void launch_operands(const GramCall& call, const Layout& layout, int64_t begin, int64_t count, int multiprocessors,
+                     void* stream) {
+  if (layout.digits == 2) {
+    launch_digits<2>(call, layout, begin, count, multiprocessors, stream);
   } else {
-    launch_digits<3>(call, layout, blocks, multiprocessors, stream);
+    launch_digits<3>(call, layout, begin, count, multiprocessors, stream);
   }
 }
 

@@ -1,5 +1,5 @@
-// What both products share: a ring of stages in shared memory that one warp fills and two warpgroups read, tasks, and
-// how a task's sums leave. A persistent grid; a tile of 128 by 128 samples; a warpgroup has 64 rows of it.
+// What both products share: tasks, and how a task's sums leave; for wgmma a ring of stages in shared memory that one
+// warp fills and two warpgroups read. A persistent grid; a tile of 128 by 128 samples; a warpgroup has 64 rows of it.
 #pragma once
 
 #include "ntk/cuda/hopper.cuh"
@@ -35,6 +35,15 @@ __device__ __forceinline__ void spread(long long& first, long long& second, int 
   ((t & 2) != 0 ? first : second) = got2;
 }
 
+// The same value, of which the compiler knows nothing before this point: all sums widened ahead would cost more
+// registers than there are.
+__device__ __forceinline__ int not_before(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // A thread's 64 sums of a task, e -> row 8 ((e >> 1) & 1), column 8 (e >> 2) + (e & 1) from its first ones on, to the
 // target. combine(e, i, j) gives the integer for entry (i, j) of the tile; `lower`: entries below the diagonal too.
 template <typename Combine>
@@ -61,6 +70,31 @@ __device__ __forceinline__ void leave(const Target& target, const Task& task, in
       }
     }
   }
+}
+
+// The levels of P's products of S digits. Below the diagonal only what launch_finish adds above it.
+template <int S>
+__device__ __forceinline__ void leave_values(const Target& target, const Task& task, int row, int t,
+                                             const int (&high)[64], const int (&middle)[64], const int (&low)[64]) {
+  constexpr int kBits = S == 2 ? 8 : 7;
+  const bool diagonal = task.row == task.column;
+  leave(target, task, row, t, true, [&](int e, int i, int j) {
+    const long long once = (long long)not_before(middle[e]) << kBits;
+    const long long rest = ((long long)not_before(high[e]) << 2 * kBits) + not_before(low[e]);
+    return !diagonal || i < j ? rest + once : i > j ? once : rest + 2 * once;
+  });
+}
+
+// The digits of Q's sums.
+template <int S>
+__device__ __forceinline__ void leave_slopes(const Target& target, const Task& task, int row, int t,
+                                             const int (&sum)[S][64]) {
+  leave(target, task, row, t, false, [&](int e, int, int) {
+    long long q = 0;
+#pragma unroll
+    for (int s = 0; s < S; ++s) q = q * 256 - not_before(sum[s][e]);
+    return q;
+  });
 }
 
 #if defined(HRTA_HOPPER)

@@ -8,24 +8,26 @@ namespace digits {
 
 namespace {
 
+template <int S>
 struct SlopeStage {
   static constexpr int kStages = 12;
   unsigned char data[kStages][2][kPlane];
-  alignas(16) unsigned char squares[kStages][kSquareDigits * kBlock];
+  alignas(16) unsigned char squares[kStages][S * kBlock];
   uint64_t full[kStages], empty[kStages];
 };
 
+template <int S>
 __global__ void __launch_bounds__(kProductThreads, 1)
     slope_kernel([[maybe_unused]] const unsigned char* active, [[maybe_unused]] const unsigned char* squares,
                  [[maybe_unused]] const __grid_constant__ Tasks tasks,
                  [[maybe_unused]] const __grid_constant__ Target target) {
 #if defined(HRTA_HOPPER)
-  constexpr int S = kSquareDigits;
-  SlopeStage& stage = *reinterpret_cast<SlopeStage*>(shared_memory());
+  using Stage = SlopeStage<S>;
+  Stage& stage = *reinterpret_cast<Stage*>(shared_memory());
   start_barriers(stage);
   const int warpgroup = int(threadIdx.x) >> 7, total = tasks.tile_count * tasks.shares * tasks.parts;
   const int lane = int(threadIdx.x) & 31, warp = int(threadIdx.x) >> 5 & 3;
-  Ring<SlopeStage::kStages> ring;
+  Ring<Stage::kStages> ring;
   if (warpgroup == 2) {
     fewer_registers<24>();
     if (warp != 0) return;
@@ -86,23 +88,28 @@ __global__ void __launch_bounds__(kProductThreads, 1)
         if (lane == 0) barrier_arrive(shared_address(&stage.empty[ring.at]));
         ring.next();
       }
-      leave(target, task, row, t, false, [&](int e, int, int) {
-        long long q = 0;
-#pragma unroll
-        for (int s = 0; s < S; ++s) q = q * 256 - sum[s][e];
-        return q;
-      });
+      leave_slopes<S>(target, task, row, t, sum);
     }
   }
 #endif
 }
 
+template <int S>
+void launch_for(const Layout& layout, const Tasks& tasks, const Target& target, int blocks, void* stream) {
+  Shape shape{dim3(unsigned(blocks)), kProductThreads};
+  shape.shared = sizeof(SlopeStage<S>);
+  launch(slope_kernel<S>, shape, stream, layout.active, layout.squares, tasks, target);
+}
+
 }  // namespace
 
-void launch_slope_products(const Layout& layout, const Tasks& tasks, const Target& target, int blocks, void* stream) {
-  Shape shape{dim3(unsigned(blocks)), kProductThreads};
-  shape.shared = sizeof(SlopeStage);
-  launch(slope_kernel, shape, stream, layout.active, layout.squares, tasks, target);
+void launch_slope_products(int digits, const Layout& layout, const Tasks& tasks, const Target& target, int blocks,
+                           void* stream) {
+  if (digits == 2) {
+    launch_for<2>(layout, tasks, target, blocks, stream);
+  } else {
+    launch_for<3>(layout, tasks, target, blocks, stream);
+  }
 }
 
 }  // namespace digits

@@ -93,7 +93,6 @@ __global__ void __launch_bounds__(kProductThreads, 1)
     }
   } else {
     more_registers<240>();
-    constexpr int kDigitBits = S == 2 ? 8 : 7;
     const int row = warpgroup * 64 + warp * 16 + (lane >> 2), t = lane & 3;
     const uint32_t offset = uint32_t(warpgroup) * 64 * 16;
     const bool elected = lane == 0;
@@ -105,18 +104,10 @@ __global__ void __launch_bounds__(kProductThreads, 1)
       for (int i = 0; i < 64; ++i) high[i] = middle[i] = low[i] = 0;
       if (task.row == task.column) {
         multiply_all<S, true>(stage, ring, count, offset, elected, high, middle, low);
-        // Below the diagonal only what launch_finish adds above it.
-        leave(target, task, row, t, true, [&](int e, int i, int j) {
-          const long long once = (long long)middle[e] << kDigitBits;
-          const long long rest = ((long long)high[e] << 2 * kDigitBits) + low[e];
-          return i > j ? once : i < j ? rest + once : rest + 2 * once;
-        });
       } else {
         multiply_all<S, false>(stage, ring, count, offset, elected, high, middle, low);
-        leave(target, task, row, t, true, [&](int e, int, int) {
-          return ((long long)high[e] << 2 * kDigitBits) + ((long long)middle[e] << kDigitBits) + low[e];
-        });
       }
+      leave_values<S>(target, task, row, t, high, middle, low);
     }
   }
 #endif
