@@ -36,7 +36,7 @@ from timing import (
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext.ntk import choice
+from hrta_ext.ntk import levels
 
 S = 0.7
 COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
@@ -74,8 +74,8 @@ class Case:
 
     def algorithm(self, device: str) -> str:
         if device == "cuda":
-            low = self.dtype == torch.float32 and self.base == "relu"
-            return "int8 digits" if low and choice.digits_to_try(self.n, self.D, self.m) else "float64 matmuls"
+            ways = levels.tries(self.base, self.dtype == torch.float64, self.n, self.D, self.m)
+            return f"int8 digits ({ways[0]})" if ways else "float64 matmuls"
         if self.D == 2 and self.base == "relu":
             return "arcs"
         return hx.build_info()["gram"]

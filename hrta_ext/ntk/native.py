@@ -1,6 +1,6 @@
 """The compiled Gram builder: addresses and sizes. Same functions as ``reference``.
 
-On a GPU the builder is for ReLU in the float32 class (``add_to`` says where it does not serve); all else is for both.
+On a GPU the builder's bound may not reach the class (``add_to`` says so); all else is for both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address, own, placed, plain
-from hrta_ext.ntk import choice
+from hrta_ext.ntk import choice, levels
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 
@@ -84,7 +84,7 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        return base == "relu" and not high and _sessions(sums, x, neurons, scratch_bytes, step, report)
+        return _sessions(sums, x, neurons, base, high, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
@@ -102,6 +102,8 @@ def _sessions(
     sums: GramSums,
     x: Tensor,
     neurons: Neurons,
+    base: str,
+    high: bool,
     scratch_bytes: int,
     step: int,
     report: Callable[[int], Any] | None,
@@ -118,8 +120,7 @@ def _sessions(
                 torch.cuda.current_stream(x.device).synchronize()  # launched is not done
                 report(before + count)
 
-        tries = choice.digits_to_try(x.shape[0], x.shape[1], part.count)
-        if not any(_session(one, x, part, digits, scratch_bytes, step, tell) for digits in tries):
+        if not _part(one, x, part, base, high, scratch_bytes, step, tell):
             for total in sums:
                 total.zero_()
             return False
@@ -130,26 +131,56 @@ def _sessions(
     return True
 
 
-def _session(
+def _part(
     sums: GramSums,
     x: Tensor,
     neurons: Neurons,
-    digits: int,
+    base: str,
+    high: bool,
     scratch_bytes: int,
     step: int,
     report: Callable[[int], Any],
 ) -> bool:
-    """One session, on sums of zeros; False, and zeros again, where the bound on its errors exceeds the class."""
+    """Sessions until the bound on the errors of one says that it is good enough; else False, and zeros.
+
+    The figures of one that is not say which of the other ways are worth a session.
+    """
+    found = None
+    for digits in levels.tries(base, high, *x.shape, neurons.count):
+        if found is not None and max(levels.errors(found, digits, neurons.count, base)) > levels.limit(high):
+            continue
+        figures = _session(sums, x, neurons, base, digits, scratch_bytes, step, report)
+        if figures is None:
+            continue
+        if max(levels.errors(figures, digits, neurons.count, base)) <= levels.limit(high):
+            return True
+        found = figures
+        for total in sums:
+            total.zero_()
+    return False
+
+
+def _session(
+    sums: GramSums,
+    x: Tensor,
+    neurons: Neurons,
+    base: str,
+    digits: int,
+    scratch_bytes: int,
+    step: int,
+    report: Callable[[int], Any],
+) -> choice.Figures | None:
+    """One session, on sums of zeros; its figures. None where the kernels do not serve it."""
     kept: list[Tensor] = []
     device = x.get_device()
     stretch = neurons.count if neurons.weight is not None else step
-    call = _call(sums, x, neurons, "relu", digits, scratch_bytes, kept)
+    call = _call(sums, x, neurons, base, digits, scratch_bytes, kept)
     call.m, call.total = min(neurons.count, stretch), float(neurons.count)
     size = _C.gram_session(call, device)
     if size < 0:
-        return False
+        return None
     scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
-    figures = torch.empty(_C.gram_figures(x.shape[0], device), 16, dtype=torch.float64, device=x.device)
+    figures = torch.empty(_C.gram_figures(x.shape[0], device), choice.COLUMNS, dtype=torch.float64, device=x.device)
     call.scratch, call.figures = own(scratch), own(figures)
     _C.gram_begin(call, device)
     for begin in range(0, neurons.count, stretch):
@@ -165,12 +196,7 @@ def _session(
         report(begin + call.m)
     call.m = min(neurons.count, stretch)
     _C.gram_end(call, device)
-    found = choice.errors(choice.Figures.read(figures), digits, neurons.count)
-    if max(found) <= choice.LIMIT:
-        return True
-    for total in sums:
-        total.zero_()
-    return False
+    return choice.Figures.read(figures)
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:

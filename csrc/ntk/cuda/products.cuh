@@ -63,6 +63,27 @@ __device__ __forceinline__ void leave(const Target& target, const Task& task, in
   }
 }
 
+// The same for low words, which go mirrored: there the eight rows of a warp lie side by side without `spread`.
+template <typename Combine>
+__device__ __forceinline__ void leave_low(const Target& target, const Task& task, int row, int t,
+                                          const Combine& combine) {
+  long long* to = target.integers + target.plane * task.share;
+  long long* diagonal = target.diagonal + (target.plane > 0 ? int64_t(task.share) * target.n : 0);
+#pragma unroll
+  for (int e = 0; e < 64; ++e) {
+    const int i = row + 8 * ((e >> 1) & 1), j = 8 * (e >> 2) + 2 * t + (e & 1);
+    const int64_t sample = int64_t(task.row) * kRows + i, other = int64_t(task.column) * kRows + j;
+    if (other >= target.n || sample > other) continue;
+    long long* at = sample < other ? to + other * target.n + sample : diagonal + sample;
+    const long long sum = combine(e, i, j) << target.shift;
+    if (target.shared) {
+      add_to(at, sum);
+    } else {
+      *at += sum;
+    }
+  }
+}
+
 #if defined(HRTA_HOPPER)
 
 // Position in the ring of stages.

@@ -86,12 +86,17 @@ __global__ void __launch_bounds__(kProductThreads, 1)
         if (lane == 0) barrier_arrive(shared_address(&stage.empty[ring.at]));
         ring.next();
       }
-      leave(target, task, row, t, false, [&](int e, int, int) {
+      auto combine = [&](int e, int, int) {
         long long q = 0;
 #pragma unroll
         for (int s = 0; s < S; ++s) q = q * 256 - sum[s][e];
         return q;
-      });
+      };
+      if (target.low) {
+        leave_low(target, task, row, t, combine);
+      } else {
+        leave(target, task, row, t, false, combine);
+      }
     }
   }
 #endif
