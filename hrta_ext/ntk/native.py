@@ -146,7 +146,8 @@ def _part(
     The figures of one that is not say which of the other ways are worth a session.
     """
     found = None
-    for digits in levels.tries(base, high, *x.shape, neurons.count):
+    n, features = x.shape
+    for digits in levels.tries(base, high, n, features, neurons.count):
         if found is not None and max(levels.errors(found, digits, neurons.count, base)) > levels.limit(high):
             continue
         figures = _session(sums, x, neurons, base, digits, scratch_bytes, step, report)

@@ -121,7 +121,7 @@ def test_bounds_hold_for_weights_that_hurt(kernels: Any, kind: str, base: str, d
 # shares of a tile, whose sums are private, shared by atomics, or one block's alone.
 CUTS = [("tanh", 5, 30, 2, 1100, [(1 << 20, 512, 0), (1 << 26, 0, 1)])]
 CUTS += [("relu", 7, 140, 3, 300, [(1 << 18, 0, 2)]), ("gelu", 8, 20, 3, 600, [(1 << 20, 512, 3)])]
-CUTS += [("erf", 7, 513, 2, 70, [(1 << 24, 0, 1)])]
+CUTS += [("erf", 5, 513, 2, 70, [(1 << 24, 0, 1)])]
 
 
 @pytest.mark.parametrize(("base", "digits", "n", "d", "count", "runs"), CUTS)
@@ -137,11 +137,14 @@ def test_same_bits_for_any_card_budget_and_cut(
             assert torch.equal(one, two), (name, budget, stretch, multiprocessors)
 
 
-@pytest.mark.parametrize(("base", "high"), [("gelu", False), ("relu", True), ("relu2", True), ("silu", True)])
-def test_matrices_within_their_class(kernels: Any, base: str, high: bool) -> None:
-    """From the ways that native.py tries, to the matrices, at the worst s and beyond what was summed."""
-    data = problem(70, 130, 4)
-    digits = levels.tries(base, high, 70, 4, 130)[0]
+CLASSES = [("gelu", False, 4, 5), ("relu", True, 4, 7), ("relu2", True, 4, 8), ("silu", True, 64, 8)]
+
+
+@pytest.mark.parametrize(("base", "high", "d", "digits"), CLASSES)
+def test_matrices_within_their_class(kernels: Any, base: str, high: bool, d: int, digits: int) -> None:
+    """The first way that is tried does it, with as many features as the kernel takes too."""
+    data = problem(70, 130, d)
+    assert levels.tries(base, high, 70, d, 130)[0] == digits
     sums, figures = session(kernels, data[0], data[1:], digits, base=base)
     assert max(levels.errors(choice.Figures.read(figures), digits, 130, base)) <= levels.limit(high)
     s = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -177,7 +180,7 @@ def test_few_samples_are_left_to_the_library() -> None:
     assert levels.tries("relu", False, 16, 4, 10**7) == [2, 3]
 
 
-@pytest.mark.parametrize("base", ["relu", "gelu", "relu2"])
+@pytest.mark.parametrize("base", ["relu", "gelu"])
 def test_outliers_take_more_digits_or_the_library(base: str) -> None:
     """One neuron with 1000 times the weight of the others, or one such output weight."""
     for kind in ("neuron", "output weight"):
@@ -189,7 +192,7 @@ def test_outliers_take_more_digits_or_the_library(base: str) -> None:
             output_weight[5] *= 1000.0
         figures = figures_of(x, weight, output_weight, base)
         low = fastest(figures, base, False, 65, 3, 50_000)
-        assert low == 7 if kind == "neuron" and base != "relu2" else low in (5, 7)
+        assert low == (5 if kind == "output weight" and base == "relu" else 7)
         high = fastest(figures, base, True, 65, 3, 50_000)
         assert high is None or high >= 7
 
