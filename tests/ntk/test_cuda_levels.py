@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from cases import BASES
-from emulated import emulated
+from emulated import address, emulated
 from ntk.cases import dense, problem, relative_error
 from ntk.digits import exact_sums, figures_of, session, whole, zero_sums
 from torch import Tensor
 
 import hrta_ext as hx
+from hrta_ext.compiled import KINDS
 from hrta_ext.ntk import choice, levels, native, reference
 
 # Of float64 itself: z, sigma, sums over few neurons. The bounds leave them out (levels.LIMIT has room for them).
@@ -105,11 +106,11 @@ def adversarial(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, output_weight
 
 
-KINDS = ("one large neuron", "one large output weight", "identical neurons", "zero samples and weights")
-KINDS += ("samples of every size",)
+HURTS = ("one large neuron", "one large output weight", "identical neurons", "zero samples and weights")
+HURTS += ("samples of every size",)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HURTS)
 @pytest.mark.parametrize(("base", "digits"), [("relu", 7), ("softplus", 5), ("relu2", 7), ("sin", 5)])
 def test_bounds_hold_for_weights_that_hurt(kernels: Any, kind: str, base: str, digits: int) -> None:
     data = adversarial(kind)
@@ -152,6 +153,20 @@ def test_matrices_within_their_class(kernels: Any, base: str, high: bool, d: int
     for i, value in enumerate(s):
         for got, true in zip(found, dense(*data, value, base), strict=True):
             assert relative_error(got[i], true) <= (1e-13 if high else 1e-6)
+
+
+@pytest.mark.parametrize("n", [65, 128, 300, 512, 513, 2048, 4096, 4097, 8192, 20_000])
+def test_scratch_memory_within_the_budget(kernels: Any, n: int) -> None:
+    """From the least that gram accepts on: what the library's products need."""
+    for d in (1, 4, 64):
+        least = reference.least_scratch(n, d, 1, "gelu", True)
+        for budget in (least, 1 << 28):
+            for digits, base, m in ((5, "gelu", 10**7), (7, "gelu", 1000), (7, "relu", 10**6), (8, "relu2", 10**6)):
+                sizes = torch.tensor([n, d, m, digits, KINDS[torch.float32], budget, m, native.BASES[base].number])
+                nothing = ctypes.c_void_p(None)
+                rest = [nothing] * 3 + [ctypes.c_uint64(0)] * 2 + [nothing] * 3
+                size = kernels.build(address(sizes), *rest)
+                assert 0 < size <= max(budget, least)
 
 
 # --- which way ------------------------------------------------------------------------------------------------------

@@ -123,7 +123,8 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   layout.share = call.D <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
   const bool levels = by_levels(call);
   const int S = digits_of(call);
-  if (levels) layout.share = call.n > 4096 ? 4 : call.total <= 0x1p18 ? 8 : 32;
+  // Levels have large operands; of few neurons every multiprocessor is to have a share.
+  if (levels) layout.share = call.n > 4096 ? 4 : call.total <= 0x1p18 ? 8 : call.n <= kRows ? 16 : 32;
   layout.image_bytes = kBlock * (8 * call.D + 8 + 2);
   if (layout.tile_count <= kFewTiles) {
     layout.planes = std::max<int64_t>(multiprocessors / layout.tile_count, 1);
