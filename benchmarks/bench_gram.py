@@ -101,6 +101,7 @@ GPU_CASES = (
     Case(512, 1_000_000, 8, goals=(10.0, None), rounds=3, peer_share=0.1),
     Case(128, 10_000_000, 4, drawn=True, rounds=3, peer_share=0.1),
     Case(1024, 1_000_000, 4, torch.float64, goals=(1.8, None), rounds=3, peer_share=0.1),
+    Case(1024, 1_000_000, 4, base="gelu", goals=(1.0, None), rounds=3, peer_share=0.1),
     Case(128, 1_000, 16, goals=(1.0, None)),
     Case(2048, 1_000, 16, goals=(1.0, None)),
 )

@@ -83,6 +83,16 @@ int last_square_level(int pass) {
   return 2 + 2 * pass;
 }
 
+// Of levels, whose operands are large and whose numbers take long to make: at least 512 shares to go round where there
+// are as many neurons. From shapes alone.
+int level_share(const GramCall& call, int64_t row_blocks) {
+  const int64_t blocks = (int64_t(call.total) + kBlock - 1) / kBlock * row_blocks;
+  const int most = call.n > 4096 ? 4 : call.n <= kRows ? 16 : 32;
+  int share = 1;
+  while (2 * share <= most && blocks >= 1024 * share) share *= 2;
+  return share;
+}
+
 // Operand blocks whose products a low word holds: below 2^63, at 4 2^14 2^(8 (L - 4)) a neuron from level 3 and less
 // from the levels below it. High words hold all neurons of a session.
 int64_t blocks_held(const GramCall& call) {
@@ -123,8 +133,7 @@ Layout layout_of(const GramCall& call, int multiprocessors) {
   layout.share = call.D <= 4 || call.n > 8192 ? 8 : call.n > 4096 ? 16 : 32;
   const bool levels = by_levels(call);
   const int S = digits_of(call);
-  // Levels have large operands; of few neurons every multiprocessor is to have a share.
-  if (levels) layout.share = call.n > 4096 ? 4 : call.total <= 0x1p18 ? 8 : call.n <= kRows ? 16 : 32;
+  if (levels) layout.share = level_share(call, layout.row_blocks);
   layout.image_bytes = kBlock * (8 * call.D + 8 + 2);
   if (layout.tile_count <= kFewTiles) {
     layout.planes = std::max<int64_t>(multiprocessors / layout.tile_count, 1);
