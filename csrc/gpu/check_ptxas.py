@@ -37,7 +37,7 @@ HOT = {
     "train_kernel<": 0,
     # The Gram builder's digits.
     "operand_kernel<": 0,
-    "response_kernel<": 160,  # what two blocks a multiprocessor leave of registers, for the seven digits of two numbers
+    "response_kernel<": 136,  # seven digits of two numbers in the registers of two blocks a multiprocessor
     "level_kernel<": 0,
     "value_kernel<": 0,
     "slope_kernel": 0,

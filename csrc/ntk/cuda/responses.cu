@@ -19,34 +19,32 @@ __device__ __forceinline__ double steps_for(double bound, int S) {
   return steps < 0x1p1000 ? steps : 0.0;
 }
 
-// The digits of four numbers, a word each, appended to those of the numbers before: bytes 6, 5, ... of q 256^(7 - S)
-// with half a byte added to all below the top one, and taken off again, which leaves bytes that stand for [-128, 127].
-__device__ __forceinline__ void append_digits(const double (&number)[4], double steps, int S,
-                                              uint32_t (&digit)[kMostDigits][4]) {
-  const int shift = 8 * (kMostDigits - S);
-  const long long half = 0x0000808080808080ll >> shift << shift;
+// The digits of four numbers, a word each, appended to those of the numbers before: the bytes of q with half a byte
+// added to all below the top one, and taken off again, which leaves bytes that stand for [-128, 127].
+template <int S>
+__device__ __forceinline__ void append_digits(const double (&number)[4], double steps, uint32_t (&digit)[S][4]) {
+  constexpr long long half = 0x0000808080808080ll >> (8 * (kMostDigits - S));
   uint32_t low[4], high[4];
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
-    const long long q = ((__double2ll_rn(number[e] * steps) << shift) + half) ^ half;
+    const long long q = (__double2ll_rn(number[e] * steps) + half) ^ half;
     low[e] = uint32_t(q), high[e] = uint32_t((unsigned long long)q >> 32);
   }
 #pragma unroll
-  for (int i = 0; i < kMostDigits; ++i) {
-    const uint32_t* from = i < 3 ? high : low;
-    const uint32_t byte = uint32_t(6 - i) & 3u, both = byte | (byte + 4) << 4;
+  for (int i = 0; i < S; ++i) {
+    const uint32_t* from = S - 1 - i > 3 ? high : low;
+    const uint32_t byte = uint32_t(S - 1 - i) & 3u, both = byte | (byte + 4) << 4;
     digit[i][0] = digit[i][1], digit[i][1] = digit[i][2], digit[i][2] = digit[i][3];
     digit[i][3] = permute(permute(from[0], from[1], both), permute(from[2], from[3], both), 0x5410);
   }
 }
 
 // To the planes of an operand block, 16 bytes each.
-__device__ __forceinline__ void store_digits(const uint32_t (&digit)[kMostDigits][4], int S, unsigned char* to) {
+template <int S>
+__device__ __forceinline__ void store_digits(const uint32_t (&digit)[S][4], unsigned char* to) {
 #pragma unroll
-  for (int i = 0; i < kMostDigits; ++i) {
-    if (i < S) {
-      *reinterpret_cast<uint4*>(to + i * kPlane) = make_uint4(digit[i][0], digit[i][1], digit[i][2], digit[i][3]);
-    }
+  for (int i = 0; i < S; ++i) {
+    *reinterpret_cast<uint4*>(to + i * kPlane) = make_uint4(digit[i][0], digit[i][1], digit[i][2], digit[i][3]);
   }
 }
 
@@ -55,13 +53,13 @@ __device__ __forceinline__ void store_digits(const uint32_t (&digit)[kMostDigits
 // `values`, `slopes` (row block, operand block, digit, 16-neuron group, row, 16), `active` as in operands.cu. Rows and
 // neurons that are none have no digits: rows are left as they are, and what a product makes of them is not read. Four
 // neurons at a time, for the size of a base's code. Sums are doubles over `share` operand blocks, then fixed point.
-template <typename Base>
+template <typename Base, int S>
 __global__ void __launch_bounds__(kThreads, 2)
     response_kernel([[maybe_unused]] const __grid_constant__ GramCall call,
                     [[maybe_unused]] const __grid_constant__ Layout layout, [[maybe_unused]] int64_t count) {
 #if defined(HRTA_HOPPER)
   constexpr bool kBinary = Base::kGrowth == Growth::kRamp;
-  const int D = int(call.D), n = int(call.n), S = digits_of(call);
+  const int D = int(call.D), n = int(call.n);
   const int tid = int(threadIdx.x), r = tid % kRows, half = tid / kRows, row = int(blockIdx.x) * kRows + r;
   const int blocks = int((count + kBlock - 1) / kBlock);
   double* xs = reinterpret_cast<double*>(shared_memory());  // (D, 128)
@@ -87,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int here = int(min(count - int64_t(block) * kBlock, int64_t(kBlock)));
 #pragma unroll 1
       for (int group = half; group < kBlock / 16; group += 2) {
-        uint32_t values[kMostDigits][4] = {}, slopes[kMostDigits][4] = {};  // slopes[0] of ReLU: where it is active
+        uint32_t values[S][4] = {}, slopes[S][4] = {};  // slopes[0] of ReLU: where it is active
 #pragma unroll 1
         for (int k = group * 16; k < group * 16 + 16; k += 4) {
           double z[4] = {}, value[4], slope[4];
@@ -111,12 +109,12 @@ __global__ void __launch_bounds__(kThreads, 2)
               slope_sum = fma(a[k + e], slope[e], slope_sum);
             }
           }
-          append_digits(value, value_steps, S, values);
+          append_digits(value, value_steps, values);
           if constexpr (kBinary) {
             slopes[0][0] = slopes[0][1], slopes[0][1] = slopes[0][2], slopes[0][2] = slopes[0][3];
             slopes[0][3] = mask;
           } else {
-            append_digits(slope, slope_steps, S, slopes);
+            append_digits(slope, slope_steps, slopes);
           }
           for (int d = 0; d < D; ++d) {
             const double2 u = *reinterpret_cast<const double2*>(w + d * kBlock + k);
@@ -126,12 +124,12 @@ __global__ void __launch_bounds__(kThreads, 2)
           }
         }
         const int within = (group * kRows + r) * 16;
-        store_digits(values, S, layout.values + at * S * kPlane + within);
+        store_digits(values, layout.values + at * S * kPlane + within);
         if constexpr (kBinary) {
           *reinterpret_cast<uint4*>(layout.active + at * kPlane + within) =
               make_uint4(slopes[0][0], slopes[0][1], slopes[0][2], slopes[0][3]);
         } else {
-          store_digits(slopes, S, layout.slopes + at * S * kPlane + within);
+          store_digits(slopes, layout.slopes + at * S * kPlane + within);
         }
       }
     }
@@ -163,7 +161,11 @@ void launch_responses(const GramCall& call, const Layout& layout, int64_t count,
   with_base(call.base, [&](auto base) {
     // All |z| are below fast_turn_limit, or the bounds say that nothing is right (bounds in words.cu).
     using Base = std::conditional_t<std::is_same_v<decltype(base), Sin>, FastSin, decltype(base)>;
-    launch(response_kernel<Base>, shape, stream, call, layout, count);
+    if (digits_of(call) == 5) {
+      launch(response_kernel<Base, 5>, shape, stream, call, layout, count);
+    } else {
+      launch(response_kernel<Base, kMostDigits>, shape, stream, call, layout, count);
+    }
   });
 }
 
