@@ -36,7 +36,7 @@ from timing import (
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext.ntk import choice
+from hrta_ext.ntk import choice, levels
 
 S = 0.7
 COLUMNS = ("case", "peer", "ours", "peer's", "ratio", "of minima", "goal", "met?")
@@ -76,8 +76,10 @@ class Case:
         if self.D == 2 and self.base == "relu":
             return "arcs"
         if device == "cuda":
-            low = self.dtype == torch.float32 and self.base == "relu"
-            return "int8 digits" if low and choice.digits_to_try(self.n, self.D, self.m) else "float64 matmuls"
+            high = self.dtype == torch.float64
+            few = choice.digits_to_try(self.n, self.D, self.m) if self.base == "relu" and not high else []
+            ways = [*few, *levels.tries(self.base, high, self.n, self.D, self.m)]
+            return f"int8 digits ({ways[0]})" if ways else "float64 matmuls"
         return hx.build_info()["gram"]
 
 
@@ -105,6 +107,7 @@ GPU_CASES = (
     Case(512, 1_000_000, 8, goals=(10.0, None), rounds=3, peer_share=0.1),
     Case(128, 10_000_000, 4, drawn=True, rounds=3, peer_share=0.1),
     Case(1024, 1_000_000, 4, torch.float64, goals=(1.8, None), rounds=3, peer_share=0.1),
+    Case(1024, 1_000_000, 4, base="gelu", goals=(1.0, None), rounds=3, peer_share=0.1),
     Case(128, 1_000, 16, goals=(1.0, None)),
     Case(2048, 1_000, 16, goals=(1.0, None)),
 )

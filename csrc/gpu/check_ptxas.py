@@ -37,6 +37,8 @@ HOT = {
     "train_kernel<": 0,
     # The Gram builder's digits.
     "operand_kernel<": 0,
+    "response_kernel<": 136,  # seven digits of two numbers in the registers of two blocks a multiprocessor
+    "level_kernel<": 0,
     "value_kernel<": 0,
     "value_mma_kernel<": 0,
     "slope_kernel<": 0,

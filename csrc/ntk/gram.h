@@ -48,7 +48,7 @@ inline int gram_digits(int base, bool high, int64_t m) {
 
 struct GramCall {
   int base;         // BaseIndex
-  int digits;       // of the products: gram_digits
+  int digits;       // of the products: gram_digits; on the GPU as at gram_begin
   int64_t n, D;     // samples, features
   int64_t m;        // neurons
   const double* x;  // (n, D)
@@ -63,7 +63,7 @@ struct GramCall {
   const double* bounds;  // (n) what |z_ik| should not exceed: beyond them the figures tell of an infinite norm
   double* z;             // (n, m) z_ik, which the add overwrites by sigma(z_ik)
   void* scratch;         // cuda::gram_scratch bytes, 16-byte aligned, kept from begin to end
-  double* figures;       // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
+  double* figures;       // (cuda::gram_figures rows, 20): what hrta_ext/ntk/choice.py reads
 };
 
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
@@ -113,12 +113,13 @@ const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, 
 const char* random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,
                            int device, void* stream);
 
-// ReLU in the float32 class by int8 digits, call.digits (2 or 3) of the values and square_digits (2 or 3) of a^2, each
-// 0 where the sums hold that product from an earlier session: begin, any number of adds (call.m neurons each, a
-// multiple of 2048 but for the last; 2^30 in all), end. The sums are zero at begin, hold integers between, and results
-// after end. Nothing in them depends on the cut into calls, scratch_bytes or the card. Neurons in memory come in one
-// call; begin looks at all call.total of them. With z there are output weights alone, of the add's neurons or, at
-// begin, of all; neurons.first numbers them.
+// By int8 digits: begin, any number of adds (call.m neurons each, a multiple of 2048 but for the last; 2^30 in all),
+// end. The sums are zero at begin, hold integers between, and results after end. Nothing in them depends on the cut
+// into calls, scratch_bytes or the card. Neurons in memory come in one call; begin looks at all call.total of them.
+// call.digits: 2 or 3 digits of ReLU's values, and square_digits (2 or 3) of a^2, each 0 where the sums hold that
+// product from an earlier session; 5 or 7 digits, all products up to that level, for any base; 8: 7 digits, and one
+// level more. With z there are output weights alone, of the add's neurons or, at begin, of all; neurons.first numbers
+// them.
 bool gram_serves(const GramCall& call, int device);      // with bounds any D, without up to 64 or fewer
 int64_t gram_scratch(const GramCall& call, int device);  // from n, D, m (of the largest add), digits, scratch_bytes
 int64_t gram_figures(int64_t n);

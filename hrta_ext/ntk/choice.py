@@ -26,10 +26,16 @@ from torch import Tensor
 
 MOST_NEURONS = 2**30  # of one session: its integers stay below 2^62
 LIMIT = 9e-7  # relative Frobenius error; rounding to float32 adds 6e-8
-_FILL, _SQUARE_FILL = 0.995, 0.9999  # csrc/ntk/cuda/plan.cuh
+FILL, SQUARE_FILL = 0.995, 0.9999  # csrc/ntk/cuda/plan.cuh
+COLUMNS = 20  # of the figures
 _UNLIKELY = 31.0  # each of six bounds fails with probability 2 exp(-31): 4e-13 together
-_VALUES = torch.linspace(0.0, 2.0, 65, dtype=torch.float64)
+VALUES = torch.linspace(0.0, 2.0, 65, dtype=torch.float64)
 _ORDINARY = (1e-140, 1e140)  # of omega |x|: neither squares nor steps leave the range of float64
+
+
+def spread(n_features: int, width: int) -> float:
+    """The largest |w_k| |x_i| over the root mean square of relu(z_ik), of normal weights."""
+    return 1.42 * (math.sqrt(n_features) + 0.8 * math.sqrt(2.0 * math.log(width + 1.0)))
 
 
 def digits_to_try(n: int, n_features: int, width: int, surveyed: bool = False) -> list[int]:
@@ -37,10 +43,9 @@ def digits_to_try(n: int, n_features: int, width: int, surveyed: bool = False) -
 
     ``surveyed``: steps come from bounds of z (many_features.py), not from the norms of weights.
     """
-    largest = 8.0 if surveyed else math.sqrt(n_features) + 0.8 * math.sqrt(2.0 * math.log(width + 1.0))
-    spread = 1.42 * largest  # over the rms value
-    two = spread / 65536.0 * (2.0 + 26.0 / math.sqrt(n))
-    three = spread / 2.0**22 * 20.0 + 8e-7 * spread**2
+    far = 1.42 * 8.0 if surveyed else spread(n_features, width)
+    two = far / 65536.0 * (2.0 + 26.0 / math.sqrt(n))
+    three = far / 2.0**22 * 20.0 + 8e-7 * far**2
     return [digits for digits, error in ((2, two), (3, three)) if 1.1 * error / math.sqrt(width) <= 1.3 * LIMIT]
 
 
@@ -70,15 +75,21 @@ class Figures:
     norm2: float  # max |w_k|^2, or 1 with bounds; infinite where z exceeds one
     square: float  # max a_k^2
     square_sum: float
+    # With bounds V_i and U_i on values and on slopes times a:
+    slope_sizes: float  # sum (x_i . x_j)^2 U_i^2 U_j^2
+    slope_trace: float  # sum (x_i . x_j)^2 U_i^2 Q_jj
+    sizes: float  # sum V_i^2
+    size: float  # max V_i
 
     @classmethod
     def read(cls, figures: Tensor) -> Figures:
-        """From what the kernels wrote, (rows, 16): the one wait for the device."""
-        total = torch.cat([figures[:, :14].sum(0), figures[:, 14].amax()[None], figures[:3, 15]]).tolist()
+        """From what the kernels wrote, (rows, COLUMNS): the one wait for the device."""
+        sums, most = figures.sum(0), figures.amax(0)
+        total = torch.cat([sums[:14], most[14:15], figures[:3, 15], sums[16:19], most[19:]]).tolist()
         return cls(total[:6], total[6:12], *total[12:])
 
 
-def _quartic(products: list[float], s: Tensor) -> Tensor:
+def quartic(products: list[float], s: Tensor) -> Tensor:
     """The squared Frobenius norm of r^2 L + r s C + s^2 P."""
     r = 1.0 - s
     ll, lc, lp, cc, cp, pp = products
@@ -89,7 +100,7 @@ def _quartic(products: list[float], s: Tensor) -> Tensor:
 def value_error(f: Figures, digits: int, width: int) -> float:
     """What the error of P, (n, n), has for a Frobenius norm at most."""
     x, root = _UNLIKELY, math.sqrt(width)
-    omega2, range_ = f.norm2, _FILL * (2.0**16 if digits == 2 else 2.0**22)
+    omega2, range_ = f.norm2, FILL * (2.0**16 if digits == 2 else 2.0**22)
     a, step = omega2 * f.samples / range_**2, math.sqrt(omega2) * f.largest / range_
     b, norm = f.trace * 1.01, math.sqrt(f.values[5]) * 1.01
     # The rounding to 32 bits, before the dither: half of 2^-16 or 2^-10 steps.
@@ -108,19 +119,23 @@ def value_error(f: Figures, digits: int, width: int) -> float:
 def slope_error(f: Figures, digits: int, width: int) -> float:
     """What the error of m G^[w] has for a Frobenius norm at most, for s in [0, 2]."""
     inner = math.sqrt(f.slopes[0]) / f.square_sum
-    largest = f.square / _SQUARE_FILL
+    largest = f.square / SQUARE_FILL
     random = (0.5 + math.sqrt(0.5 * _UNLIKELY)) * math.sqrt(width) * largest * 2.0 ** (-8 * digits)
     return inner * (random + width * largest * 2.0**-32)  # rounded to 32 bits before the dither
 
 
+def ordinary(f: Figures, size: float) -> bool:
+    """Whether all figures are finite, and the largest value such that float64 holds squares and steps."""
+    numbers = [*f.values, *f.slopes, f.trace, f.samples, f.norm2, f.square, f.slope_sizes, f.slope_trace, f.sizes]
+    return all(map(math.isfinite, numbers)) and _ORDINARY[0] < size < _ORDINARY[1] and f.square_sum >= 1e-280
+
+
 def errors(f: Figures, digits: int, square_digits: int, width: int) -> tuple[float, float]:
     """Bounds on the relative errors of G^[a] and G^[w] at the worst s in [0, 2]; infinite where there is none."""
-    numbers = [*f.values, *f.slopes, f.trace, f.samples, f.largest, f.norm2, f.square, f.square_sum]
     size = math.sqrt(f.norm2) * f.largest if f.norm2 >= 0.0 else math.nan
-    ordinary = all(map(math.isfinite, numbers)) and _ORDINARY[0] < size < _ORDINARY[1]
-    if not ordinary or f.square_sum < 1e-280:
+    if not ordinary(f, size):
         return math.inf, math.inf
-    of_a, of_w = (_quartic(products, _VALUES).clamp(min=0.0).sqrt() for products in (f.values, f.slopes))
-    a = _VALUES**2 * value_error(f, digits, width) / of_a
+    of_a, of_w = (quartic(products, VALUES).clamp(min=0.0).sqrt() for products in (f.values, f.slopes))
+    a = VALUES**2 * value_error(f, digits, width) / of_a
     w = slope_error(f, square_digits, width) / of_w
     return float(a.nan_to_num(nan=math.inf).max()), float(w.nan_to_num(nan=math.inf).max())

@@ -1,22 +1,21 @@
 """The compiled Gram builder: addresses and sizes. Same functions as ``reference``.
 
-On a GPU the builder is for ReLU: with two features in both classes of accuracy, else in that of float32 (``add_to``
-says where it does not serve). All else is for both.
+On a GPU the builder serves where its bounds reach the class (``sessions``); all else is for both.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrta_ext.bases import BASES
-from hrta_ext.compiled import _C, KINDS, address, own, placed, plain
-from hrta_ext.ntk import choice, many_features
+from hrta_ext.compiled import _C, address, own, placed, plain
+from hrta_ext.ntk import sessions
+from hrta_ext.ntk.sessions import gram_call
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 
@@ -38,38 +37,6 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
     return weight, output_weight
 
 
-def _call(
-    sums: GramSums, x: Tensor, neurons: Neurons, base: str, digits: int, scratch_bytes: int, kept: list[Tensor]
-) -> Any:
-    """A GramCall on x's device. What it points to besides the arguments is added to ``kept``."""
-    dtype, weight, output_weight = torch.float32, None, None
-    if neurons.output_weight is not None:
-        output_weight = plain(neurons.output_weight, "gram: output_weight")
-        kept.append(output_weight)
-        dtype = output_weight.dtype
-    if neurons.weight is not None:
-        weight = plain(neurons.weight, "gram: weight")
-        kept.append(weight)
-    (n, features), device = x.shape, x.get_device()
-    return _C.GramCall(
-        base=BASES[base].number,
-        digits=digits,
-        n=n,
-        D=features,
-        m=neurons.count,
-        x=address(x, "gram: x", torch.float64, device, n * features),
-        neurons=_C.Neurons(
-            dtype=KINDS[dtype],
-            weight=address(weight, "gram: weight", dtype, device, neurons.count * features),
-            output_weight=address(output_weight, "gram: output_weight", dtype, device, neurons.count),
-            seed=neurons.seed,
-            first=neurons.first,
-        ),
-        scratch_bytes=scratch_bytes,
-        sums=_C.GramSums(**{name: own(part) for name, part in zip(sums._fields, sums, strict=True)}),
-    )
-
-
 def add_to(
     sums: GramSums,
     x: Tensor,
@@ -88,149 +55,18 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        return base == "relu" and _sessions(sums, x, neurons, high, scratch_bytes, step, report)
+        return sessions.add_to(sums, x, neurons, base, high, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
         digits = _C.gram_digits(BASES[base].number, high, stretch.count)
-        if not _C.gram_sums(_call(sums, x, stretch, base, digits, scratch_bytes, kept)):
+        if not _C.gram_sums(gram_call(sums, x, stretch, base, digits, scratch_bytes, kept)):
             for tensor in sums:
                 tensor.fill_(torch.nan)
         done += stretch.count
         if report is not None:
             report(done)
     return True
-
-
-def _sessions(
-    sums: GramSums,
-    x: Tensor,
-    neurons: Neurons,
-    high: bool,
-    scratch_bytes: int,
-    step: int,
-    report: Callable[[int], Any] | None,
-) -> bool:
-    """On the GPU: sessions of as many neurons as its integers hold, by arcs or with the fewest digits that do it."""
-    done = 0
-    for part in neurons.stretches(choice.MOST_NEURONS):
-        # The sums themselves hold the integers of a session.
-        one = sums if part.count == neurons.count else GramSums(*(torch.zeros_like(total) for total in sums))
-        before = done
-
-        def tell(count: int, before: int = before) -> None:
-            if report is not None:
-                torch.cuda.current_stream(x.device).synchronize()  # launched is not done
-                report(before + count)
-
-        if not _with_fewest_digits(one, x, part, scratch_bytes, step, tell):
-            for total in sums:
-                total.zero_()
-            return False
-        if one is not sums:
-            for total, more in zip(sums, one, strict=True):
-                total.add_(more)
-        done += part.count
-    return True
-
-
-def _with_fewest_digits(
-    sums: GramSums, x: Tensor, neurons: Neurons, scratch_bytes: int, step: int, report: Callable[[int], Any]
-) -> bool:
-    """Sessions until both matrices are of their class; one that is keeps its product. False where digits run out."""
-    (n, features), width = x.shape, neurons.count
-    asked = _call(sums, x, Neurons(width), "relu", 2, scratch_bytes, [])
-    values = choice.digits_to_try(n, features, width)
-    many = not values or _C.gram_session(asked, x.get_device()) < 0
-    if many:  # z by the library and surveyed steps, where there is room
-        values = choice.digits_to_try(n, features, width, True)
-        asked.bounds = asked.x
-        if not values or scratch_bytes < many_features.SCRATCH or _C.gram_session(asked, x.get_device()) < 0:
-            return False
-    tries = [values, choice.square_digits_to_try(n, features, width, neurons.output_weight)]
-    bounds = many_features.bounds(x, neurons) if many else None
-    products = sums.value_product, sums.slope_product
-    good = [False, False]
-    while all(done or left for done, left in zip(good, tries, strict=True)):
-        digits = [0 if done else left.pop(0) for done, left in zip(good, tries, strict=True)]
-        found = _session(sums, x, neurons, (digits[0], digits[1]), bounds, scratch_bytes, step, report)
-        if math.isinf(found[0]):  # no digits help
-            return False
-        good = [done or error <= choice.LIMIT for done, error in zip(good, found, strict=True)]
-        if all(good):
-            return True
-        for done, product in zip(good, products, strict=True):
-            if not done:
-                product.zero_()
-    return False
-
-
-def _session(
-    sums: GramSums,
-    x: Tensor,
-    neurons: Neurons,
-    digits: tuple[int, int],
-    bounds: Tensor | None,
-    scratch_bytes: int,
-    step: int,
-    report: Callable[[int], Any],
-) -> tuple[float, float]:
-    """One session, for products of zeros: bounds on the errors of the two matrices, infinite where it does not serve.
-
-    Args:
-        digits: Of the values and of a^2; 0: that product is there already, and its bound means nothing.
-        bounds: Of |z| (n,), where the library forms z.
-    """
-    kept: list[Tensor] = []
-    device, stretch, there = x.get_device(), neurons.count if neurons.weight is not None else step, neurons
-    if bounds is not None:
-        stretch, there = many_features.piece_of(*x.shape), replace(neurons, weight=None)
-    call = _call(sums, x, there, "relu", digits[0], scratch_bytes, kept)
-    call.square_digits, call.bounds = digits[1], own(bounds)
-    call.m, call.total = min(neurons.count, stretch), float(neurons.count)
-    size = _C.gram_session(call, device)
-    if size < 0:
-        return math.inf, math.inf
-    scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
-    figures = torch.empty(_C.gram_figures(x.shape[0], device), 16, dtype=torch.float64, device=x.device)
-    call.scratch, call.figures = own(scratch), own(figures)
-    _C.gram_begin(call, device)
-    if bounds is None:
-        _add_stretches(call, neurons, stretch, device, report)
-    else:
-        _add_pieces(call, sums, x, neurons, report)
-    call.m = min(neurons.count, stretch)
-    _C.gram_end(call, device)
-    return choice.errors(choice.Figures.read(figures), *digits, neurons.count)
-
-
-def _add_stretches(call: Any, neurons: Neurons, stretch: int, device: int, report: Callable[[int], Any]) -> None:
-    """Neurons whose z the kernels form."""
-    for begin in range(0, neurons.count, stretch):
-        call.m = min(stretch, neurons.count - begin)
-        call.neurons = _C.Neurons(
-            dtype=call.neurons.dtype,
-            weight=call.neurons.weight,
-            output_weight=call.neurons.output_weight,
-            seed=neurons.seed,
-            first=neurons.first + begin,
-        )
-        add(call, device)
-        report(begin + call.m)
-
-
-def _add_pieces(call: Any, sums: GramSums, x: Tensor, neurons: Neurons, report: Callable[[int], Any]) -> None:
-    """Neurons whose z, and what is linear in their weights, the library forms."""
-    sums.linear.zero_()
-    sums.cross.zero_()
-    done = 0
-    for piece, z in many_features.pieces(sums, x, neurons):
-        kept: list[Tensor] = []
-        call.neurons = _call(sums, x, piece, "relu", call.digits, call.scratch_bytes, kept).neurons
-        call.m, call.z = piece.count, own(z)
-        _C.gram_add(call, x.get_device())
-        done += piece.count
-        report(done)
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:

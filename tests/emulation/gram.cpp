@@ -41,13 +41,13 @@ void powers(const int64_t* sizes, const double* left, const double* right, const
   cuda::power_sum(sizes[0], sizes[1], sizes[2], left, right, base, result, 0, nullptr);
 }
 
-// sizes: n, D, m, digits, dtype, scratch_bytes, stretch, digits of a^2; sums: as GramSums. Returns the bytes of scratch
-// where it is null.
+// sizes: n, D, m, digits, dtype, scratch_bytes, stretch, digits of a^2, base; sums: as GramSums. Returns the bytes of
+// scratch where it is null.
 int64_t build(const int64_t* sizes, const double* x, const void* weight, const void* output_weight, uint64_t seed,
               uint64_t first, double** sums, void* scratch, double* figures) {
   const int64_t m = sizes[2], stretch = sizes[6];
   GramCall call{};
-  call.base = kRelu, call.digits = int(sizes[3]), call.square_digits = int(sizes[7]), call.n = sizes[0],
+  call.base = int(sizes[8]), call.digits = int(sizes[3]), call.square_digits = int(sizes[7]), call.n = sizes[0],
   call.D = sizes[1], call.m = stretch;
   call.x = x;
   call.neurons = {static_cast<ScalarKind>(sizes[4]), weight, output_weight, seed, first};

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import hrta_ext as hx
 from hrta_ext.compiled import _C, KINDS
-from hrta_ext.ntk import choice, native
+from hrta_ext.ntk import choice, native, sessions
 from hrta_ext.ntk.types import GramSums, Neurons
 
 LOW, HIGH = 3, 7  # what GramCall.digits says of the class
@@ -271,9 +271,9 @@ def binary(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Binary:
     binary = Binary(kernels)
 
     def add_to(sums: Any, x: Tensor, neurons: Neurons, base: str, high: bool, budget: int, step: int, _: Any) -> bool:
-        return native._sessions(sums, x, neurons, high, budget, step, None)
+        return sessions.add_to(sums, x, neurons, base, high, budget, step, None)
 
-    monkeypatch.setattr(native, "_C", binary)
+    monkeypatch.setattr(sessions, "_C", binary)
     monkeypatch.setattr(native, "add_to", add_to)
     return binary
 

@@ -18,7 +18,7 @@ from ntk.digits import exact_sums, figures_of, session, whole, zero_sums
 from torch import Tensor
 
 import hrta_ext as hx
-from hrta_ext.ntk import choice, native, reference
+from hrta_ext.ntk import choice, reference, sessions
 from hrta_ext.ntk.types import Neurons
 
 
@@ -172,7 +172,7 @@ def test_sums_of_powers(kernels: Any, n: int, n2: int) -> None:
 
 
 class Sessions:
-    """Stands in for the binary: a session of native.py runs on the emulation."""
+    """Stands in for the binary: a session of sessions.py runs on the emulation."""
 
     GramCall = GramSums = Neurons = SimpleNamespace
 
@@ -196,7 +196,7 @@ class Sessions:
         neurons, sums = call.neurons, call.sums
         dtype, count = neurons.dtype, int(call.total)
         sizes = [call.n, call.D, count, call.digits, dtype, call.scratch_bytes, self.stretch, call.square_digits]
-        sizes = torch.tensor(sizes)
+        sizes = torch.tensor([*sizes, call.base])
         names = ("linear", "cross", "square_sum", "slope_sum", "value_product", "slope_product")
         pointers = (ctypes.c_void_p * 6)(*(getattr(sums, name) for name in names))
         first = neurons.first - (self.adds - 1) * self.stretch
@@ -210,7 +210,7 @@ class Sessions:
 
 def build(x: Tensor, neurons: Neurons, step: int = 2048) -> tuple[Any, bool]:
     sums = zero_sums(x)
-    return sums, native._sessions(sums, x, neurons, False, 1 << 24, step, None)
+    return sums, sessions.add_to(sums, x, neurons, "relu", False, 1 << 24, step, None)
 
 
 def test_digits_rise_until_the_bound_holds(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_digits_rise_until_the_bound_holds(kernels: Any, monkeypatch: pytest.Mon
     Those of the squares rise apart, and the product that is good enough is not formed again.
     """
     binary = Sessions(kernels)
-    monkeypatch.setattr(native, "_C", binary)
+    monkeypatch.setattr(sessions, "_C", binary)
     monkeypatch.setattr(choice, "digits_to_try", lambda *shape: [2, 3])
     x, weight, output_weight = problem(12, 500, 3)
     neurons = Neurons(500, weight, output_weight)
@@ -249,7 +249,7 @@ def test_weights_that_are_not_finite_go_to_the_reference(
     kernels: Any, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
     """It makes every entry NaN; here no digit is right."""
-    monkeypatch.setattr(native, "_C", Sessions(kernels))
+    monkeypatch.setattr(sessions, "_C", Sessions(kernels))
     monkeypatch.setattr(choice, "digits_to_try", lambda *shape: [3])
     for place in range(2):
         x, weight, output_weight = problem(4, 70, 3)
@@ -262,7 +262,7 @@ def test_weights_that_are_not_finite_go_to_the_reference(
 def test_more_neurons_than_integers_hold_are_several_sessions(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     binary = Sessions(kernels)
     drawn = hx.random_weights(9, 6000, 3, seed=1, dtype=torch.float64)
-    monkeypatch.setattr(native, "_C", binary)
+    monkeypatch.setattr(sessions, "_C", binary)
     monkeypatch.setattr(choice, "digits_to_try", lambda *shape: [3])
     monkeypatch.setattr(choice, "square_digits_to_try", lambda *shape: [3])
     monkeypatch.setattr(choice, "LIMIT", 1.0)

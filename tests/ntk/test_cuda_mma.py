@@ -15,7 +15,7 @@ from ntk.cases import problem
 from ntk.digits import exact_sums, figures_of, session, whole, zero_sums
 from torch import Tensor
 
-from hrta_ext.ntk import choice, many_features, native, reference
+from hrta_ext.ntk import choice, many_features, reference, sessions
 from hrta_ext.ntk.types import GramSums, Neurons
 
 
@@ -96,7 +96,7 @@ def test_integers_near_their_limit(kernels: Any) -> None:
 
 
 class Binary:
-    """Stands in for the compiled module: every part of a session of native.py runs on the emulation."""
+    """Stands in for the compiled module: every part of a session of sessions.py runs on the emulation."""
 
     GramCall = GramSums = Neurons = SimpleNamespace
 
@@ -135,11 +135,15 @@ class Binary:
 @pytest.fixture
 def binary(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Binary:
     binary = Binary(kernels)
-    monkeypatch.setattr(native, "_C", binary)
+    monkeypatch.setattr(sessions, "_C", binary)
     monkeypatch.setattr(choice, "digits_to_try", lambda *shape: [2, 3])
     monkeypatch.setattr(choice, "LIMIT", 1.0)
     monkeypatch.setattr(many_features, "piece_of", lambda *shape: 128)
     return binary
+
+
+def add_to(sums: GramSums, x: Tensor, neurons: Neurons, scratch_bytes: int = 2**28) -> bool:
+    return sessions.add_to(sums, x, neurons, "relu", False, scratch_bytes, 2048, None)
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 70), (130, 65)])
@@ -152,7 +156,7 @@ def test_many_features(binary: Binary, n: int, d: int, drawn: bool) -> None:
         weight, output_weight = (part.double() for part in reference.random_weights(5, 3, 300, d, x.device))
         neurons = Neurons(300, None, None, 5, 3, reference.random_weights)
     sums = zero_sums(x)
-    assert native._sessions(sums, x, neurons, 2**28, 2048, None)
+    assert add_to(sums, x, neurons)
     assert binary.adds == 3
     exact, figures = exact_sums(x, weight, output_weight), figures_of(x, weight, output_weight)
     bounds = many_features.bounds(x, neurons)
@@ -165,7 +169,7 @@ def test_many_features(binary: Binary, n: int, d: int, drawn: bool) -> None:
         torch.testing.assert_close(got, true, rtol=0, atol=1e-13 * float(true.abs().max()))
     binary.kernels.limit_card(80, 99 * 1024)
     again = zero_sums(x)
-    assert native._sessions(again, x, neurons, 2**28, 2048, None)
+    assert add_to(again, x, neurons)
     assert all(torch.equal(one, two) for one, two in zip(sums, again, strict=True))
 
 
@@ -181,7 +185,7 @@ def test_what_many_features_leave_to_the_library(binary: Binary, kind: str, monk
     elif kind != "budget":
         weight[299, 69] = torch.nan if "NaN" in kind else torch.inf
     sums = zero_sums(x)
-    assert not native._sessions(sums, x, neurons, 2**20 if kind == "budget" else 2**28, 2048, None)
+    assert not add_to(sums, x, neurons, 2**20 if kind == "budget" else 2**28)
     assert not any(part.any() for part in sums)
     assert binary.digits == ([] if kind == "budget" else [(2, 2)])
 
@@ -204,10 +208,11 @@ def test_which_cards_serve(kernels: Any) -> None:
 
     def served(features: int, capability: int, shared: int) -> bool:
         kernels.limit_card(capability, shared)
-        call = native._call(zero_sums(x := torch.ones(3, features).double()), x, Neurons(10), "relu", 2, 1 << 20, [])
+        x = torch.ones(3, features).double()
+        call = sessions.gram_call(zero_sums(x), x, Neurons(10), "relu", 2, 1 << 20, [])
         return binary.gram_session(call, 0) > 0
 
-    native_binary, native._C = native._C, binary
+    compiled, sessions._C = sessions._C, binary
     try:
         assert served(64, 90, 227 * 1024)
         assert not served(65, 90, 227 * 1024)
@@ -216,4 +221,4 @@ def test_which_cards_serve(kernels: Any) -> None:
         assert not served(4, 80, 98 * 1024)
         assert not served(4, 75, 99 * 1024)
     finally:
-        native._C = native_binary
+        sessions._C = compiled

@@ -32,7 +32,8 @@ __global__ void __launch_bounds__(kThreads)
   product[at] = __double_as_longlong(double(sum) * step);
 }
 
-// linear = X W^T W, cross = (linear + sum |z| w) / 2, slope_sum from the diagonal of Q, square_sum.
+// linear = X W^T W, cross, (linear + sum |z| w) / 2 for ReLU's two and three digits, slope_sum, from the diagonal of Q
+// for ReLU, square_sum.
 __global__ void __launch_bounds__(kThreads)
     sums_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout, double square_unit) {
   const int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -41,32 +42,48 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = at / D;
   const int d = int(at - i * D);
   const double norm2 = as_double(layout.state->norm2), unit = fixed_unit(call.total * norm2);
+  const State& state = *layout.state;
+  const double square = as_double(state.square);
   if (layout.features != 0) {
     double sum = 0.0;
     for (int e = 0; e < D; ++e) {
       const int low = min(d, e), high = max(d, e);
-      const double moment = double(layout.moment[low * D - low * (low - 1) / 2 + high - low]) * unit;
+      const int64_t pair = low * D - low * (low - 1) / 2 + high - low;
+      const double moment = from_fixed(layout.moment[pair], layout.moment[layout.pairs + pair], unit);
       sum = fma(moment, call.x[i * D + e], sum);
     }
     call.sums.linear[at] = sum;
-    call.sums.cross[at] = 0.5 * (sum + double(layout.cross[at]) * (unit * layout.norms[i]));
+    call.sums.cross[at] =
+        by_levels(call) ? from_fixed(layout.cross[at], layout.cross_rest[at], fixed_unit(cross_bound(call, layout, i)))
+                        : 0.5 * (sum + double(layout.cross[at]) * (unit * layout.norms[i]));
   }
-  if (call.square_digits == 0) return;  // left out: what an earlier session found stays
-  if (d == 0) call.sums.slope_sum[i] = call.sums.slope_product[i * call.n + i];
-  if (at == 0)
-    *call.sums.square_sum = double(layout.state->square_sum) * (as_double(layout.state->square) * square_unit);
+  if (!by_levels(call) && call.square_digits == 0) return;  // left out: what an earlier session found stays
+  if (at == 0) {
+    *call.sums.square_sum = by_levels(call)
+                                ? from_fixed(state.square_sum, state.square_rest, fixed_unit(call.total * square))
+                                : double(state.square_sum) * (square * square_unit);
+  }
+  if (d > 0) return;
+  if (call.base == kRelu) {
+    call.sums.slope_sum[i] = call.sums.slope_product[i * call.n + i];
+  } else {
+    const double slope_unit = fixed_unit(slope_sum_bound(call, layout, i));
+    call.sums.slope_sum[i] = from_fixed(layout.slope_sum[i], layout.slope_sum[call.n + i], slope_unit);
+  }
 }
 
-// figures (ceil(n / 8), 16), of 8 rows each: over the upper triangle and its mirror image the inner products of the
+// figures (ceil(n / 8), 20), of 8 rows each: over the upper triangle and its mirror image the inner products of the
 // three terms of G^[a] (m times, without powers of s), of those of G^[w], then sum P_ii, sum |x_i|^2, the largest
-// |x_i| (or the bounds that stand for these); in the last column the largest |w_k|^2 and a_k^2, and sum a_k^2. Eight
-// rows at once, for the traffic of what belongs to column j, and kFigureFeatures of their features.
+// |x_i| (or the bounds that stand for these); in column 15 the largest |w_k|^2 and a_k^2, and sum a_k^2. With V_i and
+// U_i the bounds on values and slopes: the sums of (x_i . x_j)^2 U_i^2 U_j^2, of (x_i . x_j)^2 U_i^2 Q_jj and of V_i^2,
+// and the largest V_i. Eight rows at once, for the traffic of what belongs to column j, and kFigureFeatures of their
+// features.
 __global__ void __launch_bounds__(kThreads)
     figures_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout) {
   const bool given = layout.features == 0;
   const int D = int(call.D), n = int(call.n), row0 = int(blockIdx.x) * kFigureRows, tid = int(threadIdx.x);
   __shared__ double rows[3][kFigureRows][kFigureFeatures];  // x, linear, cross
-  double found[14] = {};
+  double found[17] = {};
   const double square_sum = *call.sums.square_sum;
   for (int j0 = row0; j0 < n; j0 += kThreads) {  // all threads, for the barriers
     const int j = j0 + tid;
@@ -116,19 +133,30 @@ __global__ void __launch_bounds__(kThreads)
         found[6 * g + 4] = fma(twice * c[1], c[2], found[6 * g + 4]);
         found[6 * g + 5] = fma(twice * c[2], c[2], found[6 * g + 5]);
       }
-      if (row == j) found[12] += terms[0][2], found[13] += given ? layout.norms[j] * layout.norms[j] : inner[i];
+      const double u2 = layout.slope_bounds[row] * layout.slope_bounds[row];
+      const double other2 = layout.slope_bounds[j] * layout.slope_bounds[j], inner2 = inner[i] * inner[i];
+      const double q = call.sums.slope_product[int64_t(row) * n + row];
+      const double other_q = call.sums.slope_product[int64_t(j) * n + j];
+      found[14] = fma(twice * inner2 * u2, other2, found[14]);
+      found[15] = fma(0.5 * twice * inner2, u2 * other_q + other2 * q, found[15]);
+      if (row == j) {
+        found[12] += terms[0][2], found[13] += given ? layout.norms[j] * layout.norms[j] : inner[i];
+        found[16] = fma(layout.value_bounds[row], layout.value_bounds[row], found[16]);
+      }
     }
   }
   double* out = call.figures + int64_t(blockIdx.x) * kFigures;
 #pragma unroll
-  for (int f = 0; f < 14; ++f) {
+  for (int f = 0; f < 17; ++f) {
     const double sum = sum_over_block(found[f]);
-    if (tid == 0) out[f] = sum;
+    if (tid == 0) out[f < 14 ? f : f + 2] = sum;
   }
   if (tid != 0) return;
-  double largest = 0.0;
-  for (int i = row0; i < n && i < row0 + kFigureRows; ++i) largest = fmax(largest, layout.norms[i]);
-  out[14] = largest;
+  double largest = 0.0, bound = 0.0;
+  for (int i = row0; i < n && i < row0 + kFigureRows; ++i) {
+    largest = fmax(largest, layout.norms[i]), bound = fmax(bound, layout.value_bounds[i]);
+  }
+  out[14] = largest, out[19] = bound;
   const State& state = *layout.state;
   const double first[3] = {as_double(state.norm2), as_double(state.square), square_sum};
   out[15] = blockIdx.x < 3 ? first[blockIdx.x] : 0.0;
@@ -186,13 +214,17 @@ void launch_finish(const GramCall& call, const Layout& layout, void* stream) {
   const double range = 0x1p32 * kFill, square_range = ldexp(kSquareFill, 8 * layout.square_digits);
   // v = sqrt(norm2) norm / range 2^16 q for two digits; for three 2^10 q, and products are in units of 2^14.
   const double unit = call.digits == 2 ? 0x1p32 : 0x1p20 * 0x1p14;
-  if (call.digits != 0) {
-    launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
-           reinterpret_cast<long long*>(call.sums.value_product));
-  }
-  if (call.square_digits != 0) {
-    launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
-           reinterpret_cast<long long*>(call.sums.slope_product));
+  if (by_levels(call)) {
+    launch_words(call, layout, stream);
+  } else {
+    if (call.digits != 0) {
+      launch(product_kernel, grid, kThreads, stream, layout, n, true, unit / (range * range),
+             reinterpret_cast<long long*>(call.sums.value_product));
+    }
+    if (call.square_digits != 0) {
+      launch(product_kernel, grid, kThreads, stream, layout, n, false, 1.0 / square_range,
+             reinterpret_cast<long long*>(call.sums.slope_product));
+    }
   }
   launch(sums_kernel, dim3(ceil_div(call.n * call.D, kThreads)), kThreads, stream, call, layout, 1.0 / square_range);
 }

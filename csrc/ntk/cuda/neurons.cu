@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const double* x, cons
 
 // Writes the images and the digits of a^2 of operand blocks; adds up W^T W and a^2. An image: weights (D, 64) in
 // double, 64 constants of 8 bytes, two times 64 bytes. For two digits a constant is the neuron's hash, for three the
-// double that the operand kernel adds, which carries the dither, and the bytes are the dither below a and below b.
+// double that the operand kernel adds, which carries the dither, and the bytes are the dither below a and below b; for
+// levels it is a_k. Their squares have S digits, 0 to 2 for the first pass, a zero and two more for each of the others.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     stage_kernel(const __grid_constant__ GramCall call, const __grid_constant__ Layout layout, int64_t begin,
@@ -120,17 +121,20 @@ __global__ void __launch_bounds__(kThreads)
   double *w = reinterpret_cast<double*>(image), *constant = w + D * kBlock;
   unsigned char* split = reinterpret_cast<unsigned char*>(constant + kBlock);
   double* a = reinterpret_cast<double*>(split + 2 * kBlock);
-  long long* moment = reinterpret_cast<long long*>(a + kBlock);
+  long long* moment = reinterpret_cast<long long*>(a + kBlock);  // (2, pairs)
   const double norm2 = as_double(layout.state->norm2), square = as_double(layout.state->square);
   const double square_scale = square > 0.0 ? 0x1p32 * kSquareFill / square : 0.0;
   const int square_digits = layout.square_digits, dither_bits = 32 - 8 * square_digits;
-  const double moment_scale = fixed_scale(call.total * norm2);
+  const double moment_scale = fixed_scale(call.total * norm2), sum_scale = fixed_scale(call.total * square);
+  const int S = by_levels(call) ? digits_of(call) : 0;
+  const double level_scale = ldexp(kSquareFill, 8 * S) / square;
+  const bool binary = call.base == kRelu;
   const bool drawn = call.neurons.output_weight == nullptr;
   const T* weight = static_cast<const T*>(call.neurons.weight) + begin * D;
   const T* output_weight = static_cast<const T*>(call.neurons.output_weight) + begin;
   const uint64_t first = call.neurons.first + uint64_t(begin);
-  for (int p = tid; p < pairs; p += kThreads) moment[p] = 0;
-  long long square_sum = 0;
+  for (int p = tid; p < 2 * pairs; p += kThreads) moment[p] = 0;
+  long long square_sum = 0, square_rest = 0;
   const int blocks = int((count + kBlock - 1) / kBlock);
   for (int block = int(blockIdx.x); block < blocks; block += int(gridDim.x)) {
     const int64_t k0 = int64_t(block) * kBlock;
@@ -153,7 +157,21 @@ __global__ void __launch_bounds__(kThreads)
       if (tid < kBlock) a[tid] = tid < here ? double(output_weight[k0 + tid]) : 0.0;
     }
     __syncthreads();
-    if (tid < kBlock) {  // whole warps
+    if (S > 0 && tid < kBlock) {  // whole warps
+      constant[tid] = a[tid];
+      double sum = a[tid] * a[tid];
+      const long long q = __double2ll_rn(sum * level_scale);
+      for (int i = 0; binary && i < S + (S - 3) / 2; ++i) {  // i counts the zeros too
+        const int pass = i / kSquareDigits, digit = i - pass;
+        const bool there = tid < here && (pass == 0 || i % kSquareDigits > 0);
+        const int64_t at = int64_t(pass) * layout.chunk * kSquareDigits + int64_t(block) * kSquareDigits * kBlock;
+        layout.squares[at + (i % kSquareDigits) * kBlock + tid] =
+            there ? static_cast<unsigned char>(q >> (8 * (S - 1 - digit))) : static_cast<unsigned char>(0);
+      }
+      for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      const Fixed fixed = to_fixed(sum * sum_scale);
+      square_sum += fixed.whole, square_rest += fixed.rest;
+    } else if (tid < kBlock) {
       const uint32_t h = hash(first + uint64_t(k0 + tid)), other = mixed(h ^ 0x5bd1e995u);
       if (layout.digits == 2) {
         reinterpret_cast<uint2*>(constant)[tid] = make_uint2(h, 0u);
@@ -178,7 +196,10 @@ __global__ void __launch_bounds__(kThreads)
       double sum = 0.0;
       for (int k = slice; p < pairs && k < kBlock; k += 16) sum = fma(w[d * kBlock + k], w[(d + e) * kBlock + k], sum);
       for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-      if (slice == 0 && p < pairs) moment[p] += __double2ll_rn(sum * moment_scale);
+      if (slice == 0 && p < pairs) {
+        const Fixed fixed = to_fixed(sum * moment_scale);
+        moment[p] += fixed.whole, moment[pairs + p] += fixed.rest;
+      }
     }
     __syncthreads();
     const uint4* words = reinterpret_cast<const uint4*>(image);
@@ -186,8 +207,11 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = tid; i < int(layout.image_bytes / 16); i += kThreads) out[i] = words[i];
   }
   __syncthreads();
-  for (int p = tid; p < pairs; p += kThreads) add_to(layout.moment + p, moment[p]);
-  if (tid < kBlock && tid % 32 == 0) add_to(&layout.state->square_sum, square_sum);
+  for (int p = tid; p < 2 * pairs; p += kThreads) add_to(layout.moment + p, moment[p]);
+  if (tid < kBlock && tid % 32 == 0) {
+    add_to(&layout.state->square_sum, square_sum);
+    if (S > 0) add_to(&layout.state->square_rest, square_rest);
+  }
 }
 
 }  // namespace
@@ -206,7 +230,7 @@ void launch_stage(const GramCall& call, const Layout& layout, int64_t begin, int
                   void* stream) {
   const int64_t blocks = (count + kBlock - 1) / kBlock, most = 8 * int64_t(multiprocessors);
   Shape shape{dim3(unsigned(blocks < most ? blocks : most)), kThreads};
-  shape.shared = size_t(layout.image_bytes + 8 * (kBlock + layout.pairs));
+  shape.shared = size_t(layout.image_bytes + 8 * (kBlock + 2 * layout.pairs));
   with_type(call.neurons.output_weight == nullptr ? ScalarKind::kFloat32 : call.neurons.dtype,
             [&](auto zero) { launch(stage_kernel<decltype(zero)>, shape, stream, call, layout, begin, count); });
 }

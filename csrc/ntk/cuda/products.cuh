@@ -72,6 +72,27 @@ __device__ __forceinline__ void leave(const Target& target, const Task& task, in
   }
 }
 
+// The same for low words, which go mirrored: there the eight rows of a warp lie side by side without `spread`.
+template <typename Combine>
+__device__ __forceinline__ void leave_low(const Target& target, const Task& task, int row, int t,
+                                          const Combine& combine) {
+  long long* to = target.integers + target.plane * task.share;
+  long long* diagonal = target.diagonal + (target.plane > 0 ? int64_t(task.share) * target.n : 0);
+#pragma unroll
+  for (int e = 0; e < 64; ++e) {
+    const int i = row + 8 * ((e >> 1) & 1), j = 8 * (e >> 2) + 2 * t + (e & 1);
+    const int64_t sample = int64_t(task.row) * kRows + i, other = int64_t(task.column) * kRows + j;
+    if (other >= target.n || sample > other) continue;
+    long long* at = sample < other ? to + other * target.n + sample : diagonal + sample;
+    const long long sum = combine(e, i, j) << target.shift;
+    if (target.shared) {
+      add_to(at, sum);
+    } else {
+      *at += sum;
+    }
+  }
+}
+
 // The levels of P's products of S digits. Below the diagonal only what launch_finish adds above it.
 template <int S>
 __device__ __forceinline__ void leave_values(const Target& target, const Task& task, int row, int t,
@@ -85,16 +106,21 @@ __device__ __forceinline__ void leave_values(const Target& target, const Task& t
   });
 }
 
-// The digits of Q's sums.
+// The digits of Q's sums: low words from the second pass for levels on.
 template <int S>
 __device__ __forceinline__ void leave_slopes(const Target& target, const Task& task, int row, int t,
                                              const int (&sum)[S][64]) {
-  leave(target, task, row, t, false, [&](int e, int, int) {
+  const auto combine = [&](int e, int, int) {
     long long q = 0;
 #pragma unroll
     for (int s = 0; s < S; ++s) q = q * 256 - not_before(sum[s][e]);
     return q;
-  });
+  };
+  if (target.low) {
+    leave_low(target, task, row, t, combine);
+  } else {
+    leave(target, task, row, t, false, combine);
+  }
 }
 
 #if defined(HRTA_HOPPER)
