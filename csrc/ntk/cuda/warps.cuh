@@ -23,7 +23,7 @@ __device__ __forceinline__ void load_rows(uint32_t (&to)[4], const unsigned char
   const int lane = int(threadIdx.x) & 31;
   load_matrices(to, plane + (lane >> 4) * kRows * 16 + (row + (lane & 15)) * 16);
 }
-// The same as two right factors of 8 columns, 2 h and 2 h + 1: side by side, as a product takes them.
+// The same as two right factors of 8 columns, registers 2 h and 2 h + 1: side by side, as a product takes them.
 __device__ __forceinline__ void load_columns(uint32_t (&to)[4], const unsigned char* plane, int column) {
   const int lane = int(threadIdx.x) & 31;
   load_matrices(to, plane + (lane >> 3 & 1) * kRows * 16 + (column + (lane >> 4) * 8 + (lane & 7)) * 16);
@@ -51,6 +51,7 @@ __device__ __forceinline__ void by_tasks(const Tasks& tasks, int steps, const Co
         wait_for_groups<kStages - 2>();
         __syncthreads();  // everybody's copies of this step are there, and nobody reads the stage before it any more
         copy_step(task, step + kStages - 1);
+        __syncwarp();  // after copies of some lanes alone: what follows takes whole warps
         multiply(step % kStages);
       }
       __syncthreads();
