@@ -5,6 +5,9 @@
 //   sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk) = r^2 square_sum + r s (slope_sum_i + slope_sum_j) + s^2 Q_ij
 // so one pass over the neurons collects the six sums of GramSums. Nothing cancels for s in [0, 1]; in powers of s alone
 // the terms would at s = 1.
+//
+// Cross-kernels: the last n2 of the n samples are the columns of P and Q, the others the rows; r^2 linear_i . x_j is
+// r^2 (linear_i . x_j + linear_j . x_i) / 2, as it is for n2 = 0 by symmetry.
 #pragma once
 
 #include "math/bases.h"
@@ -13,7 +16,7 @@
 namespace hrta {
 
 // Sums over neurons, all float64, in the caller's memory. The kernels add to them; only the upper triangles of the two
-// products are touched (entries j >= i).
+// products are touched (entries j >= i), for cross-kernels all of their (n - n2, n2).
 struct GramSums {
   double* linear;         // (n, D)  sum_k z_ik w_k
   double* cross;          // (n, D)  sum_k sigma(z_ik) w_k
@@ -50,6 +53,7 @@ struct GramCall {
   int base;         // BaseIndex
   int digits;       // of the products: gram_digits
   int64_t n, D;     // samples, features
+  int64_t n2;       // the last n2 samples are the columns of cross-kernels; 0: symmetric. The GPU's kernels take 0 alone
   int64_t m;        // neurons
   const double* x;  // (n, D)
   Neurons neurons;
@@ -62,16 +66,18 @@ struct GramCall {
 };
 
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
-// (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j.
+// (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j; for cross-kernels (n, n2), the latter two with linear_j . x_i and
+// cross_j . x_i added.
 struct GramEvaluation {
   int64_t n, S;
+  int64_t n2;  // columns of cross-kernels, whose slope_sum is (n + n2); 0: symmetric, (n, n)
   bool high;  // results in double, else float
   bool derivative;
   double width;     // m
   const double* s;  // (S)
   const double *inner, *linear, *cross;
   GramSums sums;  // linear and cross are not used
-  void *a, *w;    // (S, n, n), exactly symmetric
+  void *a, *w;    // (S, n, n), exactly symmetric, or (S, n, n2)
 };
 
 namespace cpu {

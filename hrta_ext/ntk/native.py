@@ -15,7 +15,7 @@ from torch import Tensor
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address, own, placed, plain
 from hrta_ext.ntk import choice
-from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, cross_columns, sum_shapes
 
 
 def serves(x: Tensor) -> bool:
@@ -23,9 +23,9 @@ def serves(x: Tensor) -> bool:
     return x.is_cpu or x.is_cuda
 
 
-def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
+def least_scratch(n_samples: int, n2: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs on the CPU; on a GPU it needs less than the torch backend."""
-    return _C.gram_least_scratch(BASES[base].number, high, n_samples, n_features, width)
+    return _C.gram_least_scratch(BASES[base].number, high, n_samples, n2, n_features, width)
 
 
 def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -51,6 +51,7 @@ def _call(
         base=BASES[base].number,
         digits=digits,
         n=n,
+        n2=cross_columns(x, sums),
         D=features,
         m=neurons.count,
         x=address(x, "gram: x", torch.float64, device, n * features),
@@ -76,7 +77,7 @@ def add_to(
     step: int,
     report: Callable[[int], Any] | None,
 ) -> bool:
-    """Add all neurons to sums of zeros (upper triangles of the products). x (n, D) float64.
+    """Add all neurons to sums of zeros (upper triangles of symmetric products). x (n, D) float64, with those of x2.
 
     Args:
         step: Neurons between two reports of how many are done.
@@ -84,7 +85,8 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        return base == "relu" and not high and _sessions(sums, x, neurons, scratch_bytes, step, report)
+        symmetric_relu = base == "relu" and cross_columns(x, sums) == 0
+        return symmetric_relu and not high and _sessions(sums, x, neurons, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
@@ -173,22 +175,29 @@ def _session(
     return False
 
 
-def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
-    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric."""
+def evaluate(
+    x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype, x2: Tensor | None = None
+) -> Gram:
+    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric.
+
+    Cross-kernels with samples x2 (n2, D): (..., n, n2).
+    """
     n, networks = x.shape[0], sums.square_sum.shape[:-1]
+    n2 = n if x2 is None else x2.shape[0]
     count = networks.numel()
     device = x.get_device()
-    a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype, device=x.device) for _ in range(2))
-    x = placed(x)
-    s, inner = plain(s.to(x.device), "gram: s"), x @ x.mT
-    sizes = [math.prod(shape) for shape in sum_shapes(x)]
-    for network in range(count if n else 0):
+    a, w = (torch.empty(count, *s.shape, n, n2, dtype=dtype, device=x.device) for _ in range(2))
+    x, x2 = placed(x), None if x2 is None else placed(x2)
+    s, inner = plain(s.to(x.device), "gram: s"), x @ (x if x2 is None else x2).mT
+    sizes = [math.prod(shape) for shape in sum_shapes(x, x2)]
+    for network in range(count if n and n2 else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
         # GramPath is public: its sums may have been made by anybody.
         one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
-        linear, cross = placed(one.linear) @ x.mT, placed(one.cross) @ x.mT
+        linear, cross = (_inner_products(part, x, x2) for part in (one.linear, one.cross))
         call = _C.GramEvaluation(
             n=n,
+            n2=0 if x2 is None else n2,
             S=s.numel(),
             high=dtype == torch.float64,
             derivative=derivative,
@@ -209,8 +218,15 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
         _C.gram_evaluate(call, device)
     if not networks:
         return Gram(a[0], w[0])
-    shape = (*s.shape, *networks, n, n)
+    shape = (*s.shape, *networks, n, n2)
     return Gram(*(part.movedim(0, s.dim()).reshape(shape) for part in (a, w)))
+
+
+def _inner_products(part: Tensor, x: Tensor, x2: Tensor | None) -> Tensor:
+    """part_i . x_j (n, n), with x2 part_i . x_j + part_j . x_i (n, n2): both are summed as they are without x2."""
+    if x2 is None:
+        return placed(part) @ x.mT
+    return (placed(part[: x.shape[0]]) @ x2.mT).add_(x @ placed(part[x.shape[0] :]).mT)
 
 
 def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:

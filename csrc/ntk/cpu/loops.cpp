@@ -230,12 +230,13 @@ template <bool kFull, typename T>
 void write_tile(const GramEvaluation& call, const double (*c)[kProductTile][kProductTile], int64_t row, int64_t column,
                 int rows, int columns, T* out) {
   const int count = kFull ? kProductTile : columns;
+  const int64_t stride = call.n2 == 0 ? call.n : call.n2;
   for (int64_t at = 0; at < call.S; ++at) {
     const double s = call.s[at], r = 1.0 - s;
     const double values[3] = {r * r, r * s, s * s}, derivatives[3] = {-2.0 * r, r - s, 2.0 * s};
     const double* factors = call.derivative ? derivatives : values;
     for (int i = 0; i < rows; ++i) {
-      T* to = out + (at * call.n + row + i) * call.n + column;
+      T* to = out + (at * call.n + row + i) * stride + column;
       const double *linear = c[0][i], *mixed = c[1][i], *base = c[2][i];
       for (int j = 0; j < count; ++j) {
         to[j] = T(multiply_add(factors[0], linear[j], multiply_add(factors[1], mixed[j], factors[2] * base[j])));
@@ -253,7 +254,8 @@ void write_tile_of(const GramEvaluation& call, const double (*c)[kProductTile][k
 
 void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int64_t column, int rows, int columns,
                      void* out) {
-  for (int p = 0; p < 3; ++p) {
+  const bool symmetric = call.n2 == 0;
+  for (int p = 0; symmetric && p < 3; ++p) {
     for (int i = 0; i < rows; ++i) {
       for (int j = row == column ? i : 0; j < columns; ++j) {
         q.entry[1][p][j][i] = q.entry[0][p][i][j];
@@ -261,7 +263,7 @@ void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int6
       }
     }
   }
-  for (int mirrored = 0; mirrored < (row == column ? 1 : 2); ++mirrored) {
+  for (int mirrored = 0; mirrored < (symmetric && row != column ? 2 : 1); ++mirrored) {
     const int64_t r = mirrored ? column : row, c = mirrored ? row : column;
     const int height = mirrored ? columns : rows, breadth = mirrored ? rows : columns;
     if (call.high) {
@@ -273,26 +275,29 @@ void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int6
 }
 
 void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
-  const int64_t n = call.n;
+  const bool symmetric = call.n2 == 0;
+  const int64_t n = call.n, n2 = symmetric ? n : call.n2;
   const int rows = int(n - row < kProductTile ? n - row : kProductTile),
-            columns = int(n - column < kProductTile ? n - column : kProductTile);
+            columns = int(n2 - column < kProductTile ? n2 - column : kProductTile);
   const double per_neuron = 1.0 / call.width, square_sum = *call.sums.square_sum * per_neuron;
+  const double *row_sum = call.sums.slope_sum + row, *column_sum = call.sums.slope_sum + (symmetric ? 0 : n) + column;
   Quadratic q;
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < columns; ++j) {
-      const int64_t here = (row + i) * n + column + j, there = (column + j) * n + row + i;
-      q.entry[0][0][i][j] = 0.5 * per_neuron * (call.linear[here] + call.linear[there]);
-      q.entry[0][1][i][j] = per_neuron * (call.cross[here] + call.cross[there]);
+      const int64_t here = (row + i) * n2 + column + j, there = (column + j) * n + row + i;
+      const double linear = symmetric ? call.linear[there] : 0.0, cross = symmetric ? call.cross[there] : 0.0;
+      q.entry[0][0][i][j] = 0.5 * per_neuron * (call.linear[here] + linear);
+      q.entry[0][1][i][j] = per_neuron * (call.cross[here] + cross);
       q.entry[0][2][i][j] = per_neuron * call.sums.value_product[here];
     }
   }
   write_quadratic(call, q, row, column, rows, columns, call.a);
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < columns; ++j) {
-      const int64_t here = (row + i) * n + column + j;
+      const int64_t here = (row + i) * n2 + column + j;
       const double inner = call.inner[here];
       q.entry[0][0][i][j] = inner * square_sum;
-      q.entry[0][1][i][j] = inner * (per_neuron * (call.sums.slope_sum[row + i] + call.sums.slope_sum[column + j]));
+      q.entry[0][1][i][j] = inner * (per_neuron * (row_sum[i] + column_sum[j]));
       q.entry[0][2][i][j] = inner * (per_neuron * call.sums.slope_product[here]);
     }
   }
