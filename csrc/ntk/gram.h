@@ -50,11 +50,11 @@ inline int gram_digits(int base, bool high, int64_t m) {
 }
 
 struct GramCall {
-  int base;         // BaseIndex
-  int digits;       // of the products: gram_digits
-  int64_t n, D;     // samples, features
-  int64_t n2;       // the last n2 samples are the columns of cross-kernels; 0: symmetric. The GPU's kernels take 0 alone
-  int64_t m;        // neurons
+  int base;      // BaseIndex
+  int digits;    // of the products: gram_digits
+  int64_t n, D;  // samples, features
+  int64_t n2;    // the last n2 samples are the columns of cross-kernels; 0: symmetric. The GPU's kernels take 0 alone
+  int64_t m;     // neurons
   const double* x;  // (n, D)
   Neurons neurons;
   int64_t scratch_bytes;  // at most, at least gram_least_scratch
@@ -71,7 +71,7 @@ struct GramCall {
 struct GramEvaluation {
   int64_t n, S;
   int64_t n2;  // columns of cross-kernels, whose slope_sum is (n + n2); 0: symmetric, (n, n)
-  bool high;  // results in double, else float
+  bool high;   // results in double, else float
   bool derivative;
   double width;     // m
   const double* s;  // (S)

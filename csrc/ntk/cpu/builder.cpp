@@ -324,7 +324,8 @@ class Builder {
   // product += the operands' product over one block, panel against panel of `size` samples.
   void multiply(int64_t block, const Operands& operands, int64_t row_panel, int64_t column_panel, int64_t size,
                 double* product) const {
-    const int64_t pairs = size / kProductTile, row_end = std::min((row_panel + 1) * pairs, ceil_div(rows_, kProductTile)),
+    const int64_t pairs = size / kProductTile,
+                  row_end = std::min((row_panel + 1) * pairs, ceil_div(rows_, kProductTile)),
                   column_end = std::min((column_panel + 1) * pairs, ceil_div(columns_, kProductTile));
     if (operands.tiles) amx_->begin();
     for (int64_t i = row_panel * pairs; i < row_end; ++i) {
