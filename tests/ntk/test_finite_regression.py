@@ -82,7 +82,7 @@ def test_a_path_s_neurons_are_drawn_again(base: str, device: torch.device) -> No
     samples = hx.with_bias(x).to(device)
     parts = [
         hx.random_gram_path(samples, width, seed=4, first_neuron=first, base=base)
-        for first, width in ((10, 700), (710, 5))
+        for first, width in ((10, 700), (710, 15))
     ]
     net = hx.TwoLayerNet(1, 715, base=base).double().to(device)
     with torch.no_grad():
