@@ -65,9 +65,10 @@ struct GramCall {
   double* figures;  // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
 };
 
-// Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
-// (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j; for cross-kernels (n, n2), the latter two with linear_j . x_i and
-// cross_j . x_i added.
+// Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. They need x_i . x_j, linear_i .
+// x_j + linear_j . x_i and the like of cross. The CPU forms these, feature by feature: an entry has the same bits
+// whatever samples are beside its two. The GPU is given x_i . x_j, linear_i . x_j and cross_i . x_j, (n, n), or for
+// cross-kernels (n, n2) the latter two with linear_j . x_i and cross_j . x_i added.
 struct GramEvaluation {
   int64_t n, S;
   int64_t n2;  // columns of cross-kernels, whose slope_sum is (n + n2); 0: symmetric, (n, n)
@@ -75,8 +76,10 @@ struct GramEvaluation {
   bool derivative;
   double width;     // m
   const double* s;  // (S)
+  int64_t D;        // features, on the CPU
+  const double* x;  // (n, D) or (n + n2, D), on the CPU
   const double *inner, *linear, *cross;
-  GramSums sums;  // linear and cross are not used
+  GramSums sums;  // on the GPU linear and cross are not used
   void *a, *w;    // (S, n, n), exactly symmetric, or (S, n, n2)
 };
 

@@ -58,7 +58,11 @@ void on_session(const GramCall& call, int device, Part part) {
 }
 
 void gram_evaluate(const GramEvaluation& call, int device) {
-  require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
+  if (device == kCpuDevice) {
+    require_memory(call.n, {address_of(call.x), address_of(call.sums.linear), address_of(call.sums.cross)});
+  } else {
+    require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
+  }
   require_memory(call.n * call.S, {address_of(call.s), address_of(call.a), address_of(call.w)});
   run_on(
       device, "gram",
@@ -144,6 +148,8 @@ void bind_gram(py::module_& m) {
       .member("derivative", &GramEvaluation::derivative)
       .member("width", &GramEvaluation::width)
       .memory("s", &GramEvaluation::s)
+      .member("D", &GramEvaluation::D)
+      .memory("x", &GramEvaluation::x)
       .memory("inner", &GramEvaluation::inner)
       .memory("linear", &GramEvaluation::linear)
       .memory("cross", &GramEvaluation::cross)

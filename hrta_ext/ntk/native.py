@@ -182,30 +182,29 @@ def evaluate(
 
     Cross-kernels with samples x2 (n2, D): (..., n, n2).
     """
-    n, networks = x.shape[0], sums.square_sum.shape[:-1]
+    (n, features), networks = x.shape, sums.square_sum.shape[:-1]
     n2 = n if x2 is None else x2.shape[0]
     count = networks.numel()
     device = x.get_device()
     a, w = (torch.empty(count, *s.shape, n, n2, dtype=dtype, device=x.device) for _ in range(2))
-    x, x2 = placed(x), None if x2 is None else placed(x2)
-    s, inner = plain(s.to(x.device), "gram: s"), x @ (x if x2 is None else x2).mT
+    s, every = plain(s.to(x.device), "gram: s"), plain(x if x2 is None else torch.cat([x, x2]), "gram: x")
     sizes = [math.prod(shape) for shape in sum_shapes(x, x2)]
     for network in range(count if n and n2 else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
         # GramPath is public: its sums may have been made by anybody.
         one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
-        linear, cross = (_inner_products(part, x, x2) for part in (one.linear, one.cross))
+        products = _inner_products(one, x, x2) if x.is_cuda else {}
         call = _C.GramEvaluation(
             n=n,
             n2=0 if x2 is None else n2,
+            D=features,
+            x=address(every, "gram: x", torch.float64, device, every.numel()),
             S=s.numel(),
             high=dtype == torch.float64,
             derivative=derivative,
             width=width,
             s=address(s, "gram: s", torch.float64, device, s.numel()),
-            inner=own(inner),
-            linear=own(linear),
-            cross=own(cross),
+            **{name: own(product) for name, product in products.items()},
             sums=_C.GramSums(
                 **{
                     name: address(part, name, torch.float64, device, size)
@@ -222,11 +221,14 @@ def evaluate(
     return Gram(*(part.movedim(0, s.dim()).reshape(shape) for part in (a, w)))
 
 
-def _inner_products(part: Tensor, x: Tensor, x2: Tensor | None) -> Tensor:
-    """part_i . x_j (n, n), with x2 part_i . x_j + part_j . x_i (n, n2): both are summed as they are without x2."""
+def _inner_products(sums: GramSums, x: Tensor, x2: Tensor | None) -> dict[str, Tensor]:
+    """What the GPU's GramEvaluation needs, by the library."""
+    x, n = placed(x), x.shape[0]
     if x2 is None:
-        return placed(part) @ x.mT
-    return (placed(part[: x.shape[0]]) @ x2.mT).add_(x @ placed(part[x.shape[0] :]).mT)
+        return {"inner": x @ x.mT, "linear": placed(sums.linear) @ x.mT, "cross": placed(sums.cross) @ x.mT}
+    other = placed(x2)
+    linear, cross = ((placed(part[:n]) @ other.mT).add_(x @ placed(part[n:]).mT) for part in (sums.linear, sums.cross))
+    return {"inner": x @ other.mT, "linear": linear, "cross": cross}
 
 
 def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:

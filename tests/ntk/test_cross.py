@@ -127,17 +127,23 @@ def test_networks_values_of_s_derivatives_and_batches(d: int, base: str, device:
 
 @pytest.mark.parametrize("dtype", CLASSES)
 @pytest.mark.parametrize("base", ["relu", "gelu"])
-def test_sums_of_a_block_are_those_of_the_square_matrix_bit_for_bit(base: str, dtype: torch.dtype) -> None:
+def test_a_block_is_that_of_the_square_matrix_bit_for_bit(base: str, dtype: torch.dtype) -> None:
     """The compiled builder, matrices of more than 192 samples: above and below the diagonal, for any cut of x."""
     if not hx.backends()["cpp"]:
         pytest.skip("needs the compiled kernels")
     for n, m, d in ((230, 4500, 3), (197, 600, 18)):
         x, weight, a = problem(n, m, d, dtype=dtype)
         with hx.use_backend("cpp"):
-            square = hx.gram_path(x, weight, a, base=base).sums
+            path = hx.gram_path(x, weight, a, base=base)
+            square = path.sums
             cuts = (slice(3, 50), slice(100, n)), (slice(0, 1), slice(0, 40)), (slice(170, n), slice(0, 9))
             for rows, columns in cuts:
-                found = hx.gram_path(x[rows], weight, a, x2=x[columns], base=base).sums
+                block = hx.gram_path(x[rows], weight, a, x2=x[columns], base=base)
+                for got, whole in zip(
+                    (*block(1.3), *block.derivative(0.7)), (*path(1.3), *path.derivative(0.7)), strict=True
+                ):
+                    assert torch.equal(got, whole[rows, columns])
+                found = block.sums
                 for name in ("linear", "cross", "slope_sum"):
                     whole = getattr(square, name)[0]
                     assert torch.equal(getattr(found, name)[0], torch.cat([whole[rows], whole[columns]])), name
@@ -155,8 +161,10 @@ def test_blocks_of_rows_and_the_square_call(n: int, d: int, device: torch.device
     whole, at_once = hx.gram(x, weight, a, 1.5), hx.gram(x, weight, a, 1.5, x2=x)
     blocks = [hx.gram(rows, weight, a, 1.5, x2=x) for rows in x.split(64)]
     for i, matrix in enumerate(whole):
+        # On a GPU the square matrix may come from digits, to its class.
+        tolerance = 1e-14 * float(matrix.abs().max()) if device.type == "cpu" else 2e-13 * float(matrix.norm())
         for found in (at_once[i], torch.cat([block[i] for block in blocks])):
-            torch.testing.assert_close(found, matrix, rtol=0, atol=1e-14 * float(matrix.abs().max()))
+            torch.testing.assert_close(found, matrix, rtol=0, atol=tolerance)
 
 
 # --- drawn weights ----------------------------------------------------------------------------------------------------
@@ -205,7 +213,7 @@ def test_same_bits_for_every_call_budget_and_number_of_threads(
             hx.gram_path(x, weight, a, x2=x2, base=base, memory_budget=0)
         least = int(str(caught.value).split("at least ")[1].split()[0])
         first = hx.gram_path(x, weight, a, x2=x2, base=base)
-        for budget in (None, least, 2 * least + 12345):
+        for budget in (None, least, 2 * least + 12345) if device.type == "cpu" else (None, 2**28, 2**29 + 12345):
             assert same(hx.gram_path(x, weight, a, x2=x2, base=base, memory_budget=budget).sums, first.sums)
         if not hx.backends()["cpp"] or device.type != "cpu":
             continue

@@ -357,7 +357,8 @@ class Builder {
   void vector_product(int count, const Operands& operands, int64_t i, int64_t j, double* product) const {
     for (int corner = 0; corner < 4; ++corner) {
       const int64_t row = 2 * i + corner / 2, column = 2 * j + corner % 2;
-      if (call_.n2 == 0 && row > column) continue;  // below the diagonal
+      const bool below_diagonal = call_.n2 == 0 && row > column;
+      if (below_diagonal || row * kGroup >= rows_ || column * kGroup >= columns_) continue;
       loops_.product(operands.digits != kDigitsFloat, operands.left.at(row * operands.left_bytes),
                      operands.left.at((first_column() + column) * operands.left_bytes), count,
                      entries_at(product, row * kGroup, column * kGroup, kGroup));

@@ -274,6 +274,56 @@ void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int6
   }
 }
 
+// The inner products of a tile's samples. Sums of two directions are formed one by one, so that two samples may change
+// places.
+struct InnerProducts {
+  enum { kInner, kLinear, kLinearBack, kCross, kCrossBack, kCount };
+  double sum[kCount][kProductTile][kProductTile];
+};
+
+void add_inner_products(const GramEvaluation& call, int64_t row, int64_t column, int rows, int columns,
+                        InnerProducts& to) {
+  constexpr int kFeatures = 32, kVectors = 2, kWide = kVectors * kLanes<double>;
+  using P = InnerProducts;
+  const double* from[3] = {call.x, call.sums.linear, call.sums.cross};
+  const int64_t first = (call.n2 == 0 ? 0 : call.n) + column;
+  double other[3][kFeatures][kProductTile];
+  for (int64_t begin = 0; begin < call.D; begin += kFeatures) {
+    const int count = int(call.D - begin < kFeatures ? call.D - begin : kFeatures);
+    for (int p = 0; p < 3; ++p) {
+      for (int j = 0; j < kProductTile; ++j) {
+        const double* sample = from[p] + (first + (j < columns ? j : 0)) * call.D + begin;
+        for (int d = 0; d < count; ++d) other[p][d][j] = sample[d];
+      }
+    }
+    for (int i = 0; i < rows; ++i) {
+      const int64_t at = (row + i) * call.D + begin;
+      for (int j = 0; j < kProductTile; j += kWide) {
+        Vector<double> sum[P::kCount][kVectors] = {};
+        for (int q = 0; begin > 0 && q < P::kCount; ++q) {
+          for (int v = 0; v < kVectors; ++v) sum[q][v] = load(to.sum[q][i] + j + v * kLanes<double>);
+        }
+        for (int d = 0; d < count; ++d) {
+          const Vector<double> x = broadcast(from[0][at + d]), linear = broadcast(from[1][at + d]),
+                               cross = broadcast(from[2][at + d]);
+          for (int v = 0; v < kVectors; ++v) {
+            const int lane = j + v * kLanes<double>;
+            const Vector<double> other_x = load(other[0][d] + lane);
+            sum[P::kInner][v] = fused(x, other_x, sum[P::kInner][v]);
+            sum[P::kLinear][v] = fused(linear, other_x, sum[P::kLinear][v]);
+            sum[P::kLinearBack][v] = fused(x, load(other[1][d] + lane), sum[P::kLinearBack][v]);
+            sum[P::kCross][v] = fused(cross, other_x, sum[P::kCross][v]);
+            sum[P::kCrossBack][v] = fused(x, load(other[2][d] + lane), sum[P::kCrossBack][v]);
+          }
+        }
+        for (int q = 0; q < P::kCount; ++q) {
+          for (int v = 0; v < kVectors; ++v) store(to.sum[q][i] + j + v * kLanes<double>, sum[q][v]);
+        }
+      }
+    }
+  }
+}
+
 void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
   const bool symmetric = call.n2 == 0;
   const int64_t n = call.n, n2 = symmetric ? n : call.n2;
@@ -281,13 +331,14 @@ void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
             columns = int(n2 - column < kProductTile ? n2 - column : kProductTile);
   const double per_neuron = 1.0 / call.width, square_sum = *call.sums.square_sum * per_neuron;
   const double *row_sum = call.sums.slope_sum + row, *column_sum = call.sums.slope_sum + (symmetric ? 0 : n) + column;
+  InnerProducts p;
+  add_inner_products(call, row, column, rows, columns, p);
   Quadratic q;
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < columns; ++j) {
-      const int64_t here = (row + i) * n2 + column + j, there = (column + j) * n + row + i;
-      const double linear = symmetric ? call.linear[there] : 0.0, cross = symmetric ? call.cross[there] : 0.0;
-      q.entry[0][0][i][j] = 0.5 * per_neuron * (call.linear[here] + linear);
-      q.entry[0][1][i][j] = per_neuron * (call.cross[here] + cross);
+      const int64_t here = (row + i) * n2 + column + j;
+      q.entry[0][0][i][j] = 0.5 * per_neuron * (p.sum[p.kLinear][i][j] + p.sum[p.kLinearBack][i][j]);
+      q.entry[0][1][i][j] = per_neuron * (p.sum[p.kCross][i][j] + p.sum[p.kCrossBack][i][j]);
       q.entry[0][2][i][j] = per_neuron * call.sums.value_product[here];
     }
   }
@@ -295,7 +346,7 @@ void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < columns; ++j) {
       const int64_t here = (row + i) * n2 + column + j;
-      const double inner = call.inner[here];
+      const double inner = p.sum[p.kInner][i][j];
       q.entry[0][0][i][j] = inner * square_sum;
       q.entry[0][1][i][j] = inner * (per_neuron * (row_sum[i] + column_sum[j]));
       q.entry[0][2][i][j] = inner * (per_neuron * call.sums.slope_product[here]);
