@@ -175,6 +175,20 @@ def check_samples(x: object, function: str, name: str = "x") -> Tensor:
     return x
 
 
+def check_second_samples(x2: object, x: Tensor, function: str) -> Tensor | None:
+    """x2 as samples (n2, D) that go with x (n, D), or None; a clear error otherwise."""
+    if x2 is None:
+        return None
+    x2 = check_samples(x2, function, "x2")
+    if x2.shape[1] != x.shape[1]:
+        raise ValueError(f"{function}: x2 must have shape (n2, {x.shape[1]}) to match x, got {tuple(x2.shape)}")
+    if x2.dtype != x.dtype:
+        raise TypeError(f"{function}: x2 must have the dtype of x, {x.dtype}, got {x2.dtype}")
+    if x2.device != x.device:
+        raise ValueError(f"{function}: x2 must be on the device of x, {x.device}, got {x2.device}")
+    return x2
+
+
 def parameter_values(s: Parameters, function: str, dtype: torch.dtype = torch.float64) -> Tensor:
     """s as a float64 tensor on the CPU, shape () or (S,), finite in ``dtype``; a clear error otherwise."""
     if type(s) is float and -_LARGEST[dtype] <= s <= _LARGEST[dtype]:  # 5 us less, of a small Gram matrix's 200

@@ -5,6 +5,9 @@
 //   sum_k a_k^2 sigma_s'(z_ik) sigma_s'(z_jk) = r^2 square_sum + r s (slope_sum_i + slope_sum_j) + s^2 Q_ij
 // so one pass over the neurons collects the six sums of GramSums. Nothing cancels for s in [0, 1]; in powers of s alone
 // the terms would at s = 1.
+//
+// Cross-kernels: the last n2 of the n samples are the columns of P and Q, the others the rows; r^2 linear_i . x_j is
+// r^2 (linear_i . x_j + linear_j . x_i) / 2, as it is for n2 = 0 by symmetry.
 #pragma once
 
 #include "math/bases.h"
@@ -13,7 +16,7 @@
 namespace hrta {
 
 // Sums over neurons, all float64, in the caller's memory. The kernels add to them; only the upper triangles of the two
-// products are touched (entries j >= i).
+// products are touched (entries j >= i), for cross-kernels all of their (n - n2, n2).
 struct GramSums {
   double* linear;         // (n, D)  sum_k z_ik w_k
   double* cross;          // (n, D)  sum_k sigma(z_ik) w_k
@@ -47,10 +50,11 @@ inline int gram_digits(int base, bool high, int64_t m) {
 }
 
 struct GramCall {
-  int base;         // BaseIndex
-  int digits;       // of the products: gram_digits; on the GPU as at gram_begin
-  int64_t n, D;     // samples, features
-  int64_t m;        // neurons
+  int base;      // BaseIndex
+  int digits;    // of the products: gram_digits; on the GPU as at gram_begin
+  int64_t n, D;  // samples, features
+  int64_t n2;    // the last n2 samples are the columns of cross-kernels; 0: symmetric. The GPU's kernels take 0 alone
+  int64_t m;     // neurons
   const double* x;  // (n, D)
   Neurons neurons;
   int64_t scratch_bytes;  // at most, at least gram_least_scratch
@@ -66,17 +70,22 @@ struct GramCall {
   double* figures;       // (cuda::gram_figures rows, 20): what hrta_ext/ntk/choice.py reads
 };
 
-// Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
-// (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j.
+// Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. They need x_i . x_j, linear_i .
+// x_j + linear_j . x_i and the like of cross. The CPU forms these, feature by feature: an entry has the same bits
+// whatever samples are beside its two. The GPU is given x_i . x_j, linear_i . x_j and cross_i . x_j, (n, n), or for
+// cross-kernels (n, n2) the latter two with linear_j . x_i and cross_j . x_i added.
 struct GramEvaluation {
   int64_t n, S;
-  bool high;  // results in double, else float
+  int64_t n2;  // columns of cross-kernels, whose slope_sum is (n + n2); 0: symmetric, (n, n)
+  bool high;   // results in double, else float
   bool derivative;
   double width;     // m
   const double* s;  // (S)
+  int64_t D;        // features, on the CPU
+  const double* x;  // (n, D) or (n + n2, D), on the CPU
   const double *inner, *linear, *cross;
-  GramSums sums;  // linear and cross are not used
-  void *a, *w;    // (S, n, n), exactly symmetric
+  GramSums sums;  // on the GPU linear and cross are not used
+  void *a, *w;    // (S, n, n), exactly symmetric, or (S, n, n2)
 };
 
 namespace cpu {

@@ -16,6 +16,9 @@ void require_memory_of(const GramCall& call) {
   const GramSums& sums = call.sums;
   require_memory(call.n * call.D, {address_of(call.x), address_of(sums.linear), address_of(sums.cross)});
   require_memory(call.n, {address_of(sums.slope_sum), address_of(sums.value_product), address_of(sums.slope_product)});
+  if (call.n2 < 0 || (call.n2 > 0 && call.n2 >= call.n)) {
+    throw std::runtime_error("hrta_ext: gram: the columns of cross-kernels must leave samples for their rows");
+  }
   require_memory(1, {address_of(sums.square_sum)});
 }
 
@@ -74,7 +77,11 @@ void on_arcs(const GramCall& call, int device, Part part) {
 }
 
 void gram_evaluate(const GramEvaluation& call, int device) {
-  require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
+  if (device == kCpuDevice) {
+    require_memory(call.n, {address_of(call.x), address_of(call.sums.linear), address_of(call.sums.cross)});
+  } else {
+    require_memory(call.n, {address_of(call.inner), address_of(call.linear), address_of(call.cross)});
+  }
   require_memory(call.n * call.S, {address_of(call.s), address_of(call.a), address_of(call.w)});
   run_on(
       device, "gram",
@@ -85,11 +92,12 @@ void gram_evaluate(const GramEvaluation& call, int device) {
       [&](auto stream) { return cuda::gram_evaluate(call, device, stream); });
 }
 
-int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t D, int64_t m) {
+int64_t gram_least_scratch(int base, bool high, int64_t n, int64_t n2, int64_t D, int64_t m) {
   GramCall call{};
   call.base = base;
   call.digits = gram_digits(base, high, m);
   call.n = n;
+  call.n2 = n2;
   call.D = D;
   return cpu::gram_least_scratch(call);
 }
@@ -141,6 +149,7 @@ void bind_gram(py::module_& m) {
       .member("base", &GramCall::base)
       .member("digits", &GramCall::digits)
       .member("n", &GramCall::n)
+      .member("n2", &GramCall::n2)
       .member("D", &GramCall::D)
       .member("m", &GramCall::m)
       .memory("x", &GramCall::x)
@@ -155,11 +164,14 @@ void bind_gram(py::module_& m) {
       .memory("figures", &GramCall::figures);
   Named<GramEvaluation>(m, "GramEvaluation")
       .member("n", &GramEvaluation::n)
+      .member("n2", &GramEvaluation::n2)
       .member("S", &GramEvaluation::S)
       .member("high", &GramEvaluation::high)
       .member("derivative", &GramEvaluation::derivative)
       .member("width", &GramEvaluation::width)
       .memory("s", &GramEvaluation::s)
+      .member("D", &GramEvaluation::D)
+      .memory("x", &GramEvaluation::x)
       .memory("inner", &GramEvaluation::inner)
       .memory("linear", &GramEvaluation::linear)
       .memory("cross", &GramEvaluation::cross)
@@ -167,8 +179,8 @@ void bind_gram(py::module_& m) {
       .memory("a", &GramEvaluation::a)
       .memory("w", &GramEvaluation::w);
   m.def("gram_digits", &gram_digits, py::arg("base"), py::arg("high"), py::arg("m"));
-  m.def("gram_least_scratch", &gram_least_scratch, py::arg("base"), py::arg("high"), py::arg("n"), py::arg("D"),
-        py::arg("m"));
+  m.def("gram_least_scratch", &gram_least_scratch, py::arg("base"), py::arg("high"), py::arg("n"), py::arg("n2"),
+        py::arg("D"), py::arg("m"));
   m.def("gram_sums", &gram_sums);
   const py::arg call("call"), device("device");
   m.def("gram_session", &gram_session, call, device);

@@ -158,7 +158,7 @@ class TwoLayerNet(HomotopyLayer):
             net.output_weight.copy_(torch.cat([a, opposite]))
         return net
 
-    def gram(self, x: Tensor, s: Parameters | None = None) -> Gram:
+    def gram(self, x: Tensor, s: Parameters | None = None, *, x2: Tensor | None = None) -> Gram:
         """The Gram matrices of the current weights on samples x (n, d), the bias appended (:func:`hrta_ext.gram`).
 
         They are those of the neurons: where ``skip`` is made a parameter and trained, the NTK has x_i . x_j besides.
@@ -166,10 +166,12 @@ class TwoLayerNet(HomotopyLayer):
         Args:
             x: Samples, (n, d), of the weights' dtype.
             s: One s or S values; None takes the network's own.
+            x2: Samples (n2, d) of the columns of cross-kernels; default: x.
         """
         samples = with_bias(x) if self.bias else x
+        others = with_bias(x2) if self.bias and x2 is not None else x2
         value = float(self.s) if s is None else s
-        return gram(samples, self.weight.detach(), self.output_weight.detach(), value, base=self.base)
+        return gram(samples, self.weight.detach(), self.output_weight.detach(), value, x2=others, base=self.base)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

@@ -24,18 +24,34 @@ from hrta_ext.inputs import (
     check_integer,
     check_result_dtype,
     check_samples,
+    check_second_samples,
     check_weights,
     parameter_values,
 )
 from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.path import GramPath
-from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
+from hrta_ext.ntk.types import Drawn, Gram, GramSums, Neurons, sum_shapes
 
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def _zero_sums(x: Tensor, leading: tuple[int, ...]) -> GramSums:
-    return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=x.device) for shape in sum_shapes(x)))
+class _Samples:
+    """Checked samples in float64: ``x`` (n, D), ``x2`` (n2, D) of cross-kernels or None, and ``every`` one of both."""
+
+    def __init__(self, x: Tensor, x2: Tensor | None) -> None:
+        self.x = aligned(x.detach().resolve_neg().double())
+        self.x2 = None if x2 is None else aligned(x2.detach().resolve_neg().double())
+        self.every = self.x if self.x2 is None else torch.cat([self.x, self.x2])
+        self.n2 = 0 if self.x2 is None else self.x2.shape[0]
+        self.pairs = self.x.shape[0] * (self.x.shape[0] if self.x2 is None else self.n2)
+
+    def least_scratch(self, builder: Any, width: int, base: str, high: bool) -> int:
+        n, features = self.every.shape
+        return builder.least_scratch(n, self.n2, features, width, base, high) if self.pairs else 0
+
+    def zero_sums(self, leading: tuple[int, ...]) -> GramSums:
+        shapes = sum_shapes(self.x, self.x2)
+        return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=self.x.device) for shape in shapes))
 
 
 def _builders(x: Tensor, base: str) -> list[Any]:
@@ -49,6 +65,7 @@ def gram_path(
     weight: Tensor,
     output_weight: Tensor,
     *,
+    x2: Tensor | None = None,
     base: str = "relu",
     dtype: torch.dtype | None = None,
     memory_budget: int | None = None,
@@ -63,13 +80,15 @@ def gram_path(
         x: Samples, (n, D), the bias column included where there is one (:func:`with_bias`); float32 or float64.
         weight: First-layer weights, (..., m, D); leading dimensions are networks of their own.
         output_weight: (..., m).
+        x2: Samples (n2, D) of the columns of cross-kernels (n, n2); default: x, and symmetric matrices (n, n).
         base: Base activation.
         dtype: Type of the results and class of accuracy: relative Frobenius error at most 1e-6 for float32, 1e-13 for
-            float64, against the formula in float64, at any width (docs/kernels.md: where terms cancel). Default: x's.
-        memory_budget: Bytes of scratch memory beside the sums (16 n^2 bytes per network); default 256 MiB. Scratch does
-            not grow with m.
+            float64, against the formula in float64, at any width (docs/kernels.md: where terms cancel; the error of
+            cross-kernels K(x, x2) is relative to |K(x, x)|^(1/2) |K(x2, x2)|^(1/2)). Default: x's.
+        memory_budget: Bytes of scratch memory beside the sums (16 n^2 or 16 n n2 bytes per network); default 256 MiB.
+            Scratch does not grow with m.
     Raises:
-        TypeError, ValueError: Wrong shapes, dtypes, devices; x not finite (the message names the row); width 0; a
+        TypeError, ValueError: Wrong shapes, dtypes, devices; x or x2 not finite (the message names the row); width 0; a
             budget below the least that works (the message says how much). A weight that is not finite gives NaN.
 
     Example:
@@ -79,43 +98,45 @@ def gram_path(
         >>> path = hx.gram_path(x, weight, output_weight)
         >>> path([0.5, 1.0, 1.5]).ntk.shape
         torch.Size([3, 4, 4])
+        >>> hx.gram_path(x[:3], weight, output_weight, x2=x)(0.5).ntk.shape
+        torch.Size([3, 4])
     """
-    return _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram_path")
+    return _gram_path(x, weight, output_weight, x2, base, dtype, memory_budget, "gram_path")
 
 
 def _gram_path(
     x: Tensor,
     weight: Tensor,
     output_weight: Tensor,
+    x2: Tensor | None,
     base: str,
     dtype: torch.dtype | None,
     memory_budget: int | None,
     function: str,
 ) -> GramPath:
     get_base(base)
-    x = check_samples(x, function).detach().resolve_neg()
+    x = check_samples(x, function)
+    x2 = check_second_samples(x2, x, function)
     check_weights(function, x, weight, output_weight)
     for name, tensor in (("weight", weight), ("output_weight", output_weight)):
         require_memory(tensor, f"{function}: {name}")
     weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
     builders, high = _builders(x, base), result == torch.float64
-    n, features = x.shape
-    networks, width = weight.shape[:-2], weight.shape[-2]
-    least = builders[-1].least_scratch(n, features, width, base, high) if n else 0
-    budget = check_budget(memory_budget, least, function)
-    samples = aligned(x.double())
-    sums = _zero_sums(samples, (1, *networks))
-    for network in range(networks.numel() if n else 0):
+    networks, width, features = weight.shape[:-2], weight.shape[-2], x.shape[1]
+    samples = _Samples(x, x2)
+    budget = check_budget(memory_budget, samples.least_scratch(builders[-1], width, base, high), function)
+    sums = samples.zero_sums((1, *networks))
+    for network in range(networks.numel() if samples.pairs else 0):
         if networks:
             one = GramSums(*(value.flatten(0, len(networks))[network] for value in sums))
             w, a = weight.reshape(-1, width, features)[network], output_weight.reshape(-1, width)[network]
         else:  # the views of a general case would cost a tenth of a small matrix's time
             one, w, a = GramSums(*(value[0] for value in sums)), weight, output_weight
         for builder in builders:
-            if builder.add_to(one, samples, Neurons(width, w, a), base, high, budget, width, None):
+            if builder.add_to(one, samples.every, Neurons(width, w, a), base, high, budget, width, None):
                 break
-    return GramPath(samples, base, result, (width,), sums)
+    return GramPath(samples.x, base, result, (width,), sums, samples.x2)
 
 
 def gram(
@@ -124,6 +145,7 @@ def gram(
     output_weight: Tensor,
     s: Parameters = 1.0,
     *,
+    x2: Tensor | None = None,
     base: str = "relu",
     dtype: torch.dtype | None = None,
     memory_budget: int | None = None,
@@ -138,11 +160,13 @@ def gram(
         weight: (..., m, D).
         output_weight: (..., m).
         s: One s, or a 1-D sequence or tensor of S values: all of them cost one pass (:func:`gram_path`).
+        x2: Samples (n2, D) of the columns of cross-kernels, as in :func:`gram_path`; default: x.
         base: Base activation.
         dtype: As in :func:`gram_path`, like ``memory_budget``.
         memory_budget: Bytes of scratch memory beside the results and 16 n^2 bytes of sums; default 256 MiB.
     Returns:
-        ``Gram(a, w)``, each (..., n, n) for one s and (S, ..., n, n) for S values; ``.ntk`` is their sum.
+        ``Gram(a, w)``, each (..., n, n) for one s and (S, ..., n, n) for S values, exactly symmetric; (..., n, n2) with
+        ``x2``. ``.ntk`` is their sum.
     Raises:
         TypeError, ValueError: As :func:`gram_path`; s not finite.
 
@@ -155,26 +179,27 @@ def gram(
     """
     wide = dtype == torch.float64 or (dtype is None and isinstance(x, Tensor) and x.dtype == torch.float64)
     values = parameter_values(s, "gram", torch.float64 if wide else torch.float32)
-    path = _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram")
+    path = _gram_path(x, weight, output_weight, x2, base, dtype, memory_budget, "gram")
     return path._evaluate(values, dtype=path.dtype)
 
 
 # --- drawn weights ----------------------------------------------------------------------------------------------------
 
 
-def _stretch(n: int, cheap: bool, gpu: bool) -> int:
+def _stretch(samples: _Samples, cheap: bool) -> int:
     """Neurons between two calls of ``progress``: a function of the problem and the device's kind alone."""
-    if gpu and cheap:
-        return 2**26
-    if gpu:
-        return min(max(2**40 // (n * n + 1024) // 8192 * 8192, 8192), 2**26)
-    return 2**22 if cheap else min(max(2**31 // (n * n + 1024) // 8192 * 8192, 8192), 2**22)
+    # A narrow cross-kernel costs what its many samples do, not its few pairs.
+    work = samples.pairs + (1024 if samples.x2 is None else 64 * samples.every.shape[0] + 1024)
+    if samples.x.is_cuda:
+        return 2**26 if cheap else min(max(2**40 // work // 8192 * 8192, 8192), 2**26)
+    return 2**22 if cheap else min(max(2**31 // work // 8192 * 8192, 8192), 2**22)
 
 
 def random_gram_path(
     x: Tensor,
     width: int,
     *,
+    x2: Tensor | None = None,
     seed: int = 0,
     base: str = "relu",
     dtype: torch.dtype | None = None,
@@ -191,12 +216,13 @@ def random_gram_path(
     Args:
         x: Samples, (n, D).
         width: m, up to 2^48.
+        x2: Samples (n2, D) of the columns of cross-kernels, as in :func:`gram_path`; default: x.
         seed: Seed of the weights.
         base: Base activation.
         dtype: Type of the results and class of accuracy, as in :func:`gram_path`.
         first_neuron: Number of the first neuron.
-        batches: The sums are kept in that many batches of neurons, for error bars (16 n^2 bytes each). Default: 16 up
-            to n = 512, 8 up to n = 1024, then 1.
+        batches: The sums are kept in that many batches of neurons, for error bars (16 n^2 or 16 n n2 bytes each).
+            Default: 16 up to n = 512, 8 up to n = 1024, then 1; with ``x2`` by the number of entries, n n2.
         memory_budget: Bytes of scratch memory, as in :func:`gram_path`.
         progress: True for a tqdm bar, or a function called with (neurons done, width) about ten times a second or more.
     Raises:
@@ -212,35 +238,34 @@ def random_gram_path(
     """
     function = "random_gram_path"
     get_base(base)
-    x = check_samples(x, function).detach().resolve_neg()
+    x = check_samples(x, function)
+    x2 = check_second_samples(x2, x, function)
     check_draw(seed, first_neuron, width, "width", function)
     if width < 1:
         raise ValueError(f"{function}: width must be at least 1, got {width}")
-    n, features = x.shape
+    samples = _Samples(x, x2)
     if batches is None:
-        batches = 16 if n <= 512 else 8 if n <= 1024 else 1
+        batches = 16 if samples.pairs <= 512**2 else 8 if samples.pairs <= 1024**2 else 1
     batches = min(check_integer(batches, f"{function}: batches"), width)
     result = check_result_dtype(dtype, x, function)
     builders, high = _builders(x, base), result == torch.float64
-    least = builders[-1].least_scratch(n, features, 1, base, high) if n else 0
-    budget = check_budget(memory_budget, least, function)
-    step = _stretch(n, base == "relu" and features == 2, x.is_cuda)
-    samples = aligned(x.double())
-    sums = _zero_sums(samples, (batches,))
+    budget = check_budget(memory_budget, samples.least_scratch(builders[-1], 1, base, high), function)
+    step = _stretch(samples, base == "relu" and x.shape[1] == 2)
+    sums = samples.zero_sums((batches,))
     edges = [width * batch // batches for batch in range(batches + 1)]
     widths = tuple(edges[batch + 1] - edges[batch] for batch in range(batches))
     report, close = _reporter(progress, width)
     try:
-        for batch in range(batches) if n else ():
+        for batch in range(batches) if samples.pairs else ():
             one = GramSums(*(value[batch] for value in sums))
             neurons = Neurons(widths[batch], None, None, seed, first_neuron + edges[batch], builders[0].random_weights)
             told = None if report is None else partial(_told, report, edges[batch])
             for builder in builders:
-                if builder.add_to(one, samples, neurons, base, high, budget, step, told):
+                if builder.add_to(one, samples.every, neurons, base, high, budget, step, told):
                     break
     finally:
         close()
-    return GramPath(samples, base, result, widths, sums)
+    return GramPath(samples.x, base, result, widths, sums, samples.x2, (Drawn(seed, first_neuron, width),))
 
 
 def _told(report: Callable[[int], Any], before: int, done: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hrta_ext.bases import get_base
 from hrta_ext.callers import aligned
-from hrta_ext.inputs import Parameters, check_integer, check_samples, parameter_values
+from hrta_ext.inputs import Parameters, check_integer, check_samples, check_second_samples, parameter_values
 from hrta_ext.ntk.expectations import CLOSED_FORMS, MIXTURE_ERROR, MIXTURES, Expectations, Pairs, pairs_of_samples
 from hrta_ext.ntk.hermite import expanded
 from hrta_ext.ntk.types import Gram
@@ -75,14 +75,7 @@ def _check(x: Tensor, s: Parameters, base: str, x2: Tensor | None, depth: int, f
     get_base(base)
     x = check_samples(x, function)
     values = parameter_values(s, function, x.dtype)
-    if x2 is not None:
-        check_samples(x2, function, "x2")
-        if x2.shape[1] != x.shape[1]:
-            raise ValueError(f"{function}: x2 must have shape (n2, {x.shape[1]}) to match x, got {tuple(x2.shape)}")
-        if x2.dtype != x.dtype:
-            raise TypeError(f"{function}: x2 must have the dtype of x, {x.dtype}, got {x2.dtype}")
-        if x2.device != x.device:
-            raise ValueError(f"{function}: x2 must be on the device of x, {x.device}, got {x2.device}")
+    x2 = check_second_samples(x2, x, function)
     depth = check_integer(depth, f"{function}: depth")
     if depth > 1 and base not in CLOSED_FORMS:
         known = ", ".join(CLOSED_FORMS)

@@ -16,7 +16,7 @@ from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, address, own, placed, plain
 from hrta_ext.ntk import sessions
 from hrta_ext.ntk.sessions import gram_call
-from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, cross_columns, sum_shapes
 
 
 def serves(x: Tensor) -> bool:
@@ -24,9 +24,9 @@ def serves(x: Tensor) -> bool:
     return x.is_cpu or x.is_cuda
 
 
-def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
+def least_scratch(n_samples: int, n2: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs on the CPU; on a GPU it needs less than the torch backend."""
-    return _C.gram_least_scratch(BASES[base].number, high, n_samples, n_features, width)
+    return _C.gram_least_scratch(BASES[base].number, high, n_samples, n2, n_features, width)
 
 
 def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ def add_to(
     step: int,
     report: Callable[[int], Any] | None,
 ) -> bool:
-    """Add all neurons to sums of zeros (upper triangles of the products). x (n, D) float64.
+    """Add all neurons to sums of zeros (upper triangles of symmetric products). x (n, D) float64, with those of x2.
 
     Args:
         step: Neurons between two reports of how many are done.
@@ -55,7 +55,8 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        return sessions.add_to(sums, x, neurons, base, high, scratch_bytes, step, report)
+        symmetric = cross_columns(x, sums) == 0
+        return symmetric and sessions.add_to(sums, x, neurons, base, high, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
@@ -69,30 +70,36 @@ def add_to(
     return True
 
 
-def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
-    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric."""
-    n, networks = x.shape[0], sums.square_sum.shape[:-1]
+def evaluate(
+    x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype, x2: Tensor | None = None
+) -> Gram:
+    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric.
+
+    Cross-kernels with samples x2 (n2, D): (..., n, n2).
+    """
+    (n, features), networks = x.shape, sums.square_sum.shape[:-1]
+    n2 = n if x2 is None else x2.shape[0]
     count = networks.numel()
     device = x.get_device()
-    a, w = (torch.empty(count, *s.shape, n, n, dtype=dtype, device=x.device) for _ in range(2))
-    x = placed(x)
-    s, inner = plain(s.to(x.device), "gram: s"), x @ x.mT
-    sizes = [math.prod(shape) for shape in sum_shapes(x)]
-    for network in range(count if n else 0):
+    a, w = (torch.empty(count, *s.shape, n, n2, dtype=dtype, device=x.device) for _ in range(2))
+    s, every = plain(s.to(x.device), "gram: s"), plain(x if x2 is None else torch.cat([x, x2]), "gram: x")
+    sizes = [math.prod(shape) for shape in sum_shapes(x, x2)]
+    for network in range(count if n and n2 else 0):
         one = sums if not networks else GramSums(*(part.flatten(0, len(networks) - 1)[network] for part in sums))
         # GramPath is public: its sums may have been made by anybody.
         one = GramSums(*(plain(part, name) for name, part in zip(sums._fields, one, strict=True)))
-        linear, cross = placed(one.linear) @ x.mT, placed(one.cross) @ x.mT
+        products = _inner_products(one, x, x2) if x.is_cuda else {}
         call = _C.GramEvaluation(
             n=n,
+            n2=0 if x2 is None else n2,
+            D=features,
+            x=address(every, "gram: x", torch.float64, device, every.numel()),
             S=s.numel(),
             high=dtype == torch.float64,
             derivative=derivative,
             width=width,
             s=address(s, "gram: s", torch.float64, device, s.numel()),
-            inner=own(inner),
-            linear=own(linear),
-            cross=own(cross),
+            **{name: own(product) for name, product in products.items()},
             sums=_C.GramSums(
                 **{
                     name: address(part, name, torch.float64, device, size)
@@ -105,8 +112,18 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
         _C.gram_evaluate(call, device)
     if not networks:
         return Gram(a[0], w[0])
-    shape = (*s.shape, *networks, n, n)
+    shape = (*s.shape, *networks, n, n2)
     return Gram(*(part.movedim(0, s.dim()).reshape(shape) for part in (a, w)))
+
+
+def _inner_products(sums: GramSums, x: Tensor, x2: Tensor | None) -> dict[str, Tensor]:
+    """What the GPU's GramEvaluation needs, by the library."""
+    x, n = placed(x), x.shape[0]
+    if x2 is None:
+        return {"inner": x @ x.mT, "linear": placed(sums.linear) @ x.mT, "cross": placed(sums.cross) @ x.mT}
+    other = placed(x2)
+    linear, cross = ((placed(part[:n]) @ other.mT).add_(x @ placed(part[n:]).mT) for part in (sums.linear, sums.cross))
+    return {"inner": x @ other.mT, "linear": linear, "cross": cross}
 
 
 def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:

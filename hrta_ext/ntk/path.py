@@ -11,7 +11,7 @@ from hrta_ext.backends import serve
 from hrta_ext.inputs import Parameters, parameter_values
 from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.files import load_path, save_path
-from hrta_ext.ntk.types import Gram, GramSums
+from hrta_ext.ntk.types import Drawn, Gram, GramSums
 
 _KERNELS = ("ntk", "a", "w")
 
@@ -25,14 +25,29 @@ class GramPath:
 
     Attributes:
         x: Samples, (n, D), float64.
+        x2: Samples of the columns, (n2, D), float64, where the path is one of cross-kernels (n, n2); else None.
         dtype: Type of the matrices that ``path(s)`` returns, and the class of their accuracy.
         base: Base activation.
         widths: Neurons in each batch.
-        sums: The sums, with leading dimensions (batches, ...); 16 n^2 bytes per batch and network.
+        sums: The sums, with leading dimensions (batches, ...); 16 n^2 bytes per batch and network, or 16 n n2.
+        drawn: The numbers of the neurons, where all were drawn; else None.
     """
 
-    def __init__(self, x: Tensor, base: str, dtype: torch.dtype, widths: tuple[int, ...], sums: GramSums) -> None:
+    x2: Tensor | None = None  # of pickles of 0.1.0
+    drawn: tuple[Drawn, ...] | None = None
+
+    def __init__(
+        self,
+        x: Tensor,
+        base: str,
+        dtype: torch.dtype,
+        widths: tuple[int, ...],
+        sums: GramSums,
+        x2: Tensor | None = None,
+        drawn: tuple[Drawn, ...] | None = None,
+    ) -> None:
         self.x, self.base, self.dtype, self.widths, self.sums = x, base, dtype, widths, sums
+        self.x2, self.drawn = x2, drawn
 
     @property
     def width(self) -> int:
@@ -45,7 +60,7 @@ class GramPath:
         return len(self.widths)
 
     def batch(self, b: int) -> GramPath:
-        """The path of one batch of neurons; its sums are views.
+        """The path of one batch of neurons; its sums are views. It knows no numbers of neurons (``drawn``).
 
         Args:
             b: From 0 to ``batches`` - 1.
@@ -59,16 +74,21 @@ class GramPath:
         if not 0 <= b < self.batches:
             raise ValueError(f"GramPath.batch: b must be from 0 to {self.batches - 1}, got {b}")
         sums = GramSums(*(value[b : b + 1] for value in self.sums))
-        return GramPath(self.x, self.base, self.dtype, self.widths[b : b + 1], sums)
+        return GramPath(self.x, self.base, self.dtype, self.widths[b : b + 1], sums, self.x2)
 
     def __repr__(self) -> str:
         n, d = self.x.shape
+        columns = "" if self.x2 is None else f", n2={self.x2.shape[0]}"
         networks = self.sums.square_sum.shape[1:-1]
         shape = f", networks={tuple(networks)}" if networks else ""
-        return f"GramPath(n={n}, D={d}, width={self.width}, base={self.base!r}, batches={self.batches}{shape})"
+        width = f"width={self.width}, base={self.base!r}, batches={self.batches}"
+        return f"GramPath(n={n}{columns}, D={d}, {width}{shape})"
 
     def __call__(self, s: Parameters) -> Gram:
-        """Both matrices at s: (..., n, n) for one s, (S, ..., n, n) for S values; exactly symmetric."""
+        """Both matrices at s: (..., n, n) for one s, (S, ..., n, n) for S values; exactly symmetric.
+
+        Of a path with ``x2``: (..., n, n2) or (S, ..., n, n2).
+        """
         return self._evaluate(parameter_values(s, "GramPath", self.dtype), dtype=self.dtype)
 
     def derivative(self, s: Parameters) -> Gram:
@@ -81,8 +101,12 @@ class GramPath:
         Args:
             s: Homotopy parameters.
             kernel: "ntk", or "a" or "w" for one of its two parts.
+        Raises:
+            ValueError: The path is one of cross-kernels (``x2``), as for all that follows from eigenvalues.
         """
-        return self._spectrum(parameter_values(s, "GramPath.eigenvalues", self.dtype), kernel)
+        values = parameter_values(s, "GramPath.eigenvalues", self.dtype)
+        self._need_symmetry("eigenvalues")
+        return self._spectrum(values, kernel)
 
     def lambda_min(self, s: Parameters, kernel: str = "ntk") -> Tensor:
         """Smallest eigenvalue at each s, float64: (...) for one s, (S, ...) for S values.
@@ -90,6 +114,7 @@ class GramPath:
         It grows as s^2 once n > D (docs/theory.md 3.4), and the loss decays at least like exp(-2 lambda_min t / n).
         """
         values = parameter_values(s, "GramPath.lambda_min", self.dtype)
+        self._need_symmetry("lambda_min")
         self._need_samples("lambda_min")
         return self._spectrum(values, kernel)[..., 0]
 
@@ -117,6 +142,7 @@ class GramPath:
             ValueError: There are fewer than two batches.
         """
         values = parameter_values(s, "GramPath.lambda_min_error", self.dtype)
+        self._need_symmetry("lambda_min_error")
         self._need_samples("lambda_min_error")
         self._need_batches("lambda_min_error")
         every = range(self.batches)
@@ -129,8 +155,14 @@ class GramPath:
             return NotImplemented
         if self.base != other.base:
             raise ValueError(f"GramPath: both paths must have the same base, got {self.base!r} and {other.base!r}")
-        if self.x.shape != other.x.shape or not torch.equal(self.x, other.x):
+        if self.x.device != other.x.device:
+            raise ValueError(f"GramPath: both paths must be on one device, got {self.x.device} and {other.x.device}")
+        if not _equal(self.x, other.x):
             raise ValueError("GramPath: both paths must have the same samples x")
+        if (self.x2 is None) != (other.x2 is None):
+            raise ValueError("GramPath: a path of cross-kernels (x2) and one of symmetric matrices cannot be added")
+        if not _equal(self.x2, other.x2):
+            raise ValueError("GramPath: both paths must have the same samples x2")
         if self.sums.linear.shape[1:] != other.sums.linear.shape[1:]:
             raise ValueError("GramPath: both paths must have the same leading dimensions of networks")
         count = min(self.batches, other.batches)
@@ -138,7 +170,8 @@ class GramPath:
         sums = GramSums(*(u + v for u, v in zip(one.sums, two.sums, strict=True)))
         widths = tuple(u + v for u, v in zip(one.widths, two.widths, strict=True))
         dtype = torch.float64 if self.dtype == other.dtype == torch.float64 else torch.float32
-        return GramPath(self.x, self.base, dtype, widths, sums)
+        drawn = None if self.drawn is None or other.drawn is None else (*self.drawn, *other.drawn)
+        return GramPath(self.x, self.base, dtype, widths, sums, self.x2, drawn)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the path to ``path``: NumPy's format for ``.npz``, safetensors for ``.safetensors``."""
@@ -168,7 +201,8 @@ class GramPath:
             total = GramSums(*(value[0] for value in self.sums))
         else:
             total = GramSums(*(value[list(chosen)].sum(0) for value in self.sums))
-        return serve(native, reference, self.x, self.base).evaluate(self.x, total, width, s, derivative, dtype)
+        backend = serve(native, reference, self.x, self.base)
+        return backend.evaluate(self.x, total, width, s, derivative, dtype, self.x2)
 
     def _spectrum(self, s: Tensor, kernel: str, batches: tuple[int, ...] | None = None) -> Tensor:
         if kernel not in _KERNELS:
@@ -177,6 +211,10 @@ class GramPath:
         if not bool(matrices.isfinite().all()):
             raise ValueError(f"GramPath: {kernel} is not finite at these s, so it has no eigenvalues")
         return torch.linalg.eigvalsh(matrices)
+
+    def _need_symmetry(self, method: str) -> None:
+        if self.x2 is not None:
+            raise ValueError(f"GramPath.{method}: cross-kernels have no eigenvalues; this path has samples x2")
 
     def _need_samples(self, method: str) -> None:
         if self.x.shape[0] == 0:
@@ -194,7 +232,12 @@ class GramPath:
         if count == self.batches:
             return self
         sums = GramSums(*(torch.stack([value[b::count].sum(0) for b in range(count)]) for value in self.sums))
-        return GramPath(self.x, self.base, self.dtype, tuple(sum(self.widths[b::count]) for b in range(count)), sums)
+        widths = tuple(sum(self.widths[b::count]) for b in range(count))
+        return GramPath(self.x, self.base, self.dtype, widths, sums, self.x2, self.drawn)
+
+
+def _equal(one: Tensor | None, two: Tensor | None) -> bool:
+    return one is two or (one is not None and two is not None and one.shape == two.shape and torch.equal(one, two))
 
 
 def jackknife_error(left_out: Tensor) -> Tensor:

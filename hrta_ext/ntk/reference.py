@@ -11,7 +11,7 @@ from torch import Tensor
 from hrta_ext.bases import get_base
 from hrta_ext.callers import aligned
 from hrta_ext.ntk.normals import normals
-from hrta_ext.ntk.types import Gram, GramSums, Neurons
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, cross_columns
 
 _BYTES_PER_ENTRY = 64  # z, sigma, a sigma', their products' operands and the temporaries of the base, at most
 _FEW_NEURONS = 4096
@@ -23,7 +23,7 @@ def _chunk(n_samples: int) -> int:
     return min(max(2**27 // (_BYTES_PER_ENTRY * n_samples), 64), 1024)
 
 
-def least_scratch(n_samples: int, n_features: int, width: int, base: str, high: bool) -> int:
+def least_scratch(n_samples: int, n2: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs."""
     return _chunk(n_samples) * (_BYTES_PER_ENTRY * n_samples + 16 * (n_features + 1))
 
@@ -52,7 +52,11 @@ def add_to(
     step: int,
     report: Callable[[int], Any] | None,
 ) -> bool:
-    """Add all neurons to the sums (upper triangles of the products). x (n, D) float64. Always True: all is served."""
+    """Add all neurons to the sums (upper triangles of symmetric products). x (n, D) float64, with those of x2.
+
+    Returns:
+        True: all is served.
+    """
     done = 0
     for stretch in neurons.stretches(step):
         _add_stretch(sums, x, stretch, base, high, scratch_bytes)
@@ -69,6 +73,7 @@ def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: b
     low = base == "relu" and not high and neurons.count >= _FEW_NEURONS and x.is_cpu
     dtype = torch.float32 if low else torch.float64
     chunk = _chunk(x.shape[0]) if x.is_cpu else _gpu_chunk(x, scratch_bytes)
+    crossed = cross_columns(x, sums) > 0
     probe = torch.zeros((), dtype=torch.float64, device=x.device)  # becomes NaN if a weight is not finite
     with torch.no_grad():
         for begin in range(0, neurons.count, chunk):
@@ -86,32 +91,48 @@ def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: b
             sums.cross.add_(value @ weight)
             sums.square_sum.add_((a * a).sum())
             sums.slope_sum.add_(slope @ (a * a))
-            _add_product(value.to(dtype), sums.value_product)
-            _add_product((slope * a).to(dtype), sums.slope_product)
+            _add_product(value.to(dtype), sums.value_product, crossed)
+            _add_product((slope * a).to(dtype), sums.slope_product, crossed)
         for tensor in sums:
             tensor.add_(probe)
 
 
-def _add_product(rows: Tensor, product: Tensor) -> None:
-    """product (n, n) += rows rows^T, rows (n, count), on and above the diagonal."""
-    for begin in range(0, rows.shape[0], _ROWS):
-        left, right, to = rows[begin : begin + _ROWS], rows[begin:].mT, product[begin : begin + _ROWS, begin:]
+def _add_product(samples: Tensor, product: Tensor, crossed: bool) -> None:
+    """product (n, n) += samples samples^T, samples (n, count), on and above the diagonal.
+
+    Crossed: product (n, n2) += the first n of the samples (n + n2, count) times the others.
+    """
+    n = product.shape[0]
+    rows, columns = samples[:n], samples[n:] if crossed else samples
+    for begin in range(0, n, _ROWS):
+        first = 0 if crossed else begin
+        left, right, to = rows[begin : begin + _ROWS], columns[first:].mT, product[begin : begin + _ROWS, first:]
         if to.dtype == rows.dtype:
             to.addmm_(left, right)  # without a matrix between, which costs a GPU as much as the product
         else:
             to += left @ right
 
 
-def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
-    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric."""
-    x = aligned(x)
-    inner = x @ x.mT
-    inner = 0.5 * (inner + inner.mT)
-    linear, cross = aligned(sums.linear) @ x.mT, aligned(sums.cross) @ x.mT
-    row = sums.slope_sum[..., :, None]
+def evaluate(
+    x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype, x2: Tensor | None = None
+) -> Gram:
+    """Both matrices, or their derivatives in s, at s () or (S,): (..., n, n) or (S, ..., n, n), exactly symmetric.
+
+    Cross-kernels with samples x2 (n2, D): (..., n, n2).
+    """
+    x, n = aligned(x), x.shape[0]
+    rows, columns = sums.slope_sum[..., :n, None], sums.slope_sum[..., None, 0 if x2 is None else n :]
+    value_product, slope_product = sums.value_product, sums.slope_product
+    if x2 is None:
+        inner = x @ x.mT
+        inner = 0.5 * (inner + inner.mT)
+        value_product, slope_product = _mirrored(value_product), _mirrored(slope_product)
+    else:
+        inner = x @ aligned(x2).mT
+    linear, cross = _both_ways(sums.linear, x, x2), _both_ways(sums.cross, x, x2)
     coefficients = (
-        (0.5 * (linear + linear.mT), cross + cross.mT, _mirrored(sums.value_product)),
-        (inner * sums.square_sum[..., None], inner * (row + row.mT), inner * _mirrored(sums.slope_product)),
+        (0.5 * linear, cross, value_product),
+        (inner * sums.square_sum[..., None], inner * (rows + columns), inner * slope_product),
     )
     values = s.to(x.device).reshape(s.shape + (1,) * linear.dim())
     rest = 1.0 - values
@@ -119,6 +140,15 @@ def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool,
     # Products and sums of two tensors only: a fused form might round entries (i, j) and (j, i) differently.
     a, w = (factors[0] * c[0] + factors[1] * c[1] + factors[2] * c[2] for c in coefficients)
     return Gram((a / width).to(dtype), (w / width).to(dtype))
+
+
+def _both_ways(part: Tensor, x: Tensor, x2: Tensor | None) -> Tensor:
+    """part_i . x_j + part_j . x_i: (..., n, n), or (..., n, n2) from part (..., n + n2, D)."""
+    if x2 is None:
+        products = aligned(part) @ x.mT
+        return products + products.mT
+    n = x.shape[0]
+    return aligned(part[..., :n, :]) @ aligned(x2).mT + x @ aligned(part[..., n:, :]).mT
 
 
 def _mirrored(upper: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Regression with the infinite-width kernels: what training an infinitely wide network converges to."""
+"""Regression with the kernels of wide networks, infinitely wide or not: what training them converges to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from hrta_ext.callers import aligned
 from hrta_ext.inputs import DtypeError, as_float, check_finite, shown, with_bias
-from hrta_ext.ntk.infinite import infinite_gram
+from hrta_ext.ntk.kernels import InfiniteKernel, finite_kernel
 from hrta_ext.ntk.types import Gram
 
 Array = Any  # numpy array, tensor or nested sequence
 
 
 class KernelRegression:
-    """Ridge regression or gradient flow with the analytic NTK or NNGP kernel; a scikit-learn estimator.
+    """Ridge regression or gradient flow with the NTK or NNGP kernel of a wide network; a scikit-learn estimator.
 
     It passes every check of ``sklearn.utils.estimator_checks.check_estimator`` without needing scikit-learn itself.
 
@@ -29,20 +29,27 @@ class KernelRegression:
     f = k K^{-1} (I - exp(-K t / n)) y, the mean prediction of an infinitely wide network trained that long (Jacot,
     Gabriel, Hongler 2018; Lee et al. 2019). One eigendecomposition, O(n^3).
 
+    With a ``network`` its own kernel at finite width takes the place of the infinite one: that of its weights as they
+    are when fit is called (computed in the float64 class, on their device), or of a path of :func:`random_gram_path` on
+    the training samples, whose neurons are drawn again for the kernel between new samples and those. A path in the
+    float32 class leaves out eigenvalues below 1e-6 |K|.
+
     Args:
-        s: Homotopy parameter.
-        base: Base activation.
-        depth: Hidden layers.
+        s: Homotopy parameter; default: that of the network, 1 for a path and without one.
+        base: Base activation, where there is no network.
+        depth: Hidden layers, where there is no network.
         kernel: "ntk" (all layers trained) or "nngp" (the last layer alone).
         ridge: Penalty per sample; 0 interpolates, stably, by leaving out eigenvalues below rounding.
         bias: Append the constant 1 to the samples.
         time: Gradient-flow time; None trains for ever. Long times leave out eigenvalues below rounding, too.
+        network: A :class:`TwoLayerNet`, a :class:`GramPath` of drawn neurons, or None for infinite width.
 
     Attributes:
         dual_coef_: (K + ridge n I)^{-1} y or its like for a ``time``, in y's shape.
         samples_: Training samples, with the constant 1 if there is one.
         n_features_in_: d.
         feature_names_in_: Names of the columns (d,), where x was a table that has names.
+        kernel_: Where predict gets its kernel from: a network's has copies of its weights.
 
     Example:
         >>> import numpy as np, hrta_ext as hx
@@ -50,22 +57,28 @@ class KernelRegression:
         >>> model = hx.KernelRegression(s=1.5).fit(x, np.sin(3 * x[:, 0]))
         >>> model.score(x, np.sin(3 * x[:, 0])) > 0.999
         True
+        >>> finite = hx.KernelRegression(network=hx.TwoLayerNet(1, 1000, seed=0))
+        >>> finite.fit(x, np.sin(3 * x[:, 0])).predict(x[:2]).shape
+        (2,)
     """
 
-    _NAMES = ("s", "base", "depth", "kernel", "ridge", "bias", "time")
+    _NAMES = ("s", "base", "depth", "kernel", "ridge", "bias", "time", "network")
+    network: Any = None  # of pickles of 0.1.0, like kernel_
+    kernel_: Any = None
 
     def __init__(
         self,
-        s: float = 1.0,
+        s: float | None = None,
         base: str = "relu",
         depth: int = 1,
         kernel: str = "ntk",
         ridge: float = 0.0,
         bias: bool = True,
         time: float | None = None,
+        network: Any = None,
     ) -> None:
         self.s, self.base, self.depth, self.kernel = s, base, depth, kernel
-        self.ridge, self.bias, self.time = ridge, bias, time
+        self.ridge, self.bias, self.time, self.network = ridge, bias, time, network
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor, by name."""
@@ -101,9 +114,10 @@ class KernelRegression:
         """
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'KernelRegression: kernel must be "ntk" or "nngp", got {self.kernel!r}')
-        if not _is_number(self.s):
-            raise ValueError(f"KernelRegression: s must be one number, got {shown(self.s)}")
-        check_finite(self.s, "KernelRegression: s")
+        if self.s is not None:
+            if not _is_number(self.s):
+                raise ValueError(f"KernelRegression: s must be one number, got {shown(self.s)}")
+            check_finite(self.s, "KernelRegression: s")
         if not (_is_number(self.ridge) and 0 <= as_float(self.ridge) < math.inf):
             raise ValueError(f"KernelRegression: ridge must be finite and not negative, got {shown(self.ridge)}")
         if self.time is not None and not (_is_number(self.time) and self.time > 0):
@@ -120,13 +134,16 @@ class KernelRegression:
             )
         if samples.shape[0] == 0:
             raise ValueError("KernelRegression: x must have at least one sample")
-        kernel = self._kernel(infinite_gram(samples, **self._options()))
+        source = self._source(samples.shape[1])
+        kernel = self._chosen(source.between(samples))
         if not bool(kernel.isfinite().all()):
-            raise ValueError(f"KernelRegression: the kernel overflows float64 at s = {self.s:g} on these x")
+            what = "overflows float64" if self.network is None else "of the network is not finite"
+            raise ValueError(f"KernelRegression: the kernel {what} at s = {source.s:g} on these x")
         values, vectors = torch.linalg.eigh(kernel)
         n = samples.shape[0]
         penalty = as_float(self.ridge) * n
-        cutoff = n * torch.finfo(torch.float64).eps * values[-1]  # what rounding makes of a zero eigenvalue
+        # What rounding makes of a zero eigenvalue, or the kernel's own error.
+        cutoff = torch.maximum(n * torch.finfo(torch.float64).eps * values[-1], source.error * values.norm())
         if self.time is not None:
             # (1 - exp(-lambda t / n)) / lambda, t / n at lambda = 0 until times that would blow rounding errors up.
             t = torch.tensor(as_float(self.time) / n, dtype=torch.float64)
@@ -137,7 +154,7 @@ class KernelRegression:
             inverse = torch.where(values + penalty > cutoff, 1.0 / (values + penalty), 0.0)
         rotated = vectors.mT @ targets.reshape(n, -1)
         self.dual_coef_ = (vectors @ (inverse[:, None] * rotated)).reshape(targets.shape)
-        self.samples_ = samples
+        self.samples_, self.kernel_ = samples, source
         self.n_features_in_ = samples.shape[1] - int(self.bias)
         self.__dict__.pop("feature_names_in_", None)
         if (names := _column_names(x)) is not None:
@@ -159,8 +176,8 @@ class KernelRegression:
                 f"KernelRegression: x must have shape (n, {expected}), as in fit, got {(samples.shape[0], came)}: "
                 f"X has {came} features, but KernelRegression is expecting {expected} features as input"
             )
-        gram = infinite_gram(samples, x2=self.samples_, **self._options())
-        predicted = self._kernel(gram) @ self.dual_coef_
+        source = self.kernel_ or self._source(samples.shape[1])
+        predicted = self._chosen(source.between(samples, self.samples_)) @ self.dual_coef_
         return predicted if isinstance(x, Tensor) else predicted.numpy()
 
     def score(self, x: Array, y: Array) -> float:
@@ -174,10 +191,24 @@ class KernelRegression:
         rest = float((targets - predicted).square().sum())
         return 1.0 - rest / total if total > 0.0 else float(rest == 0.0)
 
-    def _options(self) -> dict[str, Any]:
-        return {"s": self.s, "base": self.base, "depth": self.depth}
+    def _source(self, n_features: int) -> Any:
+        """Where the kernel of samples (n, n_features) comes from."""
+        if self.network is None:
+            return InfiniteKernel(self.base, self.depth, 1.0 if self.s is None else self.s)
+        source = finite_kernel(self.network, self.s)
+        if self.depth != 1 or self.base not in ("relu", source.base):
+            raise ValueError(
+                f"KernelRegression: base and depth must be those of the network, {source.base!r} and 1, "
+                f"got {self.base!r} and {shown(self.depth)}"
+            )
+        if source.n_features != n_features:
+            raise ValueError(
+                f"KernelRegression: network takes samples of {source.n_features} features, "
+                f"x has {n_features} with bias={self.bias}"
+            )
+        return source
 
-    def _kernel(self, gram: Gram) -> Tensor:
+    def _chosen(self, gram: Gram) -> Tensor:
         return gram.ntk if self.kernel == "ntk" else gram.a
 
     def _check_names(self, names: Array) -> None:

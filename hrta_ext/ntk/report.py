@@ -226,6 +226,8 @@ def spectra_report(
         >>> round(report.law(report.infinite["ntk"]).exponent, 2)
         2.0
     """
+    if path.x2 is not None:
+        raise ValueError("spectra_report: path must be one of symmetric matrices, got one of cross-kernels (x2)")
     n, d = path.x.shape
     if n == 0 or len(s) == 0:
         raise ValueError(f"spectra_report: needs samples and values of s, got {n} samples and {len(s)} values")

@@ -13,7 +13,7 @@ from torch import Tensor
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, KINDS, address, own, plain
 from hrta_ext.ntk import choice, levels, many_features
-from hrta_ext.ntk.types import GramSums, Neurons
+from hrta_ext.ntk.types import GramSums, Neurons, cross_columns
 
 Report = Callable[[int], Any]
 
@@ -35,6 +35,7 @@ def gram_call(
         base=BASES[base].number,
         digits=digits,
         n=n,
+        n2=cross_columns(x, sums),
         D=features,
         m=neurons.count,
         x=address(x, "gram: x", torch.float64, device, n * features),

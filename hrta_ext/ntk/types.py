@@ -25,7 +25,11 @@ class Gram(NamedTuple):
 
 
 class GramSums(NamedTuple):
-    """Sums over neurons, float64, from which both matrices follow for every s (csrc/ntk/gram.h gives the formulas)."""
+    """Sums over neurons, float64, from which both matrices follow for every s (csrc/ntk/gram.h gives the formulas).
+
+    For cross-kernels n counts the samples of x and behind them those of x2, and the two products are (..., rows of x,
+    rows of x2).
+    """
 
     linear: Tensor  # (..., n, D)  sum_k z_ik w_k
     cross: Tensor  # (..., n, D)  sum_k sigma(z_ik) w_k
@@ -35,10 +39,25 @@ class GramSums(NamedTuple):
     slope_product: Tensor  # (..., n, n)  sum_k a_k^2 sigma'(z_ik) sigma'(z_jk)
 
 
-def sum_shapes(x: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the members of GramSums for samples x (n, D)."""
-    n, d = x.shape
-    return (n, d), (n, d), (1,), (n,), (n, n), (n, n)
+def sum_shapes(x: Tensor, x2: Tensor | None = None) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the members of GramSums for samples x (n, D), or x (n, D) and x2 (n2, D)."""
+    rows, d = x.shape
+    n, columns = (rows, rows) if x2 is None else (rows + x2.shape[0], x2.shape[0])
+    return (n, d), (n, d), (1,), (n,), (rows, columns), (rows, columns)
+
+
+def cross_columns(x: Tensor, sums: GramSums) -> int:
+    """n2 where the last n2 of the samples x (n + n2, D) are the columns of cross-kernels, else 0."""
+    rows, columns = sums.value_product.shape[-2:]
+    return columns if x.shape[0] > rows else 0
+
+
+class Drawn(NamedTuple):
+    """Neurons of the generator: those numbered first_neuron .. first_neuron + width - 1."""
+
+    seed: int
+    first_neuron: int
+    width: int
 
 
 @dataclass(frozen=True)

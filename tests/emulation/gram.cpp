@@ -25,11 +25,11 @@ void draw(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight
   cuda::random_weights(seed, first, count, D, weight, output_weight, 0, nullptr);
 }
 
-// sizes: n, S, high, derivative. inputs: inner, linear, cross, square_sum, slope_sum, value_product, slope_product.
+// sizes: n, S, high, derivative, n2. inputs: inner, linear, cross, square_sum, slope_sum, value_product, slope_product.
 void evaluate(const int64_t* sizes, double width, const double* s, double** inputs, void* a, void* w) {
   GramEvaluation call{};
   call.n = sizes[0], call.S = sizes[1], call.high = sizes[2] != 0, call.derivative = sizes[3] != 0;
-  call.width = width, call.s = s;
+  call.n2 = sizes[4], call.width = width, call.s = s;
   call.inner = inputs[0], call.linear = inputs[1], call.cross = inputs[2];
   call.sums.square_sum = inputs[3], call.sums.slope_sum = inputs[4];
   call.sums.value_product = inputs[5], call.sums.slope_product = inputs[6];

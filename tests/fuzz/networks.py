@@ -148,7 +148,10 @@ def gram(draw: Draw) -> None:
     if draw.chance(0.1):
         keywords["memory_budget"] = draw.one_of([0, -1, 1000, 2**40, 2**70, 1.5, True])
         draw.fair = False
-    if not bool(torch.isfinite(x.double()).all()):
+    x2 = None
+    if x.dim() == 2 and draw.chance(0.3):
+        keywords["x2"] = x2 = draw.tensor([draw.size(257), x.shape[1]], dtype)
+    if not all(bool(torch.isfinite(samples.double()).all()) for samples in (x, x2) if samples is not None):
         draw.fair = False  # refused by the row's number
     run: Callable[[], hx.Gram]
     if name == "random_gram_path":
@@ -162,24 +165,27 @@ def gram(draw: Draw) -> None:
     got = attempt(draw, run)
     if got is None:
         return
-    for part in got:
+    for part in got if x2 is None else ():
         if not bool(((part == part.mT) | part.isnan()).all()):
             raise Finding(f"{name}: not symmetric")
-    if not draw.tame or x.shape[0] == 0:
+    every = x if x2 is None else torch.cat([x, x2])
+    if not draw.tame or every.shape[0] == 0:
         return
     if name == "random_gram_path":
         weight, output_weight = hx.random_weights(first, width, x.shape[1], seed=seed)
-    if base == "relu" and _near_a_kink(x, weight):
+    if base == "relu" and _near_a_kink(every, weight):
         return
     values = torch.as_tensor(s, dtype=torch.float64).reshape(-1, *[1] * weight.dim())
-    z = x.double() @ weight.double().mT
+    z = every.double() @ weight.double().mT
     value, slope = (homotopy(z, values, base, order) for order in (0, 1))
     rise = slope * output_weight.double().unsqueeze(-2)
-    inner, width = x.double() @ x.double().mT, weight.shape[-2]
+    inner, width = every.double() @ every.double().mT, weight.shape[-2]
     exact = (value @ value.mT / width, inner * (rise @ rise.mT) / width)
     sizes = (1.0 + values.abs().max() ** 2) if values.numel() else torch.tensor(1.0)
     for letter, mine, right in zip("aw", got, exact, strict=True):
         right = right if torch.as_tensor(s).dim() else right[0]
+        if x2 is not None:
+            right = right[..., : x.shape[0], x.shape[0] :]
         top = float(sizes) * (_largest(right) + _largest(z) ** 2 * (1.0 + _largest(output_weight)) ** 2)
         same(f"{name}, {letter}", mine, right, _ROUNDING[mine.dtype] * top, result or dtype)
 

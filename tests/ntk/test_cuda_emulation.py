@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from emulated import Guarded, address, emulated
-from ntk.cases import problem
+from ntk.cases import dense, problem
 from ntk.digits import exact_sums, figures_of, session, whole, zero_sums
 from torch import Tensor
 
@@ -150,7 +150,7 @@ def test_matrices_at_s(kernels: Any, n: int, dtype: torch.dtype, derivative: boo
     s = torch.tensor([0.0, 0.5, 1.0, 2.5], dtype=torch.float64)
     inputs = [x @ x.mT, sums.linear @ x.mT, sums.cross @ x.mT, sums.square_sum, sums.slope_sum, *sums[4:]]
     pointers = (ctypes.c_void_p * 7)(*(part.data_ptr() for part in inputs))
-    sizes = torch.tensor([n, len(s), dtype == torch.float64, derivative])
+    sizes = torch.tensor([n, len(s), dtype == torch.float64, derivative, 0])
     a, w = (Guarded((len(s), n, n), dtype, off=1) for _ in range(2))
     kernels.evaluate(address(sizes), ctypes.c_double(50.0), address(s), pointers, address(a.result), address(w.result))
     expected = reference.evaluate(x, sums, 50, s, derivative, torch.float64)
@@ -158,6 +158,25 @@ def test_matrices_at_s(kernels: Any, n: int, dtype: torch.dtype, derivative: boo
         tolerance = 1e-13 if dtype == torch.float64 else 1e-6
         torch.testing.assert_close(got.double(), true, rtol=0, atol=tolerance * float(true.abs().max()))
         assert torch.equal(got, got.mT)
+
+
+@pytest.mark.parametrize(("n", "n2"), [(1, 40), (37, 5), (9, 9)])
+def test_cross_kernels_at_s(kernels: Any, n: int, n2: int) -> None:
+    """Against the dense formula; as many columns as rows do not make them symmetric."""
+    every, weight, output_weight = problem(n + n2, 50, 3)
+    x, x2 = every[:n], every[n:]
+    sums = hx.gram_path(x, weight, output_weight, x2=x2).sums
+    linear, cross = (part[0, :n] @ x2.mT + x @ part[0, n:].mT for part in (sums.linear, sums.cross))
+    s = torch.tensor([0.0, 0.5, 2.5], dtype=torch.float64)
+    inputs = [x @ x2.mT, linear, cross, *(part[0] for part in sums[2:])]
+    pointers = (ctypes.c_void_p * 7)(*(part.data_ptr() for part in inputs))
+    sizes = torch.tensor([n, len(s), True, False, n2])
+    a, w = (Guarded((len(s), n, n2), torch.float64, off=1) for _ in range(2))
+    kernels.evaluate(address(sizes), ctypes.c_double(50.0), address(s), pointers, address(a.result), address(w.result))
+    for got, square in zip(
+        (a.checked(), w.checked()), dense(every, weight, output_weight, tuple(s.tolist())), strict=True
+    ):
+        torch.testing.assert_close(got, square[:, :n, n:], rtol=0, atol=1e-13 * float(square.abs().max()))
 
 
 @pytest.mark.parametrize(("n", "n2"), [(7, 300), (65540, 1)])

@@ -211,7 +211,7 @@ bool gram_sums_by_arcs(const GramCall& call, ParallelFor parallel_for) {
   const GramSums& sums = call.sums;
   *sums.square_sum += total[0].high + all.at_zero;
 
-  const int64_t half = 2 * rays.lines(), full = bins;
+  const int64_t half = 2 * rays.lines(), full = bins, rows = call.n - call.n2;
   const auto add_sample = [&](int64_t i) {
     const double *x = call.x + 2 * i, u0 = x[0], u1 = x[1];
     sums.linear[2 * i] += total[1].high * u0 + total[2].high * u1;
@@ -223,7 +223,7 @@ bool gram_sums_by_arcs(const GramCall& call, ParallelFor parallel_for) {
     sums.slope_sum[i] += own[0];
     sums.cross[2 * i] += own[1] * u0 + own[2] * u1;
     sums.cross[2 * i + 1] += own[2] * u0 + own[3] * u1;
-    for (int64_t j = i; j < call.n; ++j) {
+    for (int64_t j = call.n2 == 0 ? i : rows; i < rows && j < call.n; ++j) {
       const double *y = call.x + 2 * j, v0 = y[0], v1 = y[1];
       const int64_t other = rays.start(j);
       if (other < 0) continue;
@@ -234,8 +234,9 @@ bool gram_sums_by_arcs(const GramCall& call, ParallelFor parallel_for) {
       } else {
         running.add_range(first + 1, first + ahead - half - 1, both);
       }
-      sums.slope_product[i * call.n + j] += both[0];
-      sums.value_product[i * call.n + j] += u0 * (both[1] * v0 + both[2] * v1) + u1 * (both[2] * v0 + both[3] * v1);
+      const int64_t at = call.n2 == 0 ? i * call.n + j : i * call.n2 + j - rows;
+      sums.slope_product[at] += both[0];
+      sums.value_product[at] += u0 * (both[1] * v0 + both[2] * v1) + u1 * (both[2] * v0 + both[3] * v1);
     }
   };
   for_each_task(call.n, parallel_for, add_sample, call.n < 200);

@@ -60,16 +60,26 @@ struct Operands {
   }
 };
 
-// Groups of samples, an even number.
+// Groups of samples, an even number of the products' rows and, for cross-kernels, of their columns.
+int64_t row_groups(const GramCall& call) {
+  return round_up(call.n - call.n2, kProductTile) / kGroup;
+}
 int64_t group_count(const GramCall& call) {
-  return round_up(call.n, kProductTile) / kGroup;
+  return row_groups(call) + round_up(call.n2, kProductTile) / kGroup;
 }
 
 // Below this many features sum_k w_k w_k^T (D x D) is cheaper than sum_k z_ik w_k (n x D), and gives it.
 constexpr int64_t kSecondMomentFeatures = 16;
 
 // Samples per side of a panel: the operands of two panels and their part of the products fit in the second cache.
-constexpr int64_t kPanel = 192;
+// Cross-kernels that have few such panels are cut into smaller ones: every thread gets some.
+constexpr int64_t kPanel = 192, kSmallPanel = 64, kFewPanels = 64;
+
+// Whether threads take whole blocks of neurons, else share the samples of each. An entry of a cross-kernel has the bits
+// that its two samples have in every other, and in a matrix of more than kPanel samples: its blocks are added in order.
+bool goes_by_blocks(const GramCall& call) {
+  return call.n <= kPanel && call.n2 == 0;
+}
 
 // What belongs to one block of neurons.
 struct Slot {
@@ -131,19 +141,18 @@ class Builder {
         groups_(group_count(call)),
         by_moment_(call.D <= kSecondMomentFeatures),
         total_blocks_(ceil_div(call.m, kNeuronBlock)),
+        rows_(call.n - call.n2),
+        columns_(call.n2 == 0 ? call.n : call.n2),
         x_(groups_ * call.D * kGroup) {
-    for (int64_t g = 0; g < groups_; ++g) {
-      for (int64_t d = 0; d < call.D; ++d) {
-        for (int l = 0; l < kGroup; ++l) {
-          const int64_t i = g * kGroup + l;
-          *x_.at((g * call.D + d) * kGroup + l) = i < call.n ? call.x[i * call.D + d] : 0.0;
-        }
-      }
+    std::fill(x_.at(0), x_.at(groups_ * call.D * kGroup), 0.0);
+    for (int64_t i = 0; i < call.n; ++i) {
+      double* lane = x_.at(lane_of(i, call.D));
+      for (int64_t d = 0; d < call.D; ++d) lane[d * kGroup] = call.x[i * call.D + d];
     }
   }
 
   bool run() {
-    if (call_.n <= kPanel) {
+    if (goes_by_blocks(call_)) {
       run_by_blocks();
     } else {
       run_by_panels();
@@ -164,8 +173,8 @@ class Builder {
         fetch(block, slot);
         for (int64_t group = 0; group < groups_; ++group) respond(block, group, slot);
         add_block_sums(block, slot, own.sums, own.moment);
-        multiply(block, slot.values, 0, 0, own.sums.value_product);
-        multiply(block, slot.slopes, 0, 0, own.sums.slope_product);
+        multiply(block, slot.values, 0, 0, kPanel, own.sums.value_product);
+        multiply(block, slot.slopes, 0, 0, kPanel, own.sums.slope_product);
       }
     });
     std::vector<double> moment(size_t(call_.D * call_.D), 0.0);
@@ -193,7 +202,11 @@ class Builder {
     std::vector<std::unique_ptr<Slot>> slots;
     for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(call_, amx_ != nullptr, groups_));
     std::vector<double> moment(size_t(call_.D * call_.D), 0.0);
-    const int64_t panels = ceil_div(groups_ * kGroup, kPanel);
+    const auto panels_of = [&](int64_t size) {
+      return Pairs{ceil_div(rows_, size), ceil_div(columns_, size), call_.n2 == 0};
+    };
+    const int64_t size = call_.n2 != 0 && panels_of(kPanel).count() < kFewPanels ? kSmallPanel : kPanel;
+    const Pairs panels = panels_of(size);
     for (int64_t first = 0; first < total_blocks_ && finite_; first += slab) {
       const int64_t blocks = std::min(slab, total_blocks_ - first);
       const auto slot_at = [&](int64_t i) -> Slot& { return *slots[size_t(i)]; };
@@ -201,14 +214,13 @@ class Builder {
       for_each_task(blocks * groups_, parallel_for_,
                     [&](int64_t task) { respond(first + task / groups_, task % groups_, slot_at(task / groups_)); });
       for (int64_t i = 0; i < blocks; ++i) add_block_sums(first + i, slot_at(i), call_.sums, moment.data());
-      for_each_task(panels * (panels + 1) / 2, parallel_for_, [&](int64_t task) {
-        int64_t row = 0;
-        while (task >= panels - row) task -= panels - row++;
+      for_each_task(panels.count(), parallel_for_, [&](int64_t task) {
+        const auto [row, column] = panels.at(task);
         for (int64_t i = 0; i < blocks; ++i) {
-          multiply(first + i, slot_at(i).values, row, row + task, call_.sums.value_product);
+          multiply(first + i, slot_at(i).values, row, column, size, call_.sums.value_product);
         }
         for (int64_t i = 0; i < blocks; ++i) {
-          multiply(first + i, slot_at(i).slopes, row, row + task, call_.sums.slope_product);
+          multiply(first + i, slot_at(i).slopes, row, column, size, call_.sums.slope_product);
         }
       });
     }
@@ -226,6 +238,12 @@ class Builder {
   }
 
  private:
+  // Where sample i begins among groups of (entries, kGroup) doubles.
+  int64_t lane_of(int64_t i, int64_t entries) const {
+    const int64_t lane = i < rows_ ? i : row_groups(call_) * kGroup + i - rows_;
+    return lane / kGroup * entries * kGroup + lane % kGroup;
+  }
+
   int count_of(int64_t block) const { return int(std::min<int64_t>(kNeuronBlock, call_.m - block * kNeuronBlock)); }
 
   void fetch(int64_t block, Slot& slot) {
@@ -279,7 +297,7 @@ class Builder {
       for (int64_t e = 0; e <= d; ++e) moment[d * D + e] += dot(weight + d, D, weight + e, D, count);
     }
     for (int64_t i = 0; i < call_.n; ++i) {
-      const double* lane = slot.group_sums.at((i / kGroup) * (2 * D + 1) * kGroup + i % kGroup);
+      const double* lane = slot.group_sums.at(lane_of(i, 2 * D + 1));
       sums.slope_sum[i] += lane[D * kGroup];
       for (int64_t d = 0; d < D; ++d) sums.cross[i * D + d] += lane[d * kGroup];
       for (int64_t d = 0; !by_moment_ && d < D; ++d) sums.linear[i * D + d] += lane[(D + 1 + d) * kGroup];
@@ -297,21 +315,21 @@ class Builder {
     }
   }
 
-  // The entries of product (n, n) that a tile of `size` rows and columns covers, in the upper triangle.
+  // The entries of a product that a tile of `size` rows and columns covers, in the upper triangle of a symmetric one.
   Entries entries_at(double* product, int64_t row, int64_t column, int64_t size) const {
-    const int64_t n = call_.n;
-    return {product + row * n + column, n, int(std::clamp<int64_t>(n - row, 0, size)),
-            int(std::clamp<int64_t>(n - column, 0, size)), row == column};
+    return {product + row * columns_ + column, columns_, int(std::clamp<int64_t>(rows_ - row, 0, size)),
+            int(std::clamp<int64_t>(columns_ - column, 0, size)), call_.n2 == 0 && row == column};
   }
 
-  // product += the operands' product over one block, panel against panel.
-  void multiply(int64_t block, const Operands& operands, int64_t row_panel, int64_t column_panel,
+  // product += the operands' product over one block, panel against panel of `size` samples.
+  void multiply(int64_t block, const Operands& operands, int64_t row_panel, int64_t column_panel, int64_t size,
                 double* product) const {
-    constexpr int64_t kPairs = kPanel / kProductTile;
-    const int64_t pairs = groups_ / 2;
+    const int64_t pairs = size / kProductTile,
+                  row_end = std::min((row_panel + 1) * pairs, ceil_div(rows_, kProductTile)),
+                  column_end = std::min((column_panel + 1) * pairs, ceil_div(columns_, kProductTile));
     if (operands.tiles) amx_->begin();
-    for (int64_t i = row_panel * kPairs; i < std::min(pairs, (row_panel + 1) * kPairs); ++i) {
-      for (int64_t j = std::max(i, column_panel * kPairs); j < std::min(pairs, (column_panel + 1) * kPairs); ++j) {
+    for (int64_t i = row_panel * pairs; i < row_end; ++i) {
+      for (int64_t j = std::max(call_.n2 == 0 ? i : 0, column_panel * pairs); j < column_end; ++j) {
         if (operands.tiles) {
           tile_product(count_of(block), operands, i, j, product);
         } else {
@@ -322,22 +340,27 @@ class Builder {
     if (operands.tiles) amx_->end();
   }
 
+  // The group of samples of the products' first column.
+  int64_t first_column() const { return call_.n2 == 0 ? 0 : row_groups(call_); }
+
   void tile_product(int count, const Operands& operands, int64_t i, int64_t j, double* product) const {
-    const int8_t* left[2] = {operands.left.at(2 * i * operands.left_bytes),
-                             operands.left.at((2 * i + 1) * operands.left_bytes)};
-    const int8_t* right[2] = {operands.right.at(2 * j * operands.right_bytes),
-                              operands.right.at((2 * j + 1) * operands.right_bytes)};
-    amx_->product(operands.digits, operands.binary, left, right, count, operands.left_scale.at(i * kProductTile),
-                  operands.right_scale.at(j * kProductTile),
+    const int64_t row = 2 * i, column = first_column() + 2 * j;
+    const int8_t* left[2] = {operands.left.at(row * operands.left_bytes),
+                             operands.left.at((row + 1) * operands.left_bytes)};
+    const int8_t* right[2] = {operands.right.at(column * operands.right_bytes),
+                              operands.right.at((column + 1) * operands.right_bytes)};
+    amx_->product(operands.digits, operands.binary, left, right, count, operands.left_scale.at(row * kGroup),
+                  operands.right_scale.at(column * kGroup),
                   entries_at(product, i * kProductTile, j * kProductTile, kProductTile));
   }
 
   void vector_product(int count, const Operands& operands, int64_t i, int64_t j, double* product) const {
     for (int corner = 0; corner < 4; ++corner) {
       const int64_t row = 2 * i + corner / 2, column = 2 * j + corner % 2;
-      if (row > column) continue;  // below the diagonal
+      const bool below_diagonal = call_.n2 == 0 && row > column;
+      if (below_diagonal || row * kGroup >= rows_ || column * kGroup >= columns_) continue;
       loops_.product(operands.digits != kDigitsFloat, operands.left.at(row * operands.left_bytes),
-                     operands.left.at(column * operands.left_bytes), count,
+                     operands.left.at((first_column() + column) * operands.left_bytes), count,
                      entries_at(product, row * kGroup, column * kGroup, kGroup));
     }
   }
@@ -349,7 +372,8 @@ class Builder {
   const int64_t groups_;
   const bool by_moment_;
   const int64_t total_blocks_;
-  Buffer<double> x_;  // (groups, D, kGroup)
+  const int64_t rows_, columns_;  // of the products
+  Buffer<double> x_;              // (groups, D, kGroup)
   std::atomic<bool> finite_{true};
 };
 
@@ -357,28 +381,8 @@ class Builder {
 
 int64_t gram_least_scratch(const GramCall& call) {
   if (call.D == 2 && call.base == kRelu) return arcs_scratch(call);
-  return call.n <= kPanel ? Builder::part_count(call) * Builder::part_bytes(call)
-                          : Slot::bytes(call, amx_loops() != nullptr);
-}
-
-void gram_evaluate(const GramEvaluation& call, ParallelFor parallel_for) {
-  const int64_t tiles = ceil_div(call.n, kProductTile);
-  const GramLoops& loops = gram_loops();
-  for_each_task(
-      tiles * (tiles + 1) / 2, parallel_for,
-      [&](int64_t task) {
-        int64_t row = 0;
-        while (task >= tiles - row) task -= tiles - row++;
-        loops.evaluate(call, row * kProductTile, (row + task) * kProductTile);
-      },
-      call.n * call.n * call.S < (1 << 18));
-}
-
-void power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
-               double* result, ParallelFor parallel_for) {
-  for_each_task(n, parallel_for, [&](int64_t i) {
-    gram_loops().power_sum(n2, terms, left + i * terms, right, base + i * n2, result + i * n2);
-  });
+  return goes_by_blocks(call) ? Builder::part_count(call) * Builder::part_bytes(call)
+                              : Slot::bytes(call, amx_loops() != nullptr);
 }
 
 bool gram_sums(const GramCall& call, ParallelFor parallel_for) {

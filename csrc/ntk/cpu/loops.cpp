@@ -230,12 +230,13 @@ template <bool kFull, typename T>
 void write_tile(const GramEvaluation& call, const double (*c)[kProductTile][kProductTile], int64_t row, int64_t column,
                 int rows, int columns, T* out) {
   const int count = kFull ? kProductTile : columns;
+  const int64_t stride = call.n2 == 0 ? call.n : call.n2;
   for (int64_t at = 0; at < call.S; ++at) {
     const double s = call.s[at], r = 1.0 - s;
     const double values[3] = {r * r, r * s, s * s}, derivatives[3] = {-2.0 * r, r - s, 2.0 * s};
     const double* factors = call.derivative ? derivatives : values;
     for (int i = 0; i < rows; ++i) {
-      T* to = out + (at * call.n + row + i) * call.n + column;
+      T* to = out + (at * call.n + row + i) * stride + column;
       const double *linear = c[0][i], *mixed = c[1][i], *base = c[2][i];
       for (int j = 0; j < count; ++j) {
         to[j] = T(multiply_add(factors[0], linear[j], multiply_add(factors[1], mixed[j], factors[2] * base[j])));
@@ -253,7 +254,8 @@ void write_tile_of(const GramEvaluation& call, const double (*c)[kProductTile][k
 
 void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int64_t column, int rows, int columns,
                      void* out) {
-  for (int p = 0; p < 3; ++p) {
+  const bool symmetric = call.n2 == 0;
+  for (int p = 0; symmetric && p < 3; ++p) {
     for (int i = 0; i < rows; ++i) {
       for (int j = row == column ? i : 0; j < columns; ++j) {
         q.entry[1][p][j][i] = q.entry[0][p][i][j];
@@ -261,7 +263,7 @@ void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int6
       }
     }
   }
-  for (int mirrored = 0; mirrored < (row == column ? 1 : 2); ++mirrored) {
+  for (int mirrored = 0; mirrored < (symmetric && row != column ? 2 : 1); ++mirrored) {
     const int64_t r = mirrored ? column : row, c = mirrored ? row : column;
     const int height = mirrored ? columns : rows, breadth = mirrored ? rows : columns;
     if (call.high) {
@@ -272,27 +274,81 @@ void write_quadratic(const GramEvaluation& call, Quadratic& q, int64_t row, int6
   }
 }
 
+// The inner products of a tile's samples. Sums of two directions are formed one by one, so that two samples may change
+// places.
+struct InnerProducts {
+  enum { kInner, kLinear, kLinearBack, kCross, kCrossBack, kCount };
+  double sum[kCount][kProductTile][kProductTile];
+};
+
+void add_inner_products(const GramEvaluation& call, int64_t row, int64_t column, int rows, int columns,
+                        InnerProducts& to) {
+  constexpr int kFeatures = 32, kVectors = 2, kWide = kVectors * kLanes<double>;
+  using P = InnerProducts;
+  const double* from[3] = {call.x, call.sums.linear, call.sums.cross};
+  const int64_t first = (call.n2 == 0 ? 0 : call.n) + column;
+  double other[3][kFeatures][kProductTile];
+  for (int64_t begin = 0; begin < call.D; begin += kFeatures) {
+    const int count = int(call.D - begin < kFeatures ? call.D - begin : kFeatures);
+    for (int p = 0; p < 3; ++p) {
+      for (int j = 0; j < kProductTile; ++j) {
+        const double* sample = from[p] + (first + (j < columns ? j : 0)) * call.D + begin;
+        for (int d = 0; d < count; ++d) other[p][d][j] = sample[d];
+      }
+    }
+    for (int i = 0; i < rows; ++i) {
+      const int64_t at = (row + i) * call.D + begin;
+      for (int j = 0; j < kProductTile; j += kWide) {
+        Vector<double> sum[P::kCount][kVectors] = {};
+        for (int q = 0; begin > 0 && q < P::kCount; ++q) {
+          for (int v = 0; v < kVectors; ++v) sum[q][v] = load(to.sum[q][i] + j + v * kLanes<double>);
+        }
+        for (int d = 0; d < count; ++d) {
+          const Vector<double> x = broadcast(from[0][at + d]), linear = broadcast(from[1][at + d]),
+                               cross = broadcast(from[2][at + d]);
+          for (int v = 0; v < kVectors; ++v) {
+            const int lane = j + v * kLanes<double>;
+            const Vector<double> other_x = load(other[0][d] + lane);
+            sum[P::kInner][v] = fused(x, other_x, sum[P::kInner][v]);
+            sum[P::kLinear][v] = fused(linear, other_x, sum[P::kLinear][v]);
+            sum[P::kLinearBack][v] = fused(x, load(other[1][d] + lane), sum[P::kLinearBack][v]);
+            sum[P::kCross][v] = fused(cross, other_x, sum[P::kCross][v]);
+            sum[P::kCrossBack][v] = fused(x, load(other[2][d] + lane), sum[P::kCrossBack][v]);
+          }
+        }
+        for (int q = 0; q < P::kCount; ++q) {
+          for (int v = 0; v < kVectors; ++v) store(to.sum[q][i] + j + v * kLanes<double>, sum[q][v]);
+        }
+      }
+    }
+  }
+}
+
 void evaluate(const GramEvaluation& call, int64_t row, int64_t column) {
-  const int64_t n = call.n;
+  const bool symmetric = call.n2 == 0;
+  const int64_t n = call.n, n2 = symmetric ? n : call.n2;
   const int rows = int(n - row < kProductTile ? n - row : kProductTile),
-            columns = int(n - column < kProductTile ? n - column : kProductTile);
+            columns = int(n2 - column < kProductTile ? n2 - column : kProductTile);
   const double per_neuron = 1.0 / call.width, square_sum = *call.sums.square_sum * per_neuron;
+  const double *row_sum = call.sums.slope_sum + row, *column_sum = call.sums.slope_sum + (symmetric ? 0 : n) + column;
+  InnerProducts p;
+  add_inner_products(call, row, column, rows, columns, p);
   Quadratic q;
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < columns; ++j) {
-      const int64_t here = (row + i) * n + column + j, there = (column + j) * n + row + i;
-      q.entry[0][0][i][j] = 0.5 * per_neuron * (call.linear[here] + call.linear[there]);
-      q.entry[0][1][i][j] = per_neuron * (call.cross[here] + call.cross[there]);
+      const int64_t here = (row + i) * n2 + column + j;
+      q.entry[0][0][i][j] = 0.5 * per_neuron * (p.sum[p.kLinear][i][j] + p.sum[p.kLinearBack][i][j]);
+      q.entry[0][1][i][j] = per_neuron * (p.sum[p.kCross][i][j] + p.sum[p.kCrossBack][i][j]);
       q.entry[0][2][i][j] = per_neuron * call.sums.value_product[here];
     }
   }
   write_quadratic(call, q, row, column, rows, columns, call.a);
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < columns; ++j) {
-      const int64_t here = (row + i) * n + column + j;
-      const double inner = call.inner[here];
+      const int64_t here = (row + i) * n2 + column + j;
+      const double inner = p.sum[p.kInner][i][j];
       q.entry[0][0][i][j] = inner * square_sum;
-      q.entry[0][1][i][j] = inner * (per_neuron * (call.sums.slope_sum[row + i] + call.sums.slope_sum[column + j]));
+      q.entry[0][1][i][j] = inner * (per_neuron * (row_sum[i] + column_sum[j]));
       q.entry[0][2][i][j] = inner * (per_neuron * call.sums.slope_product[here]);
     }
   }

@@ -48,7 +48,8 @@ struct GramLoops {
   // entries += sum over k < count of left (count, kGroup) times right (count, kGroup), in T.
   void (*product)(bool high, const void* left, const void* right, int count, Entries entries);
 
-  // The results' tile (row, column) of kProductTile rows and columns, row <= column, and its mirror image.
+  // The results' tile (row, column) of kProductTile rows and columns; without n2 row <= column, and its mirror image
+  // too.
   void (*evaluate)(const GramEvaluation& call, int64_t row, int64_t column);
 
   // One row of power_sum: left (terms), base and result (n2).

@@ -162,30 +162,34 @@ __global__ void __launch_bounds__(kThreads)
   out[15] = blockIdx.x < 3 ? first[blockIdx.x] : 0.0;
 }
 
-// Entry (i, j) of both matrices for all s, and (j, i) by another thread from the same numbers. Blocks of 32 by 8
-// samples, so that what lies mirrored is read by whole sectors too.
+// Entry (i, j) of both matrices for all s; where they are symmetric (j, i) by another thread from the same numbers.
+// Blocks of 32 by 8 samples, so that what lies mirrored is read by whole sectors too.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) evaluate_kernel(const __grid_constant__ GramEvaluation call) {
-  const int64_t i = int64_t(blockIdx.y) * 8 + threadIdx.x / 32, j = int64_t(blockIdx.x) * 32 + threadIdx.x % 32,
-                n = call.n;
-  if (i >= n || j >= n) return;
-  const int64_t low = i < j ? i : j, high = i < j ? j : i, here = low * n + high, there = high * n + low;
-  const double per_neuron = 1.0 / call.width, inner = call.inner[here];
-  const double terms[2][3] = {
-      {0.5 * per_neuron * (call.linear[here] + call.linear[there]), per_neuron * (call.cross[here] + call.cross[there]),
-       per_neuron * call.sums.value_product[here]},
-      {inner * (*call.sums.square_sum * per_neuron),
-       inner * (per_neuron * (call.sums.slope_sum[low] + call.sums.slope_sum[high])),
-       inner * (per_neuron * call.sums.slope_product[here])}};
-  for (int64_t at = 0; at < call.S; ++at) {
-    const double s = call.s[at], r = 1.0 - s;
-    const double factors[3] = {call.derivative ? -2.0 * r : r * r, call.derivative ? r - s : r * s,
-                               call.derivative ? 2.0 * s : s * s};
+  const bool symmetric = call.n2 == 0;
+  const int64_t n = call.n, n2 = symmetric ? n : call.n2, j = int64_t(blockIdx.x) * 32 + threadIdx.x % 32;
+  if (j >= n2) return;
+  const double per_neuron = 1.0 / call.width, square_sum = *call.sums.square_sum * per_neuron;
+  for (int64_t i = int64_t(blockIdx.y) * 8 + threadIdx.x / 32; i < n; i += int64_t(gridDim.y) * 8) {
+    const int64_t row = symmetric && j < i ? j : i, column = symmetric && j < i ? i : j;
+    const int64_t here = row * n2 + column, there = column * n + row;
+    const double linear = symmetric ? call.linear[there] : 0.0, cross = symmetric ? call.cross[there] : 0.0;
+    const double mixed = call.sums.slope_sum[row] + call.sums.slope_sum[symmetric ? column : n + column];
+    const double inner = call.inner[here];
+    const double terms[2][3] = {
+        {0.5 * per_neuron * (call.linear[here] + linear), per_neuron * (call.cross[here] + cross),
+         per_neuron * call.sums.value_product[here]},
+        {inner * square_sum, inner * (per_neuron * mixed), inner * (per_neuron * call.sums.slope_product[here])}};
+    for (int64_t at = 0; at < call.S; ++at) {
+      const double s = call.s[at], r = 1.0 - s;
+      const double factors[3] = {call.derivative ? -2.0 * r : r * r, call.derivative ? r - s : r * s,
+                                 call.derivative ? 2.0 * s : s * s};
 #pragma unroll
-    for (int g = 0; g < 2; ++g) {
-      const double* c = terms[g];
-      const double sum = fma(factors[0], c[0], fma(factors[1], c[1], factors[2] * c[2]));
-      static_cast<T*>(g == 0 ? call.a : call.w)[(at * n + i) * n + j] = T(sum);
+      for (int g = 0; g < 2; ++g) {
+        const double* c = terms[g];
+        const double sum = fma(factors[0], c[0], fma(factors[1], c[1], factors[2] * c[2]));
+        static_cast<T*>(g == 0 ? call.a : call.w)[(at * n + i) * n2 + j] = T(sum);
+      }
     }
   }
 }
@@ -240,7 +244,8 @@ using namespace digits;
 const char* gram_evaluate(const GramEvaluation& call, int device, void* stream) {
   if (call.n == 0 || call.S == 0) return nullptr;
   DeviceGuard guard(device);
-  const dim3 grid(ceil_div(call.n, 32), ceil_div(call.n, 8));
+  const unsigned rows = ceil_div(call.n, 8);
+  const dim3 grid(ceil_div(call.n2 == 0 ? call.n : call.n2, 32), rows < 65535 ? rows : 65535);
   if (call.high) {
     launch(evaluate_kernel<double>, grid, kThreads, stream, call);
   } else {
