@@ -182,7 +182,7 @@ void build(const Plan<T>& plan, void* stream) {
     launch(near_rank_kernel<T>, dim3(unsigned(blocks)), kPlanThreads, stream, plan);
   }
   launch(place_kernel<T>, dim3(unsigned(blocks)), kPlanThreads, stream, plan);
-  const int of_arcs = (plan.arcs + kPlanWarps - 1) / kPlanWarps;
+  const int of_arcs = plan.active == nullptr ? 0 : (plan.arcs + kPlanWarps - 1) / kPlanWarps;
   launch(table_kernel<T>, dim3(unsigned(plan.parts / kPlanThreads + 1 + of_arcs)), kPlanThreads, stream, plan);
 }
 

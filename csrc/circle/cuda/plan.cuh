@@ -23,7 +23,8 @@ struct Plan {
   int* owner;          // (2 n)
   int *begin, *end;    // (n) places of a sample's bounds among them, or -1; active on arcs begin + 1 .. end, around
                        // the circle if end < begin
-  int* active;         // (arcs) number of samples that are active on the arc: sums over none are to be exactly 0
+  int* active;         // (arcs) number of samples that are active on the arc: sums over none are to be exactly 0; or
+                       // null, where nobody sums over samples: counting takes n^2 comparisons
   double* turn;        // (2 n) turn_of
   int* rank;           // (2 n), (2): number of bounds, whether a sample is not finite
 

@@ -29,6 +29,7 @@ Layout layout_of(const GramCall& call, const Device& device) {
   layout.limbs = in_double ? kLimbs<double> : kLimbs<float>;
   Memory memory(call.scratch);
   layout.plan = arcs::plan_in<double>(memory, call.x, call.n);
+  layout.plan.active = nullptr;
   layout.shift = kMostShift;
   while (layout.shift >= 0 && (layout.shared = shared_bytes(layout)) > arcs::room_of(device)) --layout.shift;
   const int64_t sums = int64_t(kMoments) * layout.plan.arcs, copy = sums * (layout.words + 1);

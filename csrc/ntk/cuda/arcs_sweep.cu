@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(const __grid_co
   Search<double> search = work.search;
   Point<double>* const bound = reinterpret_cast<Point<double>*>(shared_memory());
   uint32_t* const table = reinterpret_cast<uint32_t*>(bound + work.arcs);
-  const Bins<kWords> bins(table + work.search.parts + 1, work.arcs, work.shift);
+  const Bins<kWords> bins(table + work.search.parts + 1, work.arcs, kShared ? work.shift : 0);
   if constexpr (kShared) {
     arcs::copy_to_shared(bound, work.search.bound, 2 * work.n);
     arcs::copy_to_shared(table, work.search.table, work.search.parts + 1);
