@@ -39,6 +39,10 @@ HOT = {
     "operand_kernel<": 0,
     "value_kernel<": 0,
     "slope_kernel": 0,
+    # Infinite width.
+    "shallow_kernel<": 0,
+    "deep_kernel<": 0,
+    "power_sum_kernel": 0,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
 SERIALISED = range(7510, 7521)
