@@ -17,15 +17,11 @@ struct InfiniteCall {
   const double* s;                // (S)
   int64_t widths;                 // at most kMostWidths
   const double *weight, *square;  // (widths) in the host's memory
-  double *chain,
-      *chain2;    // scratch, (infinite_links, 2, n) and (.., n2): norms before a layer and means of sigma' there
+  // Scratch: norms before each layer and means of sigma' there, (L, 2, n) and (L, 2, n2), L = S depth, or 1 for one
+  // layer.
+  double *chain, *chain2;
   double *a, *w;  // (S, n, n2)
 };
-
-// Layers whose samples' norms differ: one table serves every s where there is but one layer.
-inline int64_t infinite_links(const InfiniteCall& call) {
-  return call.depth == 1 ? 1 : call.S * call.depth;
-}
 
 inline Widths widths_of(const InfiniteCall& call) {
   Widths widths{};

@@ -21,7 +21,7 @@ from hrta_ext.ntk.expectations import Expectations, Pairs, lengths
 _MOST_TERMS = 8192
 _REACH = 13.0  # exp(-g^2 / 4) is 4e-19 there; the other half of the weight keeps the polynomials bounded
 _CHUNK = 256  # polynomials at a time
-_CPU_ENTRIES, _ENTRIES = 2**20, 2**24  # of a temporary
+_CPU_ENTRIES, _ENTRIES = 2**20, 2**22  # of a temporary
 
 
 def _nodes(terms: int, steepness: float) -> Tensor:

@@ -52,10 +52,10 @@ def infinite_gram(
     with u = w . x, v = w . y, w ~ N(0, I) and mu'(r) = E sigma'(r g).
 
     Closed forms for relu, relu2, erf, gelu and sin; tanh, silu and softplus are mixtures of those at 28 widths each
-    (``expectations.py``), two hundred times the work. Beside the results nothing grows with n n2. Accurate to 1e-13 of the largest entry at every norm
-    and angle, for parallel, duplicate, antiparallel and zero samples too. A base of :func:`register_base` is expanded
-    in Hermite polynomials, which takes a smooth base and moderate norms: :func:`infinite_gram_error` estimates the
-    error, and an estimate above 1e-8 is warned of.
+    (``expectations.py``), two hundred times the work. Beside the results no memory grows with n n2. Accurate to 1e-13
+    of the largest entry at every norm and angle, for parallel, duplicate, antiparallel and zero samples too. A base of
+    :func:`register_base` is expanded in Hermite polynomials, which takes a smooth base and moderate norms:
+    :func:`infinite_gram_error` estimates the error, and an estimate above 1e-8 is warned of.
 
     For depth > 1 and a base other than relu the angles between hidden layers come from their covariances: at an angle
     t, ``w`` is accurate to about 1e-15 / t. Duplicates and relu keep full accuracy.

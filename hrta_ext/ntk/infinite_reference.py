@@ -12,7 +12,7 @@ from hrta_ext.ntk.expectations import CLOSED_FORMS, MIXTURES, Expectations, Pair
 from hrta_ext.ntk.types import Gram
 
 # Of a temporary: on the CPU it stays in the cache, elsewhere it fills the device.
-_CPU_ENTRIES, _ENTRIES = 2**16, 2**24
+_CPU_ENTRIES, _ENTRIES = 2**16, 2**22
 
 # The expectations of a block of pairs, given the rows and columns that it consists of.
 Finder = Callable[[Pairs, slice, slice], Expectations]
