@@ -17,6 +17,10 @@ from typing import Any
 
 import torch
 from ceilings import Floor, ceilings
+from infinite_cases import CASES as INFINITE_CASES
+from infinite_cases import GPU_CASES as INFINITE_GPU_CASES
+from infinite_cases import SMALL as INFINITE_SMALL
+from infinite_cases import InfiniteCase, print_infinite, run_infinite
 from timing import (
     QUICK,
     Budget,
@@ -269,9 +273,10 @@ def main() -> int:
     info = environment(device)
     print_heading(info)
     print("no peers here: neural-tangents and KeOps, which this benchmark does not run")
-    cases = SMALL if quick else GPU_CASES if device == "cuda" else CASES
+    cases: list[Case | InfiniteCase] = [*(SMALL if quick else GPU_CASES if device == "cuda" else CASES)]
+    cases += INFINITE_SMALL if quick else INFINITE_GPU_CASES if device == "cuda" else INFINITE_CASES
     reached = ceilings(device, quick)
-    records, left_out = [], {}
+    records, infinite, left_out = [], [], {}
     for i, case in enumerate(cases):
         print(f"[{i + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
         if budget.used_up:
@@ -279,7 +284,10 @@ def main() -> int:
             continue
         effort = budget.share(QUICK if quick else Effort(rounds=case.rounds), len(cases) - i)
         try:
-            records.append(run_case(case, effort, not arguments.no_compile, device, reached))
+            if isinstance(case, InfiniteCase):
+                infinite.append(run_infinite(case, effort, device))
+            else:
+                records.append(run_case(case, effort, not arguments.no_compile, device, reached))
         except torch.OutOfMemoryError as error:
             left_out[case.name] = str(error).splitlines()[0]
         gc.collect()
@@ -287,11 +295,12 @@ def main() -> int:
             torch.cuda.empty_cache()
     rates = products(QUICK if quick else Effort(rounds=7), device)
     print_report(records, rates)
+    print_infinite(infinite)
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
     if arguments.out is not None:
         path = json_path(arguments.out, "gram", device)
-        save(path, "gram", info, ceilings={**reached, **rates}, cases=records, left_out=left_out)
+        save(path, "gram", info, ceilings={**reached, **rates}, cases=records, infinite=infinite, left_out=left_out)
         print(f"written to {path}")
     return 0
 

@@ -202,7 +202,7 @@ def parameter_values(s: Parameters, function: str, dtype: torch.dtype = torch.fl
             values = s.detach().to("cpu", torch.float64)
         else:
             given = [_float_of(value) for value in s] if isinstance(s, Sequence) else _float_of(s)
-            values = torch.tensor(given, dtype=torch.float64)
+            values = torch.tensor(given, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"{function}: s must be a float or a 1-D sequence of floats, got {shown(s)}") from error
     if values.dim() > 1:

@@ -45,6 +45,10 @@ HOT = {
     "slope_mma_kernel<": 0,
     # The Gram builder's arcs, whose sweep_kernel is above.
     "pair_kernel": 0,
+    # Infinite width.
+    "shallow_kernel<": 0,
+    "deep_kernel<": 0,
+    "power_sum_kernel": 0,
 }
 # Asynchronous matrix products that ptxas runs one after the other, "Potential Performance Loss".
 SERIALISED = range(7510, 7521)

@@ -1,6 +1,6 @@
-// exp, log1p, tanh, the normal tail, erf, sin and cos without branches, so that a plain loop over them vectorises.
-// Errors are against exact values, for float; double behaves alike. NaN stays NaN. tests/activation/test_accuracy.py
-// measures them.
+// exp, log1p, tanh, the normal tail, erf, sin, cos and atan without branches, so that a plain loop over them
+// vectorises. Errors are against exact values, for float; double behaves alike. NaN stays NaN.
+// tests/activation/test_accuracy.py measures them.
 #pragma once
 
 #include <math.h>
@@ -250,6 +250,24 @@ HRTA_INLINE T fast_sin_excess(T x) {
   const T high = cosine ? T(1) : r;
   const T low = cosine ? multiply_add(u * u, cos_core(u), T(-0.5) * u) : r * u * sin_core(u);
   return ((negative ? -high : high) - x) + (negative ? -low : low);
+}
+
+// The angle of a point (x, y), x, y >= 0 and not both zero, as begin + atan(over / under) with a quotient of at most
+// tan(pi/8): whoever divides by something else too needs one division for both.
+struct Direction {
+  double over, under, begin;
+};
+
+HRTA_INLINE Direction direction_of(double x, double y) {
+  constexpr double kTangent = 0.41421356237309504880;  // of pi/8
+  constexpr double kEighth = 0.78539816339744830962;   // of a turn
+  const bool low = y <= kTangent * x, high = x < kTangent * y;
+  return {low ? y : high ? -x : y - x, low ? x : high ? y : x + y, low ? 0.0 : high ? 2.0 * kEighth : kEighth};
+}
+
+HRTA_INLINE double angle_of(Direction direction, double quotient) {
+  const double u = quotient * quotient;
+  return direction.begin + multiply_add(quotient * u, atan_core(u), quotient);
 }
 
 }  // namespace HRTA_SIMD_LEVEL

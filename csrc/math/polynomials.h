@@ -231,5 +231,25 @@ HRTA_INLINE double cos_core(double u) {
       multiply_add(multiply_add(2.0876145049413179e-9, square, 2.4801587298754401e-5), square, 4.1666666666666665e-2));
 }
 
+// (atan(t)/t - 1) / t^2 in u = t^2, 0 <= t <= tan(pi/8)
+// double: degree 11, relative error 3.5e-18
+HRTA_INLINE double atan_core(double u) {
+  double square = u * u;
+  return multiply_add(
+      multiply_add(
+          multiply_add(multiply_add(multiply_add(multiply_add(1.627194475162406e-2, square, 4.5511081263251719e-2),
+                                                 square, 5.8789145444006217e-2),
+                                    square, 7.6922963049744701e-2),
+                       square, 1.1111111105106705e-1),
+          square, 1.9999999999999803e-1),
+      u,
+      multiply_add(
+          multiply_add(multiply_add(multiply_add(multiply_add(-3.4558092551413796e-2, square, -5.2303478730160742e-2),
+                                                 square, -6.6664236280692576e-2),
+                                    square, -9.0909087510766359e-2),
+                       square, -1.4285714285659327e-1),
+          square, -3.3333333333333333e-1));
+}
+
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace hrta

@@ -1,4 +1,4 @@
-"""Writes polynomials.h: the polynomials behind exp, log1p, the normal tail, erf, tanh, sin and cos in elementary.h.
+"""Writes polynomials.h: those behind exp, log1p, the normal tail, erf, tanh, sin, cos and atan in elementary.h.
 
 Each is the interpolant at Chebyshev nodes of a smooth function, computed with 60 digits (mpmath comes with torch) and
 close to the best approximation in relative error, which is printed beside it. Run it after changing a degree:
@@ -34,8 +34,8 @@ def tail_interval(last: float) -> tuple[mp.mpf, mp.mpf]:
     return mp.mpf(-1), (mp.mpf(last) - TAIL_CENTRE) / (mp.mpf(last) + TAIL_CENTRE)
 
 
-# name, formula (for the comment), function, interval for float and double, degree for float and double, the part of the
-# constant term that the caller adds itself
+# name, formula (for the comment), function, interval for float and double, degree for float and double (None: not
+# wanted), the part of the constant term that the caller adds itself
 POLYNOMIALS = [
     (
         "expm1_core",
@@ -93,6 +93,14 @@ POLYNOMIALS = [
         (2, 5),
         0,
     ),
+    (
+        "atan_core",
+        "(atan(t)/t - 1) / t^2 in u = t^2, 0 <= t <= tan(pi/8)",
+        series(lambda u: (mp.atan(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, -mp.mpf(1) / 3),
+        ((mp.mpf(0), (ROOT2 - 1) ** 2 * mp.mpf("1.001")),) * 2,
+        (None, 11),
+        0,
+    ),
 ]
 
 
@@ -126,6 +134,8 @@ def main() -> None:
     for name, formula, function, intervals, degrees, apart in POLYNOMIALS:
         print(f"// {formula}")
         for type_name, interval, degree in zip(("float", "double"), intervals, degrees, strict=True):
+            if degree is None:
+                continue
             coefficients, error = interpolate(function, *interval, degree)
             coefficients[0] -= apart
             suffix, digits = ("f", 9) if type_name == "float" else ("", 17)

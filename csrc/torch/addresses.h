@@ -111,9 +111,10 @@ class Named {
   pybind11::class_<Struct> class_;
 };
 
-// One a file: activation.cpp, gram.cpp, network.cpp, training.cpp.
+// One a file: activation.cpp, gram.cpp, infinite.cpp, network.cpp, training.cpp.
 void bind_activation(pybind11::module_& m);
 void bind_gram(pybind11::module_& m);
+void bind_infinite(pybind11::module_& m);
 void bind_network(pybind11::module_& m);
 void bind_training(pybind11::module_& m);
 

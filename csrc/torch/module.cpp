@@ -52,6 +52,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of hrta_ext on raw addresses; private.";
   bind_activation(m);
   bind_gram(m);
+  bind_infinite(m);
   bind_network(m);
   bind_training(m);
   add_constants(m);

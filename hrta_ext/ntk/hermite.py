@@ -16,15 +16,15 @@ from torch import Tensor
 from hrta_ext.backends import serve
 from hrta_ext.bases import Base
 from hrta_ext.ntk import native, reference
-from hrta_ext.ntk.expectations import Expectations, Pairs
+from hrta_ext.ntk.expectations import Expectations, Pairs, lengths
 
 _MOST_TERMS = 8192
 _REACH = 13.0  # exp(-g^2 / 4) is 4e-19 there; the other half of the weight keeps the polynomials bounded
 _CHUNK = 256  # polynomials at a time
-_BLOCK_ENTRIES = 2**20  # of temporaries
+_CPU_ENTRIES, _ENTRIES = 2**20, 2**22  # of a temporary
 
 
-def _nodes(terms: int, steepness: float, device: torch.device) -> Tensor:
+def _nodes(terms: int, steepness: float) -> Tensor:
     """Midpoints of N equal cells of [-13, 13], three to a cell: (3 N,), N even. The cells' own midpoints are the nodes.
 
     A cell resolves products of two h_k (wave number 2 sqrt(k)) and functions with a pole at distance 1.5 / steepness,
@@ -32,11 +32,14 @@ def _nodes(terms: int, steepness: float, device: torch.device) -> Tensor:
     """
     cell = min(2.0 * math.pi / (2.0 * math.sqrt(terms) + 24.0 * steepness + 12.0), 0.25)
     count = 6 * math.ceil(_REACH / cell)
-    return (torch.arange(count, dtype=torch.float64, device=device) + 0.5) * (2.0 * _REACH / count) - _REACH
+    return (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) * (2.0 * _REACH / count) - _REACH
 
 
 def _functions(nodes: Tensor, terms: int) -> Iterator[Tensor]:
-    """h_k(g) times the square root of the normal weights, for all k < terms: chunks of (_CHUNK or fewer, N)."""
+    """h_k(g) times the square root of the normal weights, for all k < terms: chunks of (_CHUNK or fewer, N).
+
+    On the CPU for every device: a recurrence over short rows.
+    """
     step = 2.0 * _REACH / len(nodes)
     last, row = torch.zeros_like(nodes), torch.exp(-0.25 * nodes.square()) * math.sqrt(step / math.sqrt(2.0 * math.pi))
     for begin in range(0, terms, _CHUNK):
@@ -49,19 +52,20 @@ def _functions(nodes: Tensor, terms: int) -> Iterator[Tensor]:
 
 def _coefficients(function: Callable[[Tensor], Tensor], norms: Tensor, terms: int) -> tuple[Tensor, Tensor, Tensor]:
     """f_k(r) (n, terms), E f(r g)^2 (n,), and its error (n,): the tail and the quadrature's own error."""
-    points = _nodes(terms, float(norms.max()) if norms.numel() else 0.0, norms.device)
-    weights = next(_functions(points, 1))[0]
-    found = torch.empty(len(norms), terms, dtype=torch.float64, device=norms.device)
+    device = norms.device
+    on_cpu = _nodes(terms, float(norms.max()) if norms.numel() else 0.0)
+    points, weights = on_cpu.to(device), next(_functions(on_cpu, 1))[0].to(device)
+    found = torch.empty(len(norms), terms, dtype=torch.float64, device=device)
     squares, errors = torch.zeros_like(norms), torch.zeros_like(norms)
-    step = max(_BLOCK_ENTRIES // len(points), 1)
+    step = max((_CPU_ENTRIES if norms.is_cpu else _ENTRIES) // len(points), 1)
     for begin in range(0, len(norms), step):
         part = slice(begin, begin + step)
         weighted = function(norms[part, None] * points) * weights
         squares[part] = weighted.square().sum(1)
         weighted = math.sqrt(3.0) * weighted[:, 1::3]
         square = weighted.square().sum(1)
-        for number, rows in enumerate(_functions(points[1::3], terms)):
-            found[part, number * _CHUNK : (number + 1) * _CHUNK] = weighted @ rows.mT
+        for number, rows in enumerate(_functions(on_cpu[1::3], terms)):
+            found[part, number * _CHUNK : (number + 1) * _CHUNK] = weighted @ rows.to(device).mT
         tail = (square - found[part].square().sum(1)).clamp(min=0.0)
         errors[part] = tail + (square - squares[part]).abs()
     return found, squares, errors
@@ -78,19 +82,32 @@ def _terms_needed(base: Base, largest: Tensor) -> int:
     return terms
 
 
-def expanded(base: Base, pairs: Pairs) -> Expectations:
-    """The expectations of ``base``; memory O(n K), time O(n n2 K) with K <= 8192 terms."""
-    norm, norm2 = pairs.norm[:, 0], pairs.norm2[0]
-    largest = torch.cat([norm, norm2, norm.new_zeros(1)]).max()
-    terms = _terms_needed(base, largest)
-    cosine = torch.cos(pairs.angle)
-    sums, error, means = [], 0.0, []
-    for function in (base.value, base.slope):
-        left, square, tail = _coefficients(function, norm, terms)
-        right, square2, tail2 = (left, square, tail) if pairs.same else _coefficients(function, norm2, terms)
-        sums.append(serve(native, reference, cosine).power_sum(left, right.mT, cosine))
-        means = [left[:, :1].clone(), right[None, :, 0].clone()]
-        if square.numel() and square2.numel():
-            scale = float((square.max() * square2.max()).sqrt())
-            error = max(error, float((tail.max() * tail2.max()).sqrt()) / max(scale, 1e-300))
-    return Expectations(sums[0], sums[1], means[0], means[1], error)
+class Expansion:
+    """``base`` in Hermite polynomials at the norms of samples x (n, D) and x2 (n2, D), x itself if None.
+
+    Memory O(n K), time O(n K) and O(K) for each pair, with K <= 8192 terms.
+
+    Attributes:
+        error: Estimate of that of E[sigma(u) sigma(v)] and E[sigma'(u) sigma'(v)], relative to their largest possible
+            entry.
+    """
+
+    def __init__(self, base: Base, x: Tensor, x2: Tensor | None = None) -> None:
+        norms = [lengths(x)] if x2 is None else [lengths(x), lengths(x2)]
+        terms = _terms_needed(base, torch.cat([*norms, x.new_zeros(1)]).max())
+        self._sides, errors = [], [0.0]  # of sigma and of sigma': both samples' coefficients
+        for function in (base.value, base.slope):
+            sides = [_coefficients(function, norm, terms) for norm in norms]
+            self._sides.append((sides[0][0], sides[-1][0]))
+            if all(len(norm) for norm in norms):
+                scale, tail = ((sides[0][k].max() * sides[-1][k].max()).sqrt() for k in (1, 2))
+                errors.append(float(tail / scale.clamp(min=1e-300)))
+        self.error = max(errors)
+
+    def find(self, pairs: Pairs, rows: slice, columns: slice) -> Expectations:
+        """The expectations of these rows and columns of all pairs."""
+        cosine = torch.cos(pairs.angle)
+        kernels = serve(native, reference, cosine)
+        sums = [kernels.power_sum(left[rows], right[columns].mT, cosine) for left, right in self._sides]
+        left, right = self._sides[1]
+        return Expectations(sums[0], sums[1], left[rows, :1], right[None, columns, 0])

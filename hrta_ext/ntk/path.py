@@ -14,6 +14,7 @@ from hrta_ext.ntk.files import load_path, save_path
 from hrta_ext.ntk.types import Drawn, Gram, GramSums
 
 _KERNELS = ("ntk", "a", "w")
+_BLOCK_ENTRIES = 2**24  # of the matrices of as many values of s as are held at once: 128 MiB each
 
 
 class GramPath:
@@ -126,14 +127,10 @@ class GramPath:
         """
         values = parameter_values(s, "GramPath.standard_error", self.dtype)
         self._need_batches("standard_error")
-        mean = self._evaluate(values)
-        variance = [torch.zeros_like(part) for part in mean]
-        for batch, width in enumerate(self.widths):
-            for part, total, one in zip(variance, mean, self._evaluate(values, (batch,)), strict=True):
-                part += (width / self.width) ** 2 * (one - total) ** 2
-        scale = self.batches / (self.batches - 1)
-        a, w = ((scale * part).sqrt().to(self.dtype) for part in variance)
-        return Gram(a, w)
+        if values.dim() == 0:
+            return self._scatter(values)
+        parts = [self._scatter(block) for block in self._blocks(values)]
+        return parts[0] if len(parts) == 1 else Gram(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def lambda_min_error(self, s: Parameters, kernel: str = "ntk") -> Tensor:
         """Jackknife standard error of :meth:`lambda_min` over the batches; same shape.
@@ -145,9 +142,22 @@ class GramPath:
         self._need_symmetry("lambda_min_error")
         self._need_samples("lambda_min_error")
         self._need_batches("lambda_min_error")
-        every = range(self.batches)
-        left_out = [self._spectrum(values, kernel, tuple(b for b in every if b != out))[..., 0] for out in every]
+        left_out = [self._spectrum(values, kernel, without=b)[..., 0] for b in range(self.batches)]
         return jackknife_error(torch.stack(left_out))
+
+    def to(self, device: torch.device | str) -> GramPath:
+        """The path with its samples and sums on ``device``; itself where they are there already.
+
+        Files hold the values alone: :meth:`load` gives a path on the CPU.
+
+        Example:
+            >>> import torch, hrta_ext as hx
+            >>> hx.random_gram_path(torch.eye(2), 600).to("cpu").x.device
+            device(type='cpu')
+        """
+        x, sums = self.x.to(device), GramSums(*(value.to(device) for value in self.sums))
+        x2 = None if self.x2 is None else self.x2.to(device)
+        return self if x is self.x else GramPath(x, self.base, self.dtype, self.widths, sums, x2, self.drawn)
 
     def __add__(self, other: GramPath) -> GramPath:
         """The path of both networks' neurons together."""
@@ -156,7 +166,10 @@ class GramPath:
         if self.base != other.base:
             raise ValueError(f"GramPath: both paths must have the same base, got {self.base!r} and {other.base!r}")
         if self.x.device != other.x.device:
-            raise ValueError(f"GramPath: both paths must be on one device, got {self.x.device} and {other.x.device}")
+            raise ValueError(
+                f"GramPath: both paths must be on the same device, got {self.x.device} and {other.x.device}; "
+                "path.to(device) moves one"
+            )
         if not _equal(self.x, other.x):
             raise ValueError("GramPath: both paths must have the same samples x")
         if (self.x2 is None) != (other.x2 is None):
@@ -179,7 +192,7 @@ class GramPath:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GramPath:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote, on the CPU; :meth:`to` moves it to another device.
 
         Raises:
             ValueError: The file is not a saved GramPath.
@@ -189,25 +202,39 @@ class GramPath:
     def _evaluate(
         self,
         s: Tensor,
-        batches: tuple[int, ...] | None = None,
         *,
+        only: int | None = None,
+        without: int | None = None,
         dtype: torch.dtype = torch.float64,
         derivative: bool = False,
     ) -> Gram:
-        """The matrices of the chosen batches, of all if None."""
-        chosen = range(self.batches) if batches is None else batches
-        width = sum(self.widths[batch] for batch in chosen)
-        if self.batches == 1:
-            total = GramSums(*(value[0] for value in self.sums))
+        """The matrices of all batches, of one alone, or of all without one."""
+        if only is not None:
+            width, total = self.widths[only], GramSums(*(value[only] for value in self.sums))
+        elif without is not None:
+            width = self.width - self.widths[without]
+            rest = (torch.cat([value[:without], value[without + 1 :]]) for value in self.sums)
+            total = GramSums(*(value.sum(0) for value in rest))
         else:
-            total = GramSums(*(value[list(chosen)].sum(0) for value in self.sums))
+            width = self.width
+            total = GramSums(*(value[0] if self.batches == 1 else value.sum(0) for value in self.sums))
         backend = serve(native, reference, self.x, self.base)
         return backend.evaluate(self.x, total, width, s, derivative, dtype, self.x2)
 
-    def _spectrum(self, s: Tensor, kernel: str, batches: tuple[int, ...] | None = None) -> Tensor:
+    def _blocks(self, s: Tensor) -> tuple[Tensor, ...]:
+        """The values (S,) in blocks whose matrices fill the memory of one block."""
+        return s.split(max(_BLOCK_ENTRIES // max(self.sums.value_product[0].numel(), 1), 1))
+
+    def _spectrum(self, s: Tensor, kernel: str, *, without: int | None = None) -> Tensor:
         if kernel not in _KERNELS:
             raise ValueError(f"GramPath: kernel must be one of {', '.join(_KERNELS)}, got {kernel!r}")
-        matrices = getattr(self._evaluate(s, batches), kernel)
+        if s.dim() > 0:
+            found = [self._spectrum_of_block(block, kernel, without) for block in self._blocks(s)]
+            return found[0] if len(found) == 1 else torch.cat(found)
+        return self._spectrum_of_block(s, kernel, without)
+
+    def _spectrum_of_block(self, s: Tensor, kernel: str, without: int | None) -> Tensor:
+        matrices = getattr(self._evaluate(s, without=without), kernel)
         if not bool(matrices.isfinite().all()):
             raise ValueError(f"GramPath: {kernel} is not finite at these s, so it has no eigenvalues")
         return torch.linalg.eigvalsh(matrices)
@@ -215,6 +242,17 @@ class GramPath:
     def _need_symmetry(self, method: str) -> None:
         if self.x2 is not None:
             raise ValueError(f"GramPath.{method}: cross-kernels have no eigenvalues; this path has samples x2")
+
+    def _scatter(self, s: Tensor) -> Gram:
+        """Standard errors over the batches."""
+        mean = self._evaluate(s)
+        variance = [torch.zeros_like(part) for part in mean]
+        for batch, width in enumerate(self.widths):
+            for part, total, one in zip(variance, mean, self._evaluate(s, only=batch), strict=True):
+                part += (width / self.width) ** 2 * (one - total) ** 2
+        scale = self.batches / (self.batches - 1)
+        a, w = ((scale * part).sqrt().to(self.dtype) for part in variance)
+        return Gram(a, w)
 
     def _need_samples(self, method: str) -> None:
         if self.x.shape[0] == 0:

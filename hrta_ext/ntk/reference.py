@@ -158,8 +158,11 @@ def _mirrored(upper: Tensor) -> Tensor:
 def power_sum(left: Tensor, right: Tensor, base: Tensor) -> Tensor:
     """sum_k left[i, k] right[k, j] base[i, j]^k: left (n, terms), right (terms, n2), base (n, n2), float64."""
     result = torch.empty_like(base)
-    for begin in range(0, base.shape[0], 16):  # rows that stay in the cache
-        rows = slice(begin, begin + 16)
+    step = (
+        16 if base.is_cpu else max(2**24 // max(base.shape[1], 1), 1)
+    )  # rows that stay in the cache, or fill a device
+    for begin in range(0, base.shape[0], step):
+        rows = slice(begin, begin + step)
         sums = torch.zeros_like(base[rows])
         for k in range(left.shape[1] - 1, -1, -1):
             sums.mul_(base[rows]).addr_(left[rows, k], right[k])

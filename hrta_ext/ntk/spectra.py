@@ -20,9 +20,12 @@ def _check_matrix(matrix: object, function: str) -> Tensor:
         raise ValueError(f"{function}: matrix must have at least one row, got shape {tuple(matrix.shape)}")
     wide = matrix.detach().double()
     scale = wide.abs().amax(dim=(-2, -1))
-    if not bool(torch.isfinite(scale).all()):
+    finite = torch.isfinite(scale).all()
+    symmetric = ((wide - wide.mT).abs().amax(dim=(-2, -1)) <= 1e-5 * scale).all()
+    finite, symmetric = torch.stack([finite, symmetric]).tolist()  # one wait for a device
+    if not finite:
         raise ValueError(f"{function}: matrix must be finite")
-    if bool(((wide - wide.mT).abs().amax(dim=(-2, -1)) > 1e-5 * scale).any()):
+    if not symmetric:
         raise ValueError(f"{function}: matrix must be symmetric")
     return wide
 
@@ -96,7 +99,7 @@ def square_law(s: Tensor, smallest: Tensor, n_samples: int, n_features: int, tol
         >>> hx.square_law(s, 3e-4 * s**2, 100, 2).holds
         True
     """
-    s, smallest = s.double(), smallest.double()
+    s, smallest = s.to("cpu", torch.float64), smallest.to("cpu", torch.float64)  # of two devices, or one
     if n_samples <= n_features:
         sentence = f"The s^2 law needs n > D; here n = {n_samples} and D = {n_features}."
         return SquareLaw(math.nan, False, sentence)

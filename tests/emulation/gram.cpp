@@ -37,10 +37,6 @@ void evaluate(const int64_t* sizes, double width, const double* s, double** inpu
   cuda::gram_evaluate(call, 0, nullptr);
 }
 
-void powers(const int64_t* sizes, const double* left, const double* right, const double* base, double* result) {
-  cuda::power_sum(sizes[0], sizes[1], sizes[2], left, right, base, result, 0, nullptr);
-}
-
 // sizes: n, D, m, digits, dtype, scratch_bytes, stretch, digits of a^2, base; sums: as GramSums. Returns the bytes of
 // scratch where it is null.
 int64_t build(const int64_t* sizes, const double* x, const void* weight, const void* output_weight, uint64_t seed,

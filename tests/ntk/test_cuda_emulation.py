@@ -179,17 +179,6 @@ def test_cross_kernels_at_s(kernels: Any, n: int, n2: int) -> None:
         torch.testing.assert_close(got, square[:, :n, n:], rtol=0, atol=1e-13 * float(square.abs().max()))
 
 
-@pytest.mark.parametrize(("n", "n2"), [(7, 300), (65540, 1)])
-def test_sums_of_powers(kernels: Any, n: int, n2: int) -> None:
-    """More rows than a grid's second side has blocks too."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = (n, 5), (5, n2), (n, n2)
-    left, right, base = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    result, sizes = Guarded((n, n2), torch.float64), torch.tensor([n, n2, 5])
-    kernels.powers(address(sizes), *map(address, (left, right, base, result.result)))
-    torch.testing.assert_close(result.checked(), reference.power_sum(left, right, base), rtol=1e-14, atol=0)
-
-
 class Sessions:
     """Stands in for the binary: a session of sessions.py runs on the emulation."""
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import cases
-import mpmath
 import pytest
 import torch
+from ntk.infinite_cases import awkward, by_quadrature, relu_recursion
 from torch import Tensor
 
 import hrta_ext as hx
 from hrta_ext.bases import get_base
 from hrta_ext.ntk import expectations
 from hrta_ext.ntk.expectations import CLOSED_FORMS, MIXTURES, pairs_of_samples
-from hrta_ext.ntk.hermite import expanded
+from hrta_ext.ntk.hermite import Expansion
 
 S = (0.5, 1.0, 1.5, 2.0)
 
@@ -26,33 +26,6 @@ def line(n: int = 100) -> Tensor:
 def cube(side: int = 5) -> Tensor:
     g = torch.linspace(0, 1, side, dtype=torch.float64)
     return hx.with_bias(torch.cartesian_prod(g, g, g))
-
-
-def awkward(n: int = 9, d: int = 3, seed: int = 0) -> Tensor:
-    """Random samples with a duplicate, a multiple, an antiparallel pair, nearly parallel ones and a zero row."""
-    x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    x[3], x[4], x[5], x[6], x[7] = x[2], 2 * x[2], -x[2], x[2] * (1 + 1e-9) + 1e-9, 0
-    return x
-
-
-def by_quadrature(x: Tensor, y: Tensor, base: str, s: float) -> tuple[float, float]:
-    """K^[a] and the sigma' factor for one pair, by the trapezoid rule in two dimensions: nothing of the package.
-
-    The integrands are analytic up to pi / (2 |x|) from the real axis at least, so on [-9, 9] a step of 1 / (4 |x|)
-    leaves exp(-39), and exp(-40) lies outside.
-    """
-    norm, norm2 = float(x.norm()), float(y.norm())
-    cosine = float(x @ y) / (norm * norm2)
-    g = torch.linspace(-9, 9, 2 * int(36 * max(norm, norm2, 4.0)) + 1, dtype=torch.float64)
-    weight = torch.exp(-g * g / 2) * (g[1] - g[0]) / math.sqrt(2 * math.pi)
-    sine_g = math.sqrt((1 - cosine) * (1 + cosine)) * g
-    value, slope = 0.0, 0.0
-    for part, part_weight in zip(g.split(500), weight.split(500), strict=True):
-        u, v = norm * part, norm2 * (cosine * part[:, None] + sine_g)
-        for order, sum_ in ((0, cases.homotopy(v, s, base, 0) @ weight), (1, cases.homotopy(v, s, base, 1) @ weight)):
-            total = float((part_weight * cases.homotopy(u, s, base, order)) @ sum_)
-            value, slope = (value + total, slope) if order == 0 else (value, slope + total)
-    return value, slope
 
 
 def test_relu_is_the_closed_form_of_the_theory() -> None:
@@ -135,13 +108,14 @@ def test_expansion_agrees_with_closed_forms_and_mixtures(base: str, scale: float
 
     Both relative to the largest entry. The norms go up to 12 at scale 3, where tanh leaves 1e-10.
     """
-    pairs = pairs_of_samples(scale * awkward())
-    exact, found = {**CLOSED_FORMS, **MIXTURES}[base](pairs), expanded(get_base(base), pairs)
+    x = scale * awkward()
+    pairs, expansion = pairs_of_samples(x, x), Expansion(get_base(base), x)
+    exact, found = {**CLOSED_FORMS, **MIXTURES}[base](pairs), expansion.find(pairs, slice(None), slice(None))
     for one, other in ((exact.values, found.values), (exact.slopes, found.slopes)):
-        torch.testing.assert_close(other, one, rtol=0, atol=(1e-13 + found.error) * float(one.abs().max()))
+        torch.testing.assert_close(other, one, rtol=0, atol=(1e-13 + expansion.error) * float(one.abs().max()))
     torch.testing.assert_close(found.mean_slope, exact.mean_slope, rtol=0, atol=1e-13)
     torch.testing.assert_close(found.mean_slope2, exact.mean_slope2, rtol=0, atol=1e-13)
-    assert found.error < 1e-10
+    assert expansion.error < 1e-10
 
 
 @pytest.mark.parametrize("base", cases.BASES)
@@ -158,6 +132,49 @@ def test_float32_samples_are_computed_in_float64() -> None:
         found = hx.infinite_gram(x, 0.5, base=base)
         assert found.a.dtype == torch.float64
         assert torch.equal(found.w, hx.infinite_gram(x.double(), 0.5, base=base).w)
+
+
+@pytest.mark.parametrize("base", cases.BASES)
+def test_backends_agree(base: str) -> None:
+    """Tiles of 32 by 32 with ragged ends, features beyond a block of 32, one s and several, depth: 1e-13."""
+    g = torch.Generator().manual_seed(4)
+    x, y = (torch.randn(n, 40, dtype=torch.float64, generator=g) / 4 for n in (35, 65))
+    for samples, others in ((awkward(70), None), (x, None), (x, y), (y[:1], None)):
+        for depth in (1, 3) if base in CLOSED_FORMS else (1,):
+            found = hx.infinite_gram(samples, S, base=base, x2=others, depth=depth)
+            with hx.use_backend("torch"):
+                expected = hx.infinite_gram(samples, S, base=base, x2=others, depth=depth)
+            for got, true in zip(found, expected, strict=True):
+                torch.testing.assert_close(got, true, rtol=0, atol=1e-13 * float(true.abs().max()))
+                assert others is not None or torch.equal(got, got.mT)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("size", [1e-170, 1e-100, 1e80, 1e140])
+def test_norms_far_from_one(backend: str, size: float) -> None:
+    """The limits: erf and tanh are sign functions of long vectors, gelu and softplus ramps; all are lines near 0."""
+    if not hx.backends()["cpp"] and backend == "native":
+        pytest.skip("needs the compiled kernels")
+    angle = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+    x = size * torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    y = size * torch.stack([torch.cos(angle), torch.sin(angle)], 1)
+    ramp = size * size * (torch.sin(angle) + (math.pi - angle) * torch.cos(angle)) / (2 * math.pi)
+    sign = 1 - 2 * angle / math.pi
+    line = size * size * torch.cos(angle)
+    with hx.use_backend(backend):
+        for base in ("relu", "gelu", "silu", "softplus", "erf", "tanh"):
+            found = hx.infinite_gram(x, base=base, x2=y)
+            if base == "relu" or (size > 1 and base in ("gelu", "silu", "softplus")):
+                expected = ramp
+            elif size > 1:
+                expected = sign
+            elif base == "softplus":
+                expected = torch.full_like(sign, math.log(2.0) ** 2)
+            else:
+                expected = line * {"gelu": 0.25, "silu": 0.25, "erf": 4 / math.pi, "tanh": 1.0}[base]
+            tolerance = max(1e-13 * float(expected.abs().max()), 1e-300)
+            torch.testing.assert_close(found.a[0], expected, rtol=0, atol=tolerance)
+            assert bool(found.w.isfinite().all())
 
 
 @pytest.mark.parametrize("base", cases.BASES)
@@ -238,21 +255,6 @@ def test_depth_two_relu_against_a_wide_network() -> None:
     torch.testing.assert_close(jacobian @ jacobian.T, expected, rtol=0.05, atol=0.05 * float(expected.max()))
 
 
-def relu_recursion(angle: float, s: float, depth: int) -> tuple[float, float]:
-    """K^[a] and K^[w] of two samples of length 1 at this angle, in 50 digits."""
-    with mpmath.workdps(50):
-        s_, cosine = mpmath.mpf(s), mpmath.cos(mpmath.mpf(angle))
-        tangent, variance = cosine, mpmath.mpf(1)
-        for _ in range(depth):
-            theta = mpmath.acos(min(max(cosine, -1), 1))
-            kappa1 = (mpmath.sin(theta) + (mpmath.pi - theta) * mpmath.cos(theta)) / (2 * mpmath.pi)
-            sigma = variance * ((1 - s_) * cosine + s_**2 * kappa1)
-            rest = tangent * ((1 - s_) + s_**2 * (mpmath.pi - theta) / (2 * mpmath.pi))
-            variance *= 1 - s_ + s_**2 / 2
-            tangent, cosine = sigma + rest, sigma / variance
-        return float(sigma), float(rest)
-
-
 @pytest.mark.parametrize("s", [0.5, 1.0, 1.5, 2.0])
 def test_deep_relu_kernels_keep_their_digits_at_small_angles(s: float) -> None:
     """Depth 3 against 50 digits, to 1e-14 of the diagonal: an arccos of the covariance would lose half of them.
@@ -300,15 +302,15 @@ def test_error_estimate_covers_the_error(scale: float) -> None:
     hx.register_base("steep", lambda z: torch.erf(5 * z), lambda z: 5 * get_base("erf").slope(5 * z), torch.zeros_like)
     hx.register_base("absolute", torch.abs, torch.sign, torch.zeros_like)
     x = scale * awkward()
-    steep, kinked = CLOSED_FORMS["erf"](pairs_of_samples(5 * x)), hx.infinite_gram(x, 2.0)
+    steep, kinked = CLOSED_FORMS["erf"](pairs_of_samples(5 * x, 5 * x)), hx.infinite_gram(x, 2.0)
     inner = x @ x.T
     slopes = torch.where(inner == 0, 0.0, kinked.w / inner)
     for base, values, slope_products in (
         ("steep", steep.values, 25 * steep.slopes),
         ("absolute", kinked.a, torch.where(inner == 0, torch.nan, slopes)),
     ):
-        pairs = pairs_of_samples(x)
-        found, estimate = expanded(get_base(base), pairs), hx.infinite_gram_error(x, base=base)
+        pairs, estimate = pairs_of_samples(x, x), hx.infinite_gram_error(x, base=base)
+        found = Expansion(get_base(base), x).find(pairs, slice(None), slice(None))
         for one, other in ((found.values, values), (found.slopes, slope_products)):
             scale_ = float(other.nan_to_num().abs().max())
             assert float((one - other).nan_to_num().abs().max()) <= (1.01 * estimate + 1e-14) * scale_

@@ -206,6 +206,13 @@ def test_the_sum_has_the_lower_class() -> None:
     assert (high + high).dtype == torch.float64
 
 
+def test_paths_on_two_devices_are_named() -> None:
+    path = hx.random_gram_path(torch.eye(2), 10)
+    assert path.to("cpu") is path
+    with pytest.raises(ValueError, match="must be on the same device, got cpu and meta; path"):
+        path + path.to("meta")
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +305,17 @@ def test_lambda_min_error_is_the_jackknife(device: torch.device) -> None:
     expected = (7 / 8 * (jackknife - jackknife.mean()).square().sum()).sqrt()
     torch.testing.assert_close(path.lambda_min_error(1.5).cpu(), expected, rtol=1e-9, atol=1e-15)
     assert path.lambda_min_error([0.5, 1.5], "a").shape == (2,)
+
+
+def test_blocks_of_s_change_no_bit(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two matrices of 5 samples a block: three blocks of five values."""
+    path = hx.random_gram_path(problem(5, 1, 3)[0].to(device), 300, batches=3)
+    s = [0.2, 0.5, 1.0, 1.5, 2.0]
+    methods = path.eigenvalues, path.lambda_min, path.lambda_min_error, path.standard_error
+    whole = [method(s) for method in methods]
+    monkeypatch.setattr("hrta_ext.ntk.path._BLOCK_ENTRIES", 50)
+    for method, expected in zip(methods, whole, strict=True):
+        assert _same(tuple(method(s)), tuple(expected))
 
 
 # --- no samples -------------------------------------------------------------------------------------------------------

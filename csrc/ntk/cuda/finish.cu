@@ -194,18 +194,6 @@ __global__ void __launch_bounds__(kThreads) evaluate_kernel(const __grid_constan
   }
 }
 
-__global__ void __launch_bounds__(kThreads) power_sum_kernel(int64_t n, int64_t n2, int64_t terms, const double* left,
-                                                             const double* right, const double* base, double* result) {
-  const int64_t j = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (j >= n2) return;
-  for (int64_t i = blockIdx.y; i < n; i += gridDim.y) {
-    const double power = base[i * n2 + j];
-    double sum = 0.0;
-    for (int64_t k = terms - 1; k >= 0; --k) sum = fma(sum, power, left[i * terms + k] * right[k * n2 + j]);
-    result[i * n2 + j] = sum;
-  }
-}
-
 unsigned ceil_div(int64_t count, int64_t unit) {
   return static_cast<unsigned>((count + unit - 1) / unit);
 }
@@ -251,15 +239,6 @@ const char* gram_evaluate(const GramEvaluation& call, int device, void* stream) 
   } else {
     launch(evaluate_kernel<float>, grid, kThreads, stream, call);
   }
-  return launch_error();
-}
-
-const char* power_sum(int64_t n, int64_t n2, int64_t terms, const double* left, const double* right, const double* base,
-                      double* result, int device, void* stream) {
-  if (n * n2 == 0) return nullptr;
-  DeviceGuard guard(device);
-  const dim3 grid(ceil_div(n2, kThreads), unsigned(n < 65535 ? n : 65535));  // as many as a grid's second side has
-  launch(power_sum_kernel, grid, kThreads, stream, n, n2, terms, left, right, base, result);
   return launch_error();
 }
 
