@@ -85,8 +85,7 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        symmetric_relu = base == "relu" and cross_columns(x, sums) == 0
-        return symmetric_relu and not high and _sessions(sums, x, neurons, scratch_bytes, step, report)
+        return base == "relu" and not high and _sessions(sums, x, neurons, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
@@ -109,6 +108,8 @@ def _sessions(
     report: Callable[[int], Any] | None,
 ) -> bool:
     """On the GPU: sessions of as many neurons as its integers hold, each with the fewest digits that do it."""
+    if cross_columns(x, sums):
+        return False  # the kernels' products are symmetric
     done = 0
     for part in neurons.stretches(choice.MOST_NEURONS):
         # The sums themselves hold the integers of a session.
