@@ -30,6 +30,7 @@ bool gram_sums(const GramCall& call) {
 
 // The bytes of scratch that a session of the GPU takes; -1 where its kernels do not serve the call.
 int64_t gram_session([[maybe_unused]] const GramCall& call, int device) {
+  if (call.n2 != 0) return -1;  // their products are symmetric
   return device == kCpuDevice ? -1 : scratch_on(device, [&](auto device) {
     return cuda::gram_serves(call, device) ? cuda::gram_scratch(call, device) : -1;
   });

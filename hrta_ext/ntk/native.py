@@ -16,7 +16,7 @@ from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, address, own, placed, plain
 from hrta_ext.ntk import sessions
 from hrta_ext.ntk.sessions import gram_call
-from hrta_ext.ntk.types import Gram, GramSums, Neurons, cross_columns, sum_shapes
+from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 
 def serves(x: Tensor) -> bool:
@@ -55,8 +55,7 @@ def add_to(
         False where these kernels do not serve the call, or not to its class of accuracy: the sums are zeros then.
     """
     if x.is_cuda:
-        symmetric = cross_columns(x, sums) == 0
-        return symmetric and sessions.add_to(sums, x, neurons, base, high, scratch_bytes, step, report)
+        return sessions.add_to(sums, x, neurons, base, high, scratch_bytes, step, report)
     done = 0
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []

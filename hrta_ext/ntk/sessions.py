@@ -62,6 +62,8 @@ def add_to(
     report: Report | None,
 ) -> bool:
     """As ``native.add_to``: sessions of as many neurons as their integers hold."""
+    if cross_columns(x, sums):
+        return False  # the kernels' products are symmetric
     done = 0
     for part in neurons.stretches(choice.MOST_NEURONS):
         # The sums themselves hold the integers of a session.
