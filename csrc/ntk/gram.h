@@ -61,6 +61,18 @@ struct GramCall {
   double* figures;  // (cuda::gram_figures rows, 16): what hrta_ext/ntk/choice.py reads
 };
 
+// Both matrices at one s in the float32 class, without the sums.
+struct GramDirect {
+  int base;
+  int64_t n, D, m;
+  double s;
+  const float* x;              // (n, D), finite
+  const float* weight;         // (m, D)
+  const float* output_weight;  // (m)
+  int64_t scratch_bytes;       // besides 16 n^2 for sums; at least gram_least_scratch
+  float *a, *w;                // (n, n), exactly symmetric
+};
+
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. The three inner products are
 // (n, n): x_i . x_j, linear_i . x_j, cross_i . x_j.
 struct GramEvaluation {
@@ -92,6 +104,10 @@ int64_t gram_least_scratch(const GramCall& call);
 // Adds the neurons [0, m) to the sums, in an order that depends on n, D and m alone. Returns false when a weight is not
 // finite: the sums are then meaningless.
 bool gram_sums(const GramCall& call, ParallelFor parallel_for);
+
+// False, and nothing written, where float might not keep the class, or a weight is not finite: gram_sums knows then. The
+// order of every sum depends on n, D and m alone.
+bool gram_direct(const GramDirect& call, ParallelFor parallel_for);
 
 // weight (count, D), output_weight (count): the numbers of neurons first, first + 1, ...
 void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,

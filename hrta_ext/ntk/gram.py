@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,10 +80,22 @@ def gram_path(
         >>> path([0.5, 1.0, 1.5]).ntk.shape
         torch.Size([3, 4, 4])
     """
-    return _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram_path")
+    return _path(_checked(x, weight, output_weight, base, dtype, memory_budget, "gram_path"))
 
 
-def _gram_path(
+class _Problem(NamedTuple):
+    """Checked arguments."""
+
+    x: Tensor
+    weight: Tensor
+    output_weight: Tensor
+    base: str
+    dtype: torch.dtype
+    builders: list[Any]
+    budget: int
+
+
+def _checked(
     x: Tensor,
     weight: Tensor,
     output_weight: Tensor,
@@ -91,7 +103,7 @@ def _gram_path(
     dtype: torch.dtype | None,
     memory_budget: int | None,
     function: str,
-) -> GramPath:
+) -> _Problem:
     get_base(base)
     x = check_samples(x, function).detach().resolve_neg()
     check_weights(function, x, weight, output_weight)
@@ -99,11 +111,17 @@ def _gram_path(
         require_memory(tensor, f"{function}: {name}")
     weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
-    builders, high = _builders(x, base), result == torch.float64
+    builders = _builders(x, base)
     n, features = x.shape
-    networks, width = weight.shape[:-2], weight.shape[-2]
-    least = builders[-1].least_scratch(n, features, width, base, high) if n else 0
+    least = builders[-1].least_scratch(n, features, weight.shape[-2], base, result == torch.float64) if n else 0
     budget = check_budget(memory_budget, least, function)
+    return _Problem(x, weight, output_weight, base, result, builders, budget)
+
+
+def _path(problem: _Problem) -> GramPath:
+    x, weight, output_weight, base, result, builders, budget = problem
+    (n, features), high = x.shape, result == torch.float64
+    networks, width = weight.shape[:-2], weight.shape[-2]
     samples = aligned(x.double())
     sums = _zero_sums(samples, (1, *networks))
     for network in range(networks.numel() if n else 0):
@@ -116,6 +134,18 @@ def _gram_path(
             if builder.add_to(one, samples, Neurons(width, w, a), base, high, budget, width, None):
                 break
     return GramPath(samples, base, result, (width,), sums)
+
+
+def _direct(problem: _Problem, s: float) -> Gram | None:
+    """Both matrices of one network at one s without the sums, by the first builder that has a way for it."""
+    x, weight, output_weight, base, result, builders, budget = problem
+    if weight.dim() != 2 or x.shape[0] == 0:
+        return None
+    for builder in builders:
+        found: Gram | None = builder.direct(x, weight, output_weight, base, s, result, budget)
+        if found is not None:
+            return found
+    return None
 
 
 def gram(
@@ -155,8 +185,9 @@ def gram(
     """
     wide = dtype == torch.float64 or (dtype is None and isinstance(x, Tensor) and x.dtype == torch.float64)
     values = parameter_values(s, "gram", torch.float64 if wide else torch.float32)
-    path = _gram_path(x, weight, output_weight, base, dtype, memory_budget, "gram")
-    return path._evaluate(values, dtype=path.dtype)
+    problem = _checked(x, weight, output_weight, base, dtype, memory_budget, "gram")
+    found = None if values.dim() else _direct(problem, float(values))
+    return _path(problem)._evaluate(values, dtype=problem.dtype) if found is None else found
 
 
 # --- drawn weights ----------------------------------------------------------------------------------------------------

@@ -62,6 +62,12 @@ def add_to(
     return True
 
 
+def direct(
+    x: Tensor, weight: Tensor, output_weight: Tensor, base: str, s: float, dtype: torch.dtype, scratch_bytes: int
+) -> Gram | None:
+    return None
+
+
 def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
     functions = get_base(base)
     # As in csrc/ntk/gram.h: terms cancel, for ReLU by a factor that the averaging over many neurons makes good. On a
