@@ -105,8 +105,8 @@ int64_t gram_least_scratch(const GramCall& call);
 // finite: the sums are then meaningless.
 bool gram_sums(const GramCall& call, ParallelFor parallel_for);
 
-// False, and nothing written, where float might not keep the class, or a weight is not finite: gram_sums knows then. The
-// order of every sum depends on n, D and m alone.
+// False, and nothing written, where float might not keep the class, or a weight is not finite: gram_sums knows then.
+// The order of every sum depends on n, D and m alone.
 bool gram_direct(const GramDirect& call, ParallelFor parallel_for);
 
 // weight (count, D), output_weight (count): the numbers of neurons first, first + 1, ...

@@ -141,6 +141,8 @@ def _direct(problem: _Problem, s: float) -> Gram | None:
     x, weight, output_weight, base, result, builders, budget = problem
     if weight.dim() != 2 or x.shape[0] == 0:
         return None
+    if x.is_cuda and len(builders) > 1 and native.has_sessions(x, weight.shape[0], base, result == torch.float64):
+        return None  # the kernels' sums cost less than library products
     for builder in builders:
         found: Gram | None = builder.direct(x, weight, output_weight, base, s, result, budget)
         if found is not None:

@@ -133,6 +133,18 @@ def direct(
     return Gram(a, w) if served else None
 
 
+def has_sessions(x: Tensor, width: int, base: str, high: bool) -> bool:
+    """Whether ``add_to`` goes by kernels of this package on x's GPU, the bound on their errors apart."""
+    if base != "relu" or high:
+        return False
+    n, features = x.shape
+    for digits in choice.digits_to_try(n, features, width):
+        call = _C.GramCall(base=BASES[base].number, digits=digits, n=n, D=features, m=width, total=float(width))
+        if _C.gram_session(call, x.get_device()) >= 0:
+            return True
+    return False
+
+
 def _sessions(
     sums: GramSums,
     x: Tensor,

@@ -3,6 +3,8 @@
 // All of it is in float, but for sums over more than kChain features or kTerms neurons and for signs of z that float
 // leaves open. What float may cost is looked at afterwards (within_class): the caller goes by the sums of builder.cpp
 // where it is too much.
+#include "ntk/cpu/direct.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -10,7 +12,6 @@
 #include <memory>
 #include <vector>
 
-#include "ntk/cpu/direct.h"
 #include "ntk/gram.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
@@ -29,7 +30,7 @@ static_assert(kBlock % kRun == 0 && kTileBlock % kRun == 0 && kTileBlock % kTile
 
 // One product's operand for one block of neurons: floats, or their digits for matrix tiles.
 struct Operand {
-  Buffer<float> numbers;      // (groups, kBlock, kGroup)
+  Buffer<float> numbers;       // (groups, kBlock, kGroup)
   Buffer<int8_t> left, right;  // (groups, kTileDigits)
   Buffer<double> scale;        // (groups, kGroup)
 
@@ -49,16 +50,10 @@ struct Operand {
 // What belongs to one block of neurons.
 struct Slot {
   Operand values, slopes;
-  std::vector<double> norm;    // (neurons)
   std::vector<float> squares;  // (D)
-  std::vector<Scales> scales;         // (groups)
+  std::vector<Scales> scales;  // (groups)
 
-  Slot(int64_t groups, int64_t D, bool tiles)
-      : values(groups, tiles),
-        slopes(groups, tiles),
-        norm(size_t(tiles ? kTileBlock : kBlock)),
-        squares(size_t(D)),
-        scales(size_t(groups)) {}
+  Slot(int64_t groups, bool tiles) : values(groups, tiles), slopes(groups, tiles), scales(size_t(groups)) {}
 };
 
 // Both products' upper triangles, (n, n) each: zeros of which pages that are not touched cost nothing.
@@ -92,12 +87,13 @@ class Direct {
         blocks_(ceil_div(call.m, block_)),
         small_(double(call.n) * double(call.m) * double(call.D + call.n) < 0x1p20),
         x_(groups_ * call.D * kGroup),
-        norm_(size_t(groups_ * kGroup)),
+        norm_(size_t(groups_ * kGroup), 0.0),
         squares_(size_t(call.D), 0.0f),
         samples_{call.n, call.D, call.x, x_.get(), norm_.data()} {
-    loops_.survey(call.x, int(call.n), call.D, norm_.data(), squares_.data());
-    for (int64_t i = 0; i < groups_ * kGroup; ++i) {
-      if (i >= call.n || norm_[size_t(i)] == 0.0) norm_[size_t(i)] = -1.0;  // z is 0 there: no sign to repair
+    loops_.survey(call.x, call.D, call.D, call.n, norm_.data(), squares_.data());
+    for (int64_t i = 0; i < groups_ * kGroup; ++i) {  // where x is zero, so is z: no sign to repair
+      double& norm = norm_[size_t(i)];
+      norm = norm == 0.0 && is_zero(i) ? -1.0 : std::sqrt(norm + kSquareUnderflow * double(call.D));
     }
     for_each_task(groups_, parallel_for_, [&](int64_t group) { pack(group); }, small_);
   }
@@ -110,6 +106,11 @@ class Direct {
   }
 
  private:
+  bool is_zero(int64_t i) const {
+    const float* row = call_.x + i * call_.D;
+    return i >= call_.n || std::all_of(row, row + call_.D, [](float x) { return x == 0.0f; });
+  }
+
   void pack(int64_t group) const {
     constexpr int64_t kFeatures = 64;
     const int64_t D = call_.D;
@@ -125,19 +126,15 @@ class Direct {
 
   int count_of(int64_t block) const { return int(std::min<int64_t>(block_, call_.m - block * block_)); }
 
-  bool survey(int64_t block, Slot& slot) const {
-    std::fill(slot.squares.begin(), slot.squares.end(), 0.0f);
-    std::fill(slot.scales.begin(), slot.scales.end(), Scales{});
-    return loops_.survey(call_.weight + block * block_ * call_.D, count_of(block), call_.D, slot.norm.data(),
-                         slot.squares.data());
-  }
-
-  // The groups of one panel: operands of both products.
-  void respond(int64_t block, int64_t panel, Slot& slot) const {
+  // The groups of one panel: operands of both products. False if a weight is not finite, or its square in float.
+  bool respond(int64_t block, int64_t panel, Slot& slot) const {
     const int64_t first = panel * kPanelGroups, D = call_.D;
     const int groups = int(std::min(kPanelGroups, groups_ - first)), count = count_of(block);
     const bool tiles = amx_ != nullptr;
     const Buffer<double> z(int64_t(groups) * kRun * kGroup);
+    std::vector<float> squares(size_t(D), 0.0f);
+    double square[kRun], total = 0.0;
+    std::fill_n(slot.scales.begin() + first, groups, Scales{});
     const Buffer<float> own(tiles ? 2 * groups * int64_t(kTileBlock) * kGroup : 0);
     const int64_t size = block_ * kGroup;
     float* values = tiles ? own.at(0) : slot.values.numbers.at(first * size);
@@ -146,12 +143,13 @@ class Direct {
       const int run = std::min(kRun, count - begin);
       const int64_t neuron = block * block_ + begin;
       const float* rows = call_.weight + neuron * D;
-      loops_.preactivations(samples_, first, groups, rows, run, z.at(0));
+      loops_.preactivations(samples_, first, groups, rows, run, z.at(0), square, squares.data());
+      for (int k = 0; k < run; ++k) total += square[k];
       for (int g = 0; g < groups; ++g) {
         double* of_group = z.at(g * kRun * kGroup);
         const int64_t at = g * size + begin * kGroup;
         if (call_.base == kRelu) {
-          loops_.repair_signs(samples_, first + g, rows, slot.norm.data() + begin, run, of_group);
+          loops_.repair_signs(samples_, first + g, rows, square, run, of_group);
         }
         loops_.respond(call_.base, call_.s, of_group, call_.output_weight + neuron, run, values + at, slopes + at,
                        slot.scales[size_t(first + g)]);
@@ -164,6 +162,8 @@ class Direct {
                           operand->right.at(at * Operand::kTileDigits), operand->scale.at(at * kGroup));
       }
     }
+    if (panel == 0) slot.squares = std::move(squares);
+    return std::isfinite(total);
   }
 
   void add_totals(int64_t block, const Slot& slot, Totals& to) const {
@@ -190,7 +190,9 @@ class Direct {
       return;
     }
     amx_->begin();
-    const auto of = [](const Buffer<int8_t>& digits, int64_t i) { return digits.at(i / kGroup * Operand::kTileDigits); };
+    const auto of = [](const Buffer<int8_t>& digits, int64_t i) {
+      return digits.at(i / kGroup * Operand::kTileDigits);
+    };
     for (int64_t i = row; i < row_end; i += kProductTile) {
       for (int64_t j = std::max(i, column); j < column_end; j += kProductTile) {
         const int8_t* left[2] = {of(operand.left, i), of(operand.left, i + kGroup)};
@@ -217,10 +219,9 @@ class Direct {
         [&](int64_t part) {
           products[size_t(part)] = std::make_unique<Products>(call_.n);
           totals[size_t(part)].squares.assign(size_t(call_.D), 0.0);
-          Slot slot(groups_, call_.D, amx_ != nullptr);
+          Slot slot(groups_, amx_ != nullptr);
           for (int64_t block = part; block < blocks_ && finite; block += parts) {
-            if (!survey(block, slot)) finite = false;
-            respond(block, 0, slot);
+            if (!respond(block, 0, slot)) finite = false;
             add_totals(block, slot, totals[size_t(part)]);
             multiply(block, slot.values, 0, 0, products[size_t(part)]->value);
             multiply(block, slot.slopes, 0, 0, products[size_t(part)]->slope);
@@ -248,18 +249,15 @@ class Direct {
     const int64_t bytes = 2 * Operand::bytes(groups_, amx_ != nullptr);
     const int64_t slab = std::clamp<int64_t>(std::min(kAim, call_.scratch_bytes) / bytes, 1, blocks_);
     std::vector<std::unique_ptr<Slot>> slots;
-    for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(groups_, call_.D, amx_ != nullptr));
+    for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(groups_, amx_ != nullptr));
     products_ = std::make_unique<Products>(call_.n);
     totals_.squares.assign(size_t(call_.D), 0.0);
     std::atomic<bool> finite{true};
     const int64_t panels = ceil_div(groups_, kPanelGroups);
     for (int64_t first = 0; first < blocks_ && finite; first += slab) {
       const int64_t blocks = std::min(slab, blocks_ - first);
-      for_each_task(blocks, parallel_for_, [&](int64_t i) {
-        if (!survey(first + i, *slots[size_t(i)])) finite = false;
-      });
       for_each_task(blocks * panels, parallel_for_, [&](int64_t task) {
-        respond(first + task / panels, task % panels, *slots[size_t(task / panels)]);
+        if (!respond(first + task / panels, task % panels, *slots[size_t(task / panels)])) finite = false;
       });
       for (int64_t i = 0; i < blocks; ++i) add_totals(first + i, *slots[size_t(i)], totals_);
       for_each_pair(panels, [&](int64_t row, int64_t column) {
@@ -300,9 +298,9 @@ class Direct {
     const Totals& t = totals_;
     const auto ordinary = [&](double sum) { return sum > 1e-24 * entries && sum < 1e24 * entries; };
     if (!ordinary(t.z) || !ordinary(t.value) || !ordinary(t.slope) || !(t.output < 1e24 * m)) return false;
-    const double steepest = call_.base == kRelu2 ? 2.0 * s * s * t.z / entries + r * r
-                                                 : std::max(r * r, (std::abs(r) + 1.13 * std::abs(s)) *
-                                                                       (std::abs(r) + 1.13 * std::abs(s)));
+    const double steepest =
+        call_.base == kRelu2 ? 2.0 * s * s * t.z / entries + r * r
+                             : std::max(r * r, (std::abs(r) + 1.13 * std::abs(s)) * (std::abs(r) + 1.13 * std::abs(s)));
     if (!(error * steepest <= allowed * t.value)) return false;
     if (call_.base == kRelu) return true;
     const bool everywhere = call_.base == kRelu2 || call_.base == kSin;  // sigma'' is of order 1
@@ -323,8 +321,10 @@ class Direct {
           const int64_t first = std::max(panel, row / kGroup), end = std::min(panel + kPanelGroups, groups_);
           if (first >= end) return;
           const Buffer<double> inner((end - first) * kRun * kGroup);
+          std::vector<float> squares(size_t(call_.D), 0.0f);
+          double square[kRun];
           loops_.preactivations(samples_, first, int(end - first), call_.x + row * call_.D,
-                                int(std::min<int64_t>(kRun, n - row)), inner.at(0));
+                                int(std::min<int64_t>(kRun, n - row)), inner.at(0), square, squares.data());
           for (int64_t group = first; group < end; ++group) {
             loops_.finish(n, double(call_.m), row, group, inner.at((group - first) * kRun * kGroup), products_->value,
                           products_->slope, call_.a, call_.w);

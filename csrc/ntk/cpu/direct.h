@@ -10,9 +10,10 @@ constexpr int kRun = 48;    // neurons that pass through pre-activations and res
 constexpr int kChain = 64;  // features summed in float before the sum goes on in double
 constexpr int kTerms = 96;  // neurons of a product summed in float before the sum goes on in double
 
-// |z - x . w| <= kSignBound (|x| |w|) + kUnderflow D: of the chains, each of kChain roundings (one more where the product
-// is rounded too), of the sum of D / kChain doubles and of the float64 sum that decides within; then of underflow.
-constexpr double kSignBound = 68 * 0x1p-24, kUnderflow = 0x1p-147;
+// |z - x . w| <= kSignBound |x| |w| + kUnderflow D: of the chains, each of kChain roundings (one more where the product
+// is rounded too), of their sum in double, and of the norms, whose squares are summed in float. What these lose to
+// underflow is kSquareUnderflow D at most.
+constexpr double kSignBound = 1.02 * (kChain + 3) * 0x1p-24, kUnderflow = 0x1p-147, kSquareUnderflow = 0x1p-148;
 
 // What the sums of squares of one group say about cancellation, (kGroup) each: z, sigma_s(z), a sigma_s'(z), and a
 // where |z| < kCurved, beyond which sigma'' is below 0.08 for all bases but relu2 and sin.
@@ -25,19 +26,20 @@ struct Samples {
   int64_t n, D;
   const float* rows;    // (n, D)
   const float* groups;  // (groups, D, kGroup): the same, kGroup side by side, zeros beyond n
-  const double* norm;   // (groups * kGroup)
+  const double* norm;   // (groups * kGroup), negative where x is zero
 };
 
 struct DirectLoops {
-  // norm (count) = |w_k|, by a hundredth too much, squares (D) += w_k o w_k of the rows (count, D). False if a square is
-  // not finite.
-  bool (*survey)(const float* rows, int count, int64_t D, double* norm, float* squares);
+  // square (count) += |row|^2 and squares (length) += row o row of rows `stride` apart, in float.
+  void (*survey)(const float* rows, int64_t stride, int64_t length, int64_t count, double* square, float* squares);
 
   // z (groups, kRun, kGroup) of `count` rows (count, D), at most kRun, and the groups first .. first + groups - 1.
-  void (*preactivations)(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z);
+  // In passing, square (count) = |w_k|^2 and squares (D) += w_k o w_k.
+  void (*preactivations)(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z,
+                         double* square, float* squares);
 
   // z (count, kGroup) of ReLU that might have another sign are formed again in float64.
-  void (*repair_signs)(const Samples& samples, int64_t group, const float* rows, const double* norm, int count,
+  void (*repair_signs)(const Samples& samples, int64_t group, const float* rows, const double* square, int count,
                        double* z);
 
   // values = sigma_s(z), slopes = a sigma_s'(z), both (count, kGroup), from z (count, kGroup); scales are added to.

@@ -79,54 +79,47 @@ int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// norm and squares of kRows rows.
+// square (kRows) += |row|^2 and squares (length) += row o row of rows `stride` apart.
 template <int kRows>
-bool survey_rows(const float* rows, int64_t D, double* norm, float* squares) {
+void survey_rows(const float* rows, int64_t stride, int64_t length, double* square, float* squares) {
   Vector<float> sum[kRows] = {};
   float rest[kRows] = {};
   int64_t d = 0;
-  for (; d + kLanes<float> <= D; d += kLanes<float>) {
+  for (; d + kLanes<float> <= length; d += kLanes<float>) {
     Vector<float> total = load(squares + d);
     for (int r = 0; r < kRows; ++r) {
-      const Vector<float> w = load(rows + r * D + d);
+      const Vector<float> w = load(rows + r * stride + d);
       sum[r] = fused(w, w, sum[r]);
       total = fused(w, w, total);
     }
     store(squares + d, total);
   }
-  for (; d < D; ++d) {
+  for (; d < length; ++d) {
     for (int r = 0; r < kRows; ++r) {
-      const float square = rows[r * D + d] * rows[r * D + d];
-      rest[r] += square;
-      squares[d] += square;
+      const float w = rows[r * stride + d];
+      rest[r] += w * w;
+      squares[d] += w * w;
     }
   }
-  bool finite = true;
-  for (int r = 0; r < kRows; ++r) {
-    const double total = sum_of_lanes(sum[r]) + double(rest[r]);
-    bool zero = total == 0.0;
-    for (d = 0; zero && d < D; ++d) zero = rows[r * D + d] == 0.0f;
-    norm[r] = zero ? 0.0 : 1.01 * __builtin_sqrt(total + double(D) * 0x1p-148);  // what rounding and underflow took
-    finite = finite && total < INFINITY;
-  }
-  return finite;
+  for (int r = 0; r < kRows; ++r) square[r] += sum_of_lanes(sum[r]) + double(rest[r]);
 }
 
-bool survey(const float* rows, int count, int64_t D, double* norm, float* squares) {
+void survey(const float* rows, int64_t stride, int64_t length, int64_t count, double* square, float* squares) {
   constexpr int kRows = 4;
-  bool finite = true;
-  int k = 0;
-  for (; k + kRows <= count; k += kRows) finite = survey_rows<kRows>(rows + k * D, D, norm + k, squares) && finite;
-  for (; k < count; ++k) finite = survey_rows<1>(rows + k * D, D, norm + k, squares) && finite;
-  return finite;
+  int64_t k = 0;
+  for (; k + kRows <= count; k += kRows) survey_rows<kRows>(rows + k * stride, stride, length, square + k, squares);
+  for (; k < count; ++k) survey_rows<1>(rows + k * stride, stride, length, square + k, squares);
 }
 
-void preactivations(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z) {
+void preactivations(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z,
+                    double* square, float* squares) {
   constexpr int64_t kSlab = 256;  // features: those of a tile of samples stay in the first cache
   const int64_t D = samples.D, begin = first * kGroup, end = least(begin + groups * kGroup, samples.n);
   for (int64_t i = 0; i < int64_t(groups) * kRun * kGroup; ++i) z[i] = 0.0;
+  for (int k = 0; k < count; ++k) square[k] = 0.0;
   for (int64_t slab = 0; slab < D; slab += kSlab) {
     const int64_t slab_end = least(slab + kSlab, D);
+    survey(rows + slab, D, slab_end - slab, count, square, squares + slab);
     for (int64_t i = begin; i < end; i += kTileSamples) {
       const float* right = samples.groups + (i / kGroup) * D * kGroup;
       double* out = z + (i - begin) * kRun;
@@ -156,19 +149,23 @@ double dot(const float* x, const float* w, int64_t D) {
   return total;
 }
 
-void repair_signs(const Samples& samples, int64_t group, const float* rows, const double* norm, int count, double* z) {
-  const double floor = kUnderflow * double(samples.D), share = kSignBound + 0x1p-52 * double(samples.D);
+void repair_signs(const Samples& samples, int64_t group, const float* rows, const double* square, int count,
+                  double* z) {
+  const double D = double(samples.D), floor = kUnderflow * D, share = kSignBound + 0x1p-52 * D;
   const double* size = samples.norm + group * kGroup;
   const int64_t lanes = least(samples.n - group * kGroup, kGroup);
   for (int k = 0; k < count; ++k) {
-    if (norm[k] == 0.0) continue;
     double* row = z + k * kGroup;
-    const double bound = share * norm[k];
+    const double bound = share * __builtin_sqrt(square[k] + kSquareUnderflow * D);
     int64_t near = 0;
     for (int l = 0; l < kGroup; ++l) near |= absolute(row[l]) <= multiply_add(bound, size[l], floor) ? 1 : 0;
-    for (int64_t l = 0; near != 0 && l < lanes; ++l) {
+    if (near == 0) continue;
+    const float* weight = rows + k * samples.D;
+    bool zero = true;
+    for (int64_t d = 0; zero && d < samples.D; ++d) zero = weight[d] == 0.0f;
+    for (int64_t l = 0; l < lanes && !zero; ++l) {
       if (!(absolute(row[l]) <= multiply_add(bound, size[l], floor))) continue;
-      row[l] = dot(samples.rows + (group * kGroup + l) * samples.D, rows + k * samples.D, samples.D);
+      row[l] = dot(samples.rows + (group * kGroup + l) * samples.D, weight, samples.D);
     }
   }
 }
