@@ -5,6 +5,8 @@ G^[w]: the peers need a pass for each, so their time is that of one s, times 16.
 it is given a share of the neurons and its time scaled up. Times are medians of interleaved rounds (timing.py); nothing
 is asserted about time. The rates count 2 n^2 m operations for the two symmetric products, beside what torch's own
 matrix products reach in the same run; on a GPU the shares are of a float32 product and of an int8 one.
+
+``--grid`` measures one s over a grid of sizes and bases beside naive float32 torch instead: the goal is 1.0 everywhere.
 """
 
 from __future__ import annotations
@@ -115,6 +117,21 @@ GPU_CASES = (
     Case(128, 1_000, 16, goals=(1.0, None)),
     Case(2048, 1_000, 16, goals=(1.0, None)),
 )
+GRID = tuple(
+    Case(n, m, D, base=base, goals=(1.0, None), rounds=5)
+    for n in (10, 100, 1000, 4000)
+    for m in (1000, 16_384)
+    for D in (2, 16, 128, 784, 3072)
+    for base in ("relu", "tanh", "gelu")
+)
+GPU_GRID = tuple(
+    Case(n, m, D, base=base, goals=(1.0, None), rounds=5)
+    for n in (16, 128, 512, 2048, 8192)
+    for m in (1000, 100_000, 10_000_000)
+    for D in (2, 4, 16, 128)
+    for base in ("relu", "tanh", "gelu")
+    if n * m <= 2**31  # what the naive formula keeps fits
+)
 SMALL = (Case(100, 1000, 2, goals=(1.5, 20.0)), Case(64, 3000, 4), Case(50, 20_000, 2, drawn=True))
 
 
@@ -123,6 +140,9 @@ def naive(x: Tensor, weight: Tensor, a: Tensor, s: float, base: str) -> tuple[Te
     z = x @ weight.mT
     if base == "relu":
         value, slope = torch.relu(z), (z > 0).to(z.dtype)
+    elif base == "tanh":
+        value = torch.tanh(z)
+        slope = 1 - value * value
     else:
         cdf = 0.5 * torch.erfc(-z * 0.5**0.5)
         value, slope = z * cdf, cdf + z * torch.exp(-0.5 * z * z) * 0.3989422804014327
@@ -155,11 +175,11 @@ def functional_ntk(x: Tensor, weight: Tensor, a: Tensor, s: float, base: str) ->
 
 
 def check(case: Case, x: Tensor, weight: Tensor, a: Tensor) -> None:
-    """Our matrices agree with the naive formula in float64 within the class of the dtype."""
-    ours = hx.gram(x, weight, a, S, base=case.base)
-    wide = naive(x.double(), weight.double(), a.double(), S, case.base)
+    """Our matrices, of large n a corner, agree with the naive formula in float64 within the class of the dtype."""
+    ours, few = hx.gram(x, weight, a, S, base=case.base), slice(0, 2000)
+    wide = naive(x[few].double(), weight.double(), a.double(), S, case.base)
     for mine, expected in zip(ours, wide, strict=True):
-        error = float((mine.double() - expected).norm() / expected.norm())
+        error = float((mine[few, few].double() - expected).norm() / expected.norm())
         if not error <= TOLERANCE[case.dtype]:
             raise AssertionError(f"{case.name}: relative Frobenius error {error:.2g}")
 
@@ -211,6 +231,38 @@ def run_case(case: Case, effort: Effort, use_compile: bool, device: str, reached
         "operations_per_second": 2 * case.n**2 * case.m / one.median,
         "floor": case.floor.record(one.median, reached),
     }
+
+
+def run_grid_case(case: Case, effort: Effort, device: str) -> dict[str, Any]:
+    """Check, then time, one s of one case of the grid."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(case.n, case.D, generator=generator).to(device)
+    weight, a = hx.random_weights(0, case.m, case.D, dtype=case.dtype, device=device)
+    check(case, x, weight[:20_000], a[:20_000])
+    times = measure(
+        {
+            "one": lambda: hx.gram(x, weight, a, S, base=case.base),
+            NAIVE: lambda: naive(x, weight, a, S, case.base),
+        },
+        effort,
+        device,
+    )
+    return {
+        "name": case.name,
+        **{key: getattr(case, key) for key in ("n", "m", "D", "base")},
+        "one": times["one"].as_dict(),
+        "peers": {f"{NAIVE}, one s": compare(times["one"], times[NAIVE], case.goals[0])},
+    }
+
+
+def print_grid(records: list[dict[str, Any]]) -> None:
+    rows = []
+    for record in records:
+        (peer,) = record["peers"].values()
+        times = [format_seconds(record["one"]["median"]), format_seconds(peer["median"])]
+        rows.append([record["name"], *times, f"{peer['ratio']:.2f}", f"{peer['ratio_of_minima']:.2f}"])
+    print(format_table(("case", "ours", "naive", "ratio", "of minima"), rows))
+    print(f"\n{sum(float(row[3]) >= 0.98 for row in rows)} of {len(rows)} at least 0.98")
 
 
 def products(effort: Effort, device: str) -> dict[str, float]:
@@ -268,14 +320,19 @@ def bound(record: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run all cases, print the tables, write the JSON."""
-    arguments = parsed(argument_parser(__doc__, "gram", "few short rounds and small cases"))
+    parser = argument_parser(__doc__, "gram", "few short rounds and small cases")
+    parser.add_argument("--grid", action="store_true", help="one s over a grid of sizes, beside naive torch alone")
+    arguments = parsed(parser)
     device, quick, budget = arguments.device, arguments.quick, Budget(arguments.budget)
     info = environment(device)
     print_heading(info)
     print("no peers here: neural-tangents and KeOps, which this benchmark does not run")
     cases: list[Case | InfiniteCase] = [*(SMALL if quick else GPU_CASES if device == "cuda" else CASES)]
     cases += INFINITE_SMALL if quick else INFINITE_GPU_CASES if device == "cuda" else INFINITE_CASES
-    reached = ceilings(device, quick)
+    if arguments.grid:
+        grid = GPU_GRID if device == "cuda" else GRID
+        cases = [*(grid[:6] if quick else grid)]
+    reached = {} if arguments.grid else ceilings(device, quick)
     records, infinite, left_out = [], [], {}
     for i, case in enumerate(cases):
         print(f"[{i + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
@@ -286,6 +343,8 @@ def main() -> int:
         try:
             if isinstance(case, InfiniteCase):
                 infinite.append(run_infinite(case, effort, device))
+            elif arguments.grid:
+                records.append(run_grid_case(case, effort, device))
             else:
                 records.append(run_case(case, effort, not arguments.no_compile, device, reached))
         except torch.OutOfMemoryError as error:
@@ -293,13 +352,16 @@ def main() -> int:
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
-    rates = products(QUICK if quick else Effort(rounds=7), device)
-    print_report(records, rates)
-    print_infinite(infinite)
+    rates = {} if arguments.grid else products(QUICK if quick else Effort(rounds=7), device)
+    if arguments.grid:
+        print_grid(records)
+    else:
+        print_report(records, rates)
+        print_infinite(infinite)
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
     if arguments.out is not None:
-        path = json_path(arguments.out, "gram", device)
+        path = json_path(arguments.out, "gram_grid" if arguments.grid else "gram", device)
         save(path, "gram", info, ceilings={**reached, **rates}, cases=records, infinite=infinite, left_out=left_out)
         print(f"written to {path}")
     return 0

@@ -70,6 +70,18 @@ struct GramCall {
   double* figures;       // (cuda::gram_figures rows, 20): what hrta_ext/ntk/choice.py reads
 };
 
+// Both matrices at one s in the float32 class, without the sums.
+struct GramDirect {
+  int base;
+  int64_t n, D, m;
+  double s;
+  const float* x;              // (n, D), finite
+  const float* weight;         // (m, D)
+  const float* output_weight;  // (m)
+  int64_t scratch_bytes;       // besides 16 n^2 for sums; at least gram_least_scratch
+  float *a, *w;                // (n, n), exactly symmetric
+};
+
 // Both matrices, or their derivatives in s, at S values of s, from sums over m neurons. They need x_i . x_j, linear_i .
 // x_j + linear_j . x_i and the like of cross. The CPU forms these, feature by feature: an entry has the same bits
 // whatever samples are beside its two. The GPU is given x_i . x_j, linear_i . x_j and cross_i . x_j, (n, n), or for
@@ -106,6 +118,10 @@ int64_t gram_least_scratch(const GramCall& call);
 // Adds the neurons [0, m) to the sums, in an order that depends on n, D and m alone. Returns false when a weight is not
 // finite: the sums are then meaningless.
 bool gram_sums(const GramCall& call, ParallelFor parallel_for);
+
+// False, and nothing written, where float might not keep the class, or a weight is not finite: gram_sums knows then.
+// The order of every sum depends on n, D and m alone.
+bool gram_direct(const GramDirect& call, ParallelFor parallel_for);
 
 // weight (count, D), output_weight (count): the numbers of neurons first, first + 1, ...
 void random_weights(uint64_t seed, uint64_t first, int64_t count, int64_t D, float* weight, float* output_weight,

@@ -28,6 +28,24 @@ bool gram_sums(const GramCall& call) {
   return cpu::gram_sums(call, torch_pool_parallel_for);
 }
 
+bool gram_direct(int base, int64_t n, int64_t D, int64_t m, double s, Address x, Address weight, Address output_weight,
+                 int64_t scratch_bytes, Address a, Address w) {
+  require_memory(n, {x, weight, output_weight, a, w});
+  const GramDirect call{base,
+                        n,
+                        D,
+                        m,
+                        s,
+                        pointer<const float>(x),
+                        pointer<const float>(weight),
+                        pointer<const float>(output_weight),
+                        scratch_bytes,
+                        pointer<float>(a),
+                        pointer<float>(w)};
+  py::gil_scoped_release release;
+  return cpu::gram_direct(call, torch_pool_parallel_for);
+}
+
 // The bytes of scratch that a session of the GPU takes; -1 where its kernels do not serve the call.
 int64_t gram_session([[maybe_unused]] const GramCall& call, int device) {
   if (call.n2 != 0) return -1;  // their products are symmetric
@@ -183,6 +201,9 @@ void bind_gram(py::module_& m) {
   m.def("gram_least_scratch", &gram_least_scratch, py::arg("base"), py::arg("high"), py::arg("n"), py::arg("n2"),
         py::arg("D"), py::arg("m"));
   m.def("gram_sums", &gram_sums);
+  m.def("gram_direct", &gram_direct, py::arg("base"), py::arg("n"), py::arg("D"), py::arg("m"), py::arg("s"),
+        py::arg("x"), py::arg("weight"), py::arg("output_weight"), py::arg("scratch_bytes"), py::arg("a"),
+        py::arg("w"));
   const py::arg call("call"), device("device");
   m.def("gram_session", &gram_session, call, device);
   m.def("gram_figures", &gram_figures, py::arg("n"), device);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from hrta_ext.inputs import (
     check_weights,
     parameter_values,
 )
-from hrta_ext.ntk import native, reference
+from hrta_ext.ntk import native, reference, sessions
 from hrta_ext.ntk.path import GramPath
 from hrta_ext.ntk.types import Drawn, Gram, GramSums, Neurons, sum_shapes
 
@@ -45,13 +45,16 @@ class _Samples:
         self.n2 = 0 if self.x2 is None else self.x2.shape[0]
         self.pairs = self.x.shape[0] * (self.x.shape[0] if self.x2 is None else self.n2)
 
-    def least_scratch(self, builder: Any, width: int, base: str, high: bool) -> int:
-        n, features = self.every.shape
-        return builder.least_scratch(n, self.n2, features, width, base, high) if self.pairs else 0
-
     def zero_sums(self, leading: tuple[int, ...]) -> GramSums:
         shapes = sum_shapes(self.x, self.x2)
         return GramSums(*(torch.zeros(*leading, *shape, dtype=torch.float64, device=self.x.device) for shape in shapes))
+
+
+def _least_scratch(builder: Any, x: Tensor, x2: Tensor | None, width: int, base: str, high: bool) -> int:
+    n, n2 = x.shape[0], 0 if x2 is None else x2.shape[0]
+    if n == 0 or (x2 is not None and n2 == 0):
+        return 0
+    return int(builder.least_scratch(n + n2, n2, x.shape[1], width, base, high))
 
 
 def _builders(x: Tensor, base: str) -> list[Any]:
@@ -101,10 +104,23 @@ def gram_path(
         >>> hx.gram_path(x[:3], weight, output_weight, x2=x)(0.5).ntk.shape
         torch.Size([3, 4])
     """
-    return _gram_path(x, weight, output_weight, x2, base, dtype, memory_budget, "gram_path")
+    return _path(_checked(x, weight, output_weight, x2, base, dtype, memory_budget, "gram_path"))
 
 
-def _gram_path(
+class _Problem(NamedTuple):
+    """Checked arguments."""
+
+    x: Tensor
+    x2: Tensor | None
+    weight: Tensor
+    output_weight: Tensor
+    base: str
+    dtype: torch.dtype
+    builders: list[Any]
+    budget: int
+
+
+def _checked(
     x: Tensor,
     weight: Tensor,
     output_weight: Tensor,
@@ -113,19 +129,26 @@ def _gram_path(
     dtype: torch.dtype | None,
     memory_budget: int | None,
     function: str,
-) -> GramPath:
+) -> _Problem:
     get_base(base)
-    x = check_samples(x, function)
+    x = check_samples(x, function).detach().resolve_neg()
     x2 = check_second_samples(x2, x, function)
     check_weights(function, x, weight, output_weight)
     for name, tensor in (("weight", weight), ("output_weight", output_weight)):
         require_memory(tensor, f"{function}: {name}")
     weight, output_weight = weight.detach().resolve_neg(), output_weight.detach().resolve_neg()
     result = check_result_dtype(dtype, x, function)
-    builders, high = _builders(x, base), result == torch.float64
-    networks, width, features = weight.shape[:-2], weight.shape[-2], x.shape[1]
+    builders = _builders(x, base)
+    least = _least_scratch(builders[-1], x, x2, weight.shape[-2], base, result == torch.float64)
+    budget = check_budget(memory_budget, least, function)
+    return _Problem(x, x2, weight, output_weight, base, result, builders, budget)
+
+
+def _path(problem: _Problem) -> GramPath:
+    x, x2, weight, output_weight, base, result, builders, budget = problem
     samples = _Samples(x, x2)
-    budget = check_budget(memory_budget, samples.least_scratch(builders[-1], width, base, high), function)
+    high, features = result == torch.float64, x.shape[1]
+    networks, width = weight.shape[:-2], weight.shape[-2]
     sums = samples.zero_sums((1, *networks))
     for network in range(networks.numel() if samples.pairs else 0):
         if networks:
@@ -137,6 +160,20 @@ def _gram_path(
             if builder.add_to(one, samples.every, Neurons(width, w, a), base, high, budget, width, None):
                 break
     return GramPath(samples.x, base, result, (width,), sums, samples.x2)
+
+
+def _direct(problem: _Problem, s: float) -> Gram | None:
+    """Both matrices of one network at one s without the sums, by the first builder that has a way for it."""
+    x, _, weight, output_weight, base, result, builders, budget = problem
+    if weight.dim() != 2 or x.shape[0] == 0:
+        return None
+    if x.is_cuda and len(builders) > 1 and sessions.serves(x, weight.shape[0], base, result == torch.float64):
+        return None  # the kernels' sums cost less than library products
+    for builder in builders:
+        found: Gram | None = builder.direct(x, weight, output_weight, base, s, result, budget)
+        if found is not None:
+            return found
+    return None
 
 
 def gram(
@@ -159,7 +196,8 @@ def gram(
         x: Samples, (n, D).
         weight: (..., m, D).
         output_weight: (..., m).
-        s: One s, or a 1-D sequence or tensor of S values: all of them cost one pass (:func:`gram_path`).
+        s: One s, or a 1-D sequence or tensor of S values: all of them cost one pass (:func:`gram_path`). One alone
+            costs less in the float32 class, and on a GPU; it agrees with a path at that s within the class.
         x2: Samples (n2, D) of the columns of cross-kernels, as in :func:`gram_path`; default: x.
         base: Base activation.
         dtype: As in :func:`gram_path`, like ``memory_budget``.
@@ -179,8 +217,9 @@ def gram(
     """
     wide = dtype == torch.float64 or (dtype is None and isinstance(x, Tensor) and x.dtype == torch.float64)
     values = parameter_values(s, "gram", torch.float64 if wide else torch.float32)
-    path = _gram_path(x, weight, output_weight, x2, base, dtype, memory_budget, "gram")
-    return path._evaluate(values, dtype=path.dtype)
+    problem = _checked(x, weight, output_weight, x2, base, dtype, memory_budget, "gram")
+    found = None if values.dim() or x2 is not None else _direct(problem, float(values))
+    return _path(problem)._evaluate(values, dtype=problem.dtype) if found is None else found
 
 
 # --- drawn weights ----------------------------------------------------------------------------------------------------
@@ -249,7 +288,7 @@ def random_gram_path(
     batches = min(check_integer(batches, f"{function}: batches"), width)
     result = check_result_dtype(dtype, x, function)
     builders, high = _builders(x, base), result == torch.float64
-    budget = check_budget(memory_budget, samples.least_scratch(builders[-1], 1, base, high), function)
+    budget = check_budget(memory_budget, _least_scratch(builders[-1], x, x2, 1, base, high), function)
     step = _stretch(samples, base == "relu" and x.shape[1] == 2)
     sums = samples.zero_sums((batches,))
     edges = [width * batch // batches for batch in range(batches + 1)]

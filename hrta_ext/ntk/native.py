@@ -18,6 +18,9 @@ from hrta_ext.ntk import sessions
 from hrta_ext.ntk.sessions import gram_call
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
+_FEW_NEURONS = 512  # too few for roundings to float to average out
+_SMALL = 2**18  # pairs of sample and neuron up to which arcs cost more than they save
+
 
 def serves(x: Tensor) -> bool:
     """Whether these kernels take x, of a device and dtype that the binary serves."""
@@ -67,6 +70,38 @@ def add_to(
         if report is not None:
             report(done)
     return True
+
+
+def direct(
+    x: Tensor, weight: Tensor, output_weight: Tensor, base: str, s: float, dtype: torch.dtype, scratch_bytes: int
+) -> Gram | None:
+    """Both matrices at one s without the sums; None where these kernels do not serve the call to its class.
+
+    Args:
+        x, weight, output_weight: (n, D), (m, D), (m,), of one dtype.
+    """
+    (n, features), width = x.shape, weight.shape[0]
+    if dtype != torch.float32 or x.dtype != torch.float32 or not x.is_cpu or width < _FEW_NEURONS:
+        return None
+    if base == "relu" and features == 2 and n * width > _SMALL:
+        return None  # the sums cost less: arcs
+    x, weight = plain(x, "gram: x"), plain(weight, "gram: weight")
+    output_weight = plain(output_weight, "gram: output_weight")
+    a, w = (torch.empty(n, n, dtype=torch.float32, device=x.device) for _ in range(2))
+    served = _C.gram_direct(
+        BASES[base].number,
+        n,
+        features,
+        width,
+        s,
+        address(x, "gram: x", torch.float32, -1, n * features),
+        address(weight, "gram: weight", torch.float32, -1, width * features),
+        address(output_weight, "gram: output_weight", torch.float32, -1, width),
+        scratch_bytes,
+        own(a),
+        own(w),
+    )
+    return Gram(a, w) if served else None
 
 
 def evaluate(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from hrta_ext.ntk.normals import normals
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, cross_columns
 
 _BYTES_PER_ENTRY = 64  # z, sigma, a sigma', their products' operands and the temporaries of the base, at most
-_FEW_NEURONS = 4096
+_KEPT = 16  # of them: two operands
 _ROWS = 512  # of the products at a time: the lower triangle is not computed
 
 
@@ -34,12 +34,58 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
     return drawn[:, 1:].contiguous(), drawn[:, 0].contiguous()
 
 
-def _gpu_chunk(x: Tensor, scratch_bytes: int) -> int:
-    """Neurons at a time that fill a GPU: 256 MiB for any shape; as on the CPU where the budget is for less."""
+class _Cut(NamedTuple):
+    """Neurons of one matmul, by shapes alone; of one allocation; of one evaluation of the base, all from the budget.
+
+    On a GPU the last two change no bit, since they cut elementwise work alone; on the CPU a library's loops might
+    differ at their ends, so all three are one.
+    """
+
+    product: int
+    allocation: int
+    evaluation: int
+
+
+def _cut(x: Tensor, scratch_bytes: int) -> _Cut:
     n, features = x.shape
-    per_neuron = _BYTES_PER_ENTRY * n + 16 * (features + 1)
-    wide = min(max(2**28 // per_neuron, 64), 2**17)
-    return wide if wide * per_neuron <= scratch_bytes else _chunk(n)
+    chunk = _chunk(n)
+    if not x.is_cuda:
+        return _Cut(chunk, chunk, chunk)
+    kept, rest = _KEPT * n + 16 * (features + 1), _BYTES_PER_ENTRY * n
+    least = chunk * (rest + 16 * (features + 1))
+    product = max(min(3 * chunk, 3 * least // (4 * kept)) // 64 * 64, 32)  # a quarter is left for the evaluation
+    at_once = scratch_bytes // (kept + rest) // product
+    if at_once:
+        return _Cut(product, at_once * product, at_once * product)
+    return _Cut(product, product, max((scratch_bytes - product * kept) // rest, 1))
+
+
+def _chunks(x: Tensor, neurons: Neurons, cut: _Cut) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Weights (count, D), output weights (count,) and pre-activations (count, n), float64.
+
+    In float64 the signs are those that the formula has, and no setting of reduced precision applies.
+    """
+    for begin in range(0, neurons.count, cut.allocation):
+        count = min(cut.allocation, neurons.count - begin)
+        if neurons.weight is None or neurons.output_weight is None:
+            draw = random_weights if neurons.draw is None else neurons.draw
+            weight, a = draw(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
+        else:
+            weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
+        weight, a = aligned(weight.double()), aligned(a.double())
+        z = torch.empty(count, x.shape[0], dtype=torch.float64, device=x.device)
+        for part, rows in zip(z.split(cut.product), weight.split(cut.product), strict=True):
+            torch.mm(rows, x.mT, out=part)
+        yield weight, a, z
+
+
+def _apply(function: Callable[..., Tensor], cut: _Cut, out: Tensor, *arguments: Tensor) -> Tensor:
+    """function(*arguments), where it is made a few rows at a time in ``out``; all (count, ...)."""
+    if len(out) <= cut.evaluation:
+        return function(*arguments)
+    for part, *rows in zip(*(tensor.split(cut.evaluation) for tensor in (out, *arguments)), strict=True):
+        part.copy_(function(*rows))
+    return out
 
 
 def add_to(
@@ -59,58 +105,84 @@ def add_to(
     """
     done = 0
     for stretch in neurons.stretches(step):
-        _add_stretch(sums, x, stretch, base, high, scratch_bytes)
+        _add_stretch(sums, x, stretch, base, scratch_bytes)
         done += stretch.count
         if report is not None:
             report(done)
     return True
 
 
-def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, high: bool, scratch_bytes: int) -> None:
-    functions = get_base(base)
-    # As in csrc/ntk/gram.h: terms cancel, for ReLU by a factor that the averaging over many neurons makes good. On a
-    # GPU float32 might mean TF32, and costs as much as float64 where that has tensor cores.
-    low = base == "relu" and not high and neurons.count >= _FEW_NEURONS and x.is_cpu
-    dtype = torch.float32 if low else torch.float64
-    chunk = _chunk(x.shape[0]) if x.is_cpu else _gpu_chunk(x, scratch_bytes)
-    crossed = cross_columns(x, sums) > 0
-    probe = torch.zeros((), dtype=torch.float64, device=x.device)  # becomes NaN if a weight is not finite
+def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, scratch_bytes: int) -> None:
+    functions, cut, crossed = get_base(base), _cut(x, scratch_bytes), cross_columns(x, sums) > 0
+    probe = torch.zeros((), dtype=torch.float64, device=x.device)
     with torch.no_grad():
-        for begin in range(0, neurons.count, chunk):
-            count = min(chunk, neurons.count - begin)
-            if neurons.weight is None or neurons.output_weight is None:
-                draw = random_weights if neurons.draw is None else neurons.draw
-                weight, a = draw(neurons.seed, neurons.first + begin, count, x.shape[1], x.device)
-            else:
-                weight, a = neurons.weight[begin : begin + count], neurons.output_weight[begin : begin + count]
-            weight, a = aligned(weight.double()), aligned(a.double())
-            probe += (weight * 0.0).sum() + (a * 0.0).sum()
-            z = x @ weight.mT  # in float64, so that its sign is the one that the float64 formula has
-            sums.linear.add_(z @ weight)
-            value, slope = functions.value(z), functions.slope(z)
-            sums.cross.add_(value @ weight)
-            sums.square_sum.add_((a * a).sum())
-            sums.slope_sum.add_(slope @ (a * a))
-            _add_product(value.to(dtype), sums.value_product, crossed)
-            _add_product((slope * a).to(dtype), sums.slope_product, crossed)
+        for weight, a, z in _chunks(x, neurons, cut):
+            probe += _not_finite(weight, a)
+            value = _apply(functions.value, cut, torch.empty_like(z), z)
+            for rows, one, two in zip(*(t.split(cut.product) for t in (weight, z, value)), strict=True):
+                sums.linear.addmm_(one.mT, rows)
+                sums.cross.addmm_(two.mT, rows)
+            _add_product(value, cut, sums.value_product, crossed)
+            slope = _apply(lambda rows, a: functions.slope(rows) * a[:, None], cut, z, z, a)
+            for one, two in zip(slope.split(cut.product), a.split(cut.product), strict=True):
+                sums.slope_sum.addmv_(one.mT, two)
+                sums.square_sum.add_(two.square().sum())
+            _add_product(slope, cut, sums.slope_product, crossed)
         for tensor in sums:
             tensor.add_(probe)
 
 
-def _add_product(samples: Tensor, product: Tensor, crossed: bool) -> None:
-    """product (n, n) += samples samples^T, samples (n, count), on and above the diagonal.
+def direct(
+    x: Tensor, weight: Tensor, output_weight: Tensor, base: str, s: float, dtype: torch.dtype, scratch_bytes: int
+) -> Gram | None:
+    """Both matrices at one s without the sums: fewer products, and nothing cancels but what sigma_s cancels.
 
-    Crossed: product (n, n2) += the first n of the samples (n + n2, count) times the others.
+    Args:
+        x, weight, output_weight: (n, D), (m, D), (m,), of one dtype.
+    Returns:
+        None on the CPU in the float64 class, where the sums' bits are kept.
+    """
+    if x.is_cpu and dtype == torch.float64:
+        return None
+    x = aligned(x.double())
+    n, functions, cut = x.shape[0], get_base(base), _cut(x, scratch_bytes)
+
+    def sigma(z: Tensor) -> Tensor:
+        return torch.lerp(z, functions.value(z), s)
+
+    def slope(z: Tensor, a: Tensor) -> Tensor:
+        return (functions.slope(z) * s).add_(1.0 - s).mul_(a[:, None])
+
+    products = torch.zeros(2, n, n, dtype=torch.float64, device=x.device)
+    probe = torch.zeros((), dtype=torch.float64, device=x.device)
+    with torch.no_grad():
+        for weights, a, z in _chunks(x, Neurons(weight.shape[0], weight, output_weight), cut):
+            probe += _not_finite(weights, a)
+            _add_product(_apply(sigma, cut, torch.empty_like(z), z), cut, products[0])
+            _add_product(_apply(slope, cut, z, z, a), cut, products[1])
+        products += probe
+        _add_product(x.mT.contiguous(), cut, inner := torch.zeros_like(products[0]))
+        a, w = (_mirrored(upper).mul_(1.0 / weight.shape[0]) for upper in (products[0], products[1].mul_(inner)))
+        return Gram(a.to(dtype), w.to(dtype))
+
+
+def _not_finite(weight: Tensor, a: Tensor) -> Tensor:
+    """NaN if an element is not finite, else 0."""
+    return 0.0 * (torch.linalg.vector_norm(weight, torch.inf) + torch.linalg.vector_norm(a, torch.inf))
+
+
+def _add_product(columns: Tensor, cut: _Cut, product: Tensor, crossed: bool = False) -> None:
+    """product (n, n) += columns^T columns, columns (count, n), on and above the diagonal.
+
+    Crossed: product (n, n2) += the first n of the columns (count, n + n2), transposed, times the others.
     """
     n = product.shape[0]
-    rows, columns = samples[:n], samples[n:] if crossed else samples
-    for begin in range(0, n, _ROWS):
-        first = 0 if crossed else begin
-        left, right, to = rows[begin : begin + _ROWS], columns[first:].mT, product[begin : begin + _ROWS, first:]
-        if to.dtype == rows.dtype:
-            to.addmm_(left, right)  # without a matrix between, which costs a GPU as much as the product
-        else:
-            to += left @ right
+    for part in columns.split(cut.product):
+        rows, others = part[:, :n], part[:, n:] if crossed else part
+        for begin in range(0, n, _ROWS):
+            first = 0 if crossed else begin
+            left, right = rows[:, begin : begin + _ROWS].mT, others[:, first:]
+            product[begin : begin + _ROWS, first:].addmm_(left, right)
 
 
 def evaluate(

@@ -86,6 +86,24 @@ def add_to(
     return True
 
 
+def serves(x: Tensor, width: int, base: str, high: bool) -> bool:
+    """Whether these ways are open to a call on x's GPU, the bounds on their errors apart."""
+    (n, features), device = x.shape, x.get_device()
+
+    def session(digits: int, **more: Any) -> bool:
+        call = _C.GramCall(base=BASES[base].number, digits=digits, n=n, D=features, m=width, total=float(width), **more)
+        return bool((_C.gram_arcs_session if digits == 0 else _C.gram_session)(call, device) >= 0)
+
+    if base == "relu" and features == 2 and session(0):
+        return True
+    if base == "relu" and not high:
+        for bounds in (None, own(x)):
+            tries = choice.digits_to_try(n, features, width, bounds is not None)
+            if tries and session(tries[-1], square_digits=3, bounds=bounds):
+                return True
+    return any(session(count) for count in levels.tries(base, high, n, features, width))
+
+
 def _add_part(
     sums: GramSums,
     x: Tensor,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hrta_ext as hx
 from hrta_ext.compiled import _C
-from hrta_ext.ntk import choice, many_features, sessions
+from hrta_ext.ntk import choice, many_features, reference, sessions
 
 pytestmark = pytest.mark.skipif(not hx.backends()["cuda"], reason="needs a GPU")
 VALUES = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -144,6 +144,29 @@ def test_levels_have_the_same_bits_for_any_budget(base: str, dtype: torch.dtype)
         again = hx.random_gram_path(x, 50_000, seed=1, batches=1, base=base, memory_budget=budget)
         for one, two in zip(first.sums, again.sums, strict=True):
             assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("base", "dtype"), [("relu", torch.float64), ("gelu", torch.float32), ("silu", torch.float64)])
+def test_library_products_have_the_same_bits_for_any_budget_and_setting(base: str, dtype: torch.dtype) -> None:
+    """Reduced precision is a matter of float32 products, of which there are none."""
+    problems = on_gpu(*problem(130, 20_000, 70, dtype=dtype))
+    least = reference.least_scratch(130, 0, 70, 20_000, base, dtype == torch.float64)
+    first = hx.gram(*problems, 0.7, base=base), hx.gram_path(*problems, base=base).sums
+    for got, true in zip(first[0], dense(*problems, 0.7, base), strict=True):
+        assert relative_error(got, true) <= CLASSES[dtype]
+    matmul = torch.backends.cuda.matmul
+    before = torch.get_float32_matmul_precision(), matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction
+    for budget in (least, 3 * least, None):
+        try:
+            torch.set_float32_matmul_precision("medium")
+            matmul.allow_tf32 = matmul.allow_fp16_reduced_precision_reduction = True
+            one = hx.gram(*problems, 0.7, base=base, memory_budget=budget)
+            sums = hx.gram_path(*problems, base=base, memory_budget=budget).sums
+        finally:
+            matmul.allow_fp16_reduced_precision_reduction, matmul.allow_tf32 = before[2], before[1]
+            torch.set_float32_matmul_precision(before[0])
+        for part, expected in zip((*one, *sums), (*first[0], *first[1]), strict=True):
+            assert torch.equal(part, expected)
 
 
 @pytest.mark.parametrize("kind", ["neuron", "output weight"])

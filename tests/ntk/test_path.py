@@ -40,7 +40,8 @@ def test_one_s_many_s_and_gram_agree_bit_for_bit(device: torch.device) -> None:
         assert _same(one, (many.a[i], many.w[i]))
         assert _same(path(torch.tensor(s, dtype=torch.float64)), one)
         assert torch.equal(one.ntk, one.a + one.w)
-    assert _same(hx.gram(*tensors), path(1.0))
+    for one, other in zip(hx.gram(*tensors), path(1.0), strict=True):  # on a GPU one s goes without the sums
+        torch.testing.assert_close(one, other, rtol=1e-12 if device.type == "cuda" else 0, atol=0)
     assert path([]).a.shape == (0, 40, 40)
     assert path(1).a.shape == (40, 40)
 

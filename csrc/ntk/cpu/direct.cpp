@@ -1,0 +1,357 @@
+// The Gram matrices at one s, float32 class: sums of products of sigma_s(z) and a sigma_s'(z) themselves, so that
+// neither the four smaller sums nor their products with x are needed, and nothing cancels but what sigma_s cancels.
+// All of it is in float, but for sums over more than kChain features or kTerms neurons and for signs of z that float
+// leaves open. What float may cost is looked at afterwards (within_class): the caller goes by the sums of builder.cpp
+// where it is too much.
+#include "ntk/cpu/direct.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "ntk/gram.h"
+#include "simd/levels.h"
+#include "simd/parallel.h"
+
+namespace hrta {
+namespace cpu {
+
+HRTA_PICK_TABLE(DirectLoops, kDirectLoops, direct_loops)
+
+namespace {
+
+constexpr int64_t kPanelGroups = 12;  // of samples: operands of two panels and their part of a product fit the caches
+constexpr int64_t kPanel = kPanelGroups * kGroup;
+constexpr int kBlock = 192, kTileBlock = 384;  // neurons of an operand, by vectors and on matrix tiles
+static_assert(kBlock % kRun == 0 && kTileBlock % kRun == 0 && kTileBlock % kTileNeurons == 0);
+
+// One product's operand for one block of neurons: floats, or their digits for matrix tiles.
+struct Operand {
+  Buffer<float> numbers;       // (groups, kBlock, kGroup)
+  Buffer<int8_t> left, right;  // (groups, kTileDigits)
+  Buffer<double> scale;        // (groups, kGroup)
+
+  static constexpr int64_t kTileDigits = int64_t(kDigitsFloat) * kTileBlock * kGroup;
+
+  Operand(int64_t groups, bool tiles)
+      : numbers(tiles ? 0 : groups * kBlock * kGroup),
+        left(tiles ? groups * kTileDigits : 0),
+        right(tiles ? groups * kTileDigits : 0),
+        scale(tiles ? groups * kGroup : 0) {}
+
+  static int64_t bytes(int64_t groups, bool tiles) {
+    return groups * (tiles ? 2 * kTileDigits + 8 * kGroup : 4 * int64_t(kBlock) * kGroup);
+  }
+};
+
+// What belongs to one block of neurons.
+struct Slot {
+  Operand values, slopes;
+  std::vector<float> squares;  // (D)
+  std::vector<Scales> scales;  // (groups)
+
+  Slot(int64_t groups, bool tiles) : values(groups, tiles), slopes(groups, tiles), scales(size_t(groups)) {}
+};
+
+// Both products' upper triangles, (n, n) each: zeros of which pages that are not touched cost nothing.
+struct Products {
+  std::unique_ptr<double, decltype(&std::free)> memory;
+  double *value, *slope;
+
+  explicit Products(int64_t n)
+      : memory(static_cast<double*>(std::calloc(size_t(2 * n * n), sizeof(double))), &std::free),
+        value(memory.get()),
+        slope(value + n * n) {
+    if (memory == nullptr) throw std::bad_alloc();
+  }
+};
+
+// Sums over neurons and samples: |x_i|^2 weighted and plain as in Scales, and the output weights' squares.
+struct Totals {
+  std::vector<double> squares;  // (D)  sum_k w_k o w_k
+  double z = 0.0, value = 0.0, slope = 0.0, curved = 0.0, output = 0.0;
+};
+
+class Direct {
+ public:
+  Direct(const GramDirect& call, ParallelFor parallel_for)
+      : call_(call),
+        parallel_for_(parallel_for),
+        loops_(direct_loops()),
+        amx_(amx_loops()),
+        groups_(amx_ == nullptr ? ceil_div(call.n, kGroup) : 2 * ceil_div(call.n, kProductTile)),
+        block_(amx_ == nullptr ? kBlock : kTileBlock),
+        blocks_(ceil_div(call.m, block_)),
+        small_(double(call.n) * double(call.m) * double(call.D + call.n) < 0x1p20),
+        x_(groups_ * call.D * kGroup),
+        norm_(size_t(groups_ * kGroup), 0.0),
+        squares_(size_t(call.D), 0.0f),
+        samples_{call.n, call.D, call.x, x_.get(), norm_.data()} {
+    loops_.survey(call.x, call.D, call.D, call.n, norm_.data(), squares_.data());
+    for (int64_t i = 0; i < groups_ * kGroup; ++i) {  // where x is zero, so is z: no sign to repair
+      double& norm = norm_[size_t(i)];
+      norm = norm == 0.0 && is_zero(i) ? -1.0 : std::sqrt(norm + kSquareUnderflow * double(call.D));
+    }
+    for_each_task(groups_, parallel_for_, [&](int64_t group) { pack(group); }, small_);
+  }
+
+  bool run() {
+    const bool finite = call_.n <= kPanel ? run_by_blocks() : run_by_panels();
+    if (!finite || !within_class()) return false;
+    write();
+    return true;
+  }
+
+ private:
+  bool is_zero(int64_t i) const {
+    const float* row = call_.x + i * call_.D;
+    return i >= call_.n || std::all_of(row, row + call_.D, [](float x) { return x == 0.0f; });
+  }
+
+  void pack(int64_t group) const {
+    constexpr int64_t kFeatures = 64;
+    const int64_t D = call_.D;
+    float* to = x_.at(group * D * kGroup);
+    for (int64_t begin = 0; begin < D; begin += kFeatures) {
+      const int64_t end = std::min(D, begin + kFeatures);
+      for (int64_t l = 0; l < kGroup; ++l) {
+        const int64_t i = group * kGroup + l;
+        for (int64_t d = begin; d < end; ++d) to[d * kGroup + l] = i < call_.n ? call_.x[i * D + d] : 0.0f;
+      }
+    }
+  }
+
+  int count_of(int64_t block) const { return int(std::min<int64_t>(block_, call_.m - block * block_)); }
+
+  // The groups of one panel: operands of both products. False if a weight is not finite, or its square in float.
+  bool respond(int64_t block, int64_t panel, Slot& slot) const {
+    const int64_t first = panel * kPanelGroups, D = call_.D;
+    const int groups = int(std::min(kPanelGroups, groups_ - first)), count = count_of(block);
+    const bool tiles = amx_ != nullptr;
+    const Buffer<double> z(int64_t(groups) * kRun * kGroup);
+    std::vector<float> squares(size_t(D), 0.0f);
+    double square[kRun], total = 0.0;
+    std::fill_n(slot.scales.begin() + first, groups, Scales{});
+    const Buffer<float> own(tiles ? 2 * groups * int64_t(kTileBlock) * kGroup : 0);
+    const int64_t size = block_ * kGroup;
+    float* values = tiles ? own.at(0) : slot.values.numbers.at(first * size);
+    float* slopes = tiles ? own.at(groups * size) : slot.slopes.numbers.at(first * size);
+    for (int begin = 0; begin < count; begin += kRun) {
+      const int run = std::min(kRun, count - begin);
+      const int64_t neuron = block * block_ + begin;
+      const float* rows = call_.weight + neuron * D;
+      loops_.preactivations(samples_, first, groups, rows, run, z.at(0), square, squares.data());
+      for (int k = 0; k < run; ++k) total += square[k];
+      for (int g = 0; g < groups; ++g) {
+        double* of_group = z.at(g * kRun * kGroup);
+        const int64_t at = g * size + begin * kGroup;
+        if (call_.base == kRelu) {
+          loops_.repair_signs(samples_, first + g, rows, square, run, of_group);
+        }
+        loops_.respond(call_.base, call_.s, of_group, call_.output_weight + neuron, run, values + at, slopes + at,
+                       slot.scales[size_t(first + g)]);
+      }
+    }
+    for (int g = 0; tiles && g < groups; ++g) {
+      for (const auto& [operand, numbers] : {std::pair{&slot.values, values}, std::pair{&slot.slopes, slopes}}) {
+        const int64_t at = first + g;
+        amx_->pack_values(kDigitsFloat, numbers + g * size, count, operand->left.at(at * Operand::kTileDigits),
+                          operand->right.at(at * Operand::kTileDigits), operand->scale.at(at * kGroup));
+      }
+    }
+    if (panel == 0) slot.squares = std::move(squares);
+    return std::isfinite(total);
+  }
+
+  void add_totals(int64_t block, const Slot& slot, Totals& to) const {
+    for (int64_t d = 0; d < call_.D; ++d) to.squares[size_t(d)] += double(slot.squares[size_t(d)]);
+    for (int64_t i = 0; i < call_.n; ++i) {
+      const Scales& scales = slot.scales[size_t(i / kGroup)];
+      to.z += scales.z[i % kGroup];
+      to.value += scales.value[i % kGroup];
+      to.slope += scales.slope[i % kGroup];
+      to.curved += scales.curved[i % kGroup];
+    }
+    for (int k = 0; k < count_of(block); ++k) {
+      const double a = call_.output_weight[block * block_ + k];
+      to.output += a * a;
+    }
+  }
+
+  // out += the operand's product over one block, panel against panel.
+  void multiply(int64_t block, const Operand& operand, int64_t row_panel, int64_t column_panel, double* out) const {
+    const int64_t n = call_.n, row = row_panel * kPanel, column = column_panel * kPanel;
+    const int64_t row_end = std::min(n, row + kPanel), column_end = std::min(n, column + kPanel);
+    if (amx_ == nullptr) {
+      loops_.product(operand.numbers.get(), block_, count_of(block), n, row, row_end, column, column_end, out);
+      return;
+    }
+    amx_->begin();
+    const auto of = [](const Buffer<int8_t>& digits, int64_t i) {
+      return digits.at(i / kGroup * Operand::kTileDigits);
+    };
+    for (int64_t i = row; i < row_end; i += kProductTile) {
+      for (int64_t j = std::max(i, column); j < column_end; j += kProductTile) {
+        const int8_t* left[2] = {of(operand.left, i), of(operand.left, i + kGroup)};
+        const int8_t* right[2] = {of(operand.right, j), of(operand.right, j + kGroup)};
+        const Entries entries{out + i * n + j, n, int(std::min<int64_t>(n - i, kProductTile)),
+                              int(std::min<int64_t>(n - j, kProductTile)), i == j};
+        amx_->product(kDigitsFloat, false, left, right, count_of(block), operand.scale.at(i), operand.scale.at(j),
+                      entries);
+      }
+    }
+    amx_->end();
+  }
+
+  // Few samples: a thread takes a block through all steps while its operands are in the second cache. Part p has the
+  // blocks p, p + parts, ... and its own sums, added in the end.
+  bool run_by_blocks() {
+    const double work = double(call_.n) * double(call_.m) * double(call_.D + call_.n);
+    const int64_t parts = std::clamp<int64_t>(int64_t(std::min(work * 0x1p-20, 16.0)), 1, blocks_);
+    std::vector<std::unique_ptr<Products>> products(static_cast<size_t>(parts));
+    std::vector<Totals> totals(static_cast<size_t>(parts));
+    std::atomic<bool> finite{true};
+    for_each_task(
+        parts, parallel_for_,
+        [&](int64_t part) {
+          products[size_t(part)] = std::make_unique<Products>(call_.n);
+          totals[size_t(part)].squares.assign(size_t(call_.D), 0.0);
+          Slot slot(groups_, amx_ != nullptr);
+          for (int64_t block = part; block < blocks_ && finite; block += parts) {
+            if (!respond(block, 0, slot)) finite = false;
+            add_totals(block, slot, totals[size_t(part)]);
+            multiply(block, slot.values, 0, 0, products[size_t(part)]->value);
+            multiply(block, slot.slopes, 0, 0, products[size_t(part)]->slope);
+          }
+        },
+        small_);
+    products_ = std::move(products[0]);
+    totals_ = std::move(totals[0]);
+    for (int64_t part = 1; part < parts; ++part) {
+      const Totals& more = totals[size_t(part)];
+      for (int64_t i = 0; i < 2 * call_.n * call_.n; ++i) products_->value[i] += products[size_t(part)]->value[i];
+      for (int64_t d = 0; d < call_.D; ++d) totals_.squares[size_t(d)] += more.squares[size_t(d)];
+      totals_.z += more.z;
+      totals_.value += more.value;
+      totals_.slope += more.slope;
+      totals_.curved += more.curved;
+      totals_.output += more.output;
+    }
+    return finite;
+  }
+
+  // Many samples: slabs of a few blocks; threads share the panels of samples, then those of the products.
+  bool run_by_panels() {
+    constexpr int64_t kAim = 48 << 20;  // bytes of a slab: a panel of a product stays in the cache over its blocks
+    const int64_t bytes = 2 * Operand::bytes(groups_, amx_ != nullptr);
+    const int64_t slab = std::clamp<int64_t>(std::min(kAim, call_.scratch_bytes) / bytes, 1, blocks_);
+    std::vector<std::unique_ptr<Slot>> slots;
+    for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(groups_, amx_ != nullptr));
+    products_ = std::make_unique<Products>(call_.n);
+    totals_.squares.assign(size_t(call_.D), 0.0);
+    std::atomic<bool> finite{true};
+    const int64_t panels = ceil_div(groups_, kPanelGroups);
+    for (int64_t first = 0; first < blocks_ && finite; first += slab) {
+      const int64_t blocks = std::min(slab, blocks_ - first);
+      for_each_task(blocks * panels, parallel_for_, [&](int64_t task) {
+        if (!respond(first + task / panels, task % panels, *slots[size_t(task / panels)])) finite = false;
+      });
+      for (int64_t i = 0; i < blocks; ++i) add_totals(first + i, *slots[size_t(i)], totals_);
+      for_each_pair(panels, [&](int64_t row, int64_t column) {
+        for (int64_t i = 0; i < blocks; ++i) {
+          multiply(first + i, slots[size_t(i)]->values, row, column, products_->value);
+        }
+        for (int64_t i = 0; i < blocks; ++i) {
+          multiply(first + i, slots[size_t(i)]->slopes, row, column, products_->slope);
+        }
+      });
+    }
+    return finite;
+  }
+
+  // task(row, column) for 0 <= row <= column < count.
+  template <typename Task>
+  void for_each_pair(int64_t count, const Task& task) const {
+    for_each_task(
+        count * (count + 1) / 2, parallel_for_,
+        [&](int64_t pair) {
+          int64_t row = 0;
+          while (pair >= count - row) pair -= count - row++;
+          task(row, row + pair);
+        },
+        small_);
+  }
+
+  // Whether float kept the class. The roundings of a chain are taken as independent of mean zero: the error of z is
+  // then e with E e^2 = kChain / 6 u^2 |x_i o w_k|^2, u = 2^-24, and what the errors d_ik of a factor v_ik make of a
+  // product is sqrt(2 / m) (sum d^2 / sum v^2)^(1/2) of it. 3e-7 of that are allowed, and 7e-6 for the factor itself.
+  // sigma_s as a sum of two terms must keep a quarter of the larger one in the mean.
+  bool within_class() const {
+    double weighted = 0.0;
+    for (size_t d = 0; d < squares_.size(); ++d) weighted += double(squares_[d]) * totals_.squares[d];
+    const double m = double(call_.m), entries = double(call_.n) * m, r = 1.0 - call_.s, s = call_.s;
+    const double error = kChain / 6.0 * 0x1p-48 * weighted;  // sum of e^2
+    const double allowed = std::min(4.5e-14 * m, 5e-11);
+    const Totals& t = totals_;
+    const auto ordinary = [&](double sum) { return sum > 1e-24 * entries && sum < 1e24 * entries; };
+    if (!ordinary(t.z) || !ordinary(t.value) || !ordinary(t.slope) || !(t.output < 1e24 * m)) return false;
+    const double steepest =
+        call_.base == kRelu2 ? 2.0 * s * s * t.z / entries + r * r
+                             : std::max(r * r, (std::abs(r) + 1.13 * std::abs(s)) * (std::abs(r) + 1.13 * std::abs(s)));
+    if (!(error * steepest <= allowed * t.value)) return false;
+    if (call_.base == kRelu) return true;
+    const bool everywhere = call_.base == kRelu2 || call_.base == kSin;  // sigma'' is of order 1
+    const double curved = everywhere ? double(call_.n) * t.output : 0.64 * t.curved;
+    if (!(s * s * curved * error <= allowed * entries * t.slope)) return false;
+    const bool rectifier = call_.base == kGelu || call_.base == kSilu || call_.base == kSoftplus;
+    const double term = std::max(r * r, rectifier ? 1.0 : 0.0);
+    return term * t.z <= 16.0 * t.value && r * r * double(call_.n) * t.output <= 16.0 * t.slope;
+  }
+
+  // Both matrices, from the inner products of the samples, formed as z is.
+  void write() const {
+    const int64_t n = call_.n, runs = ceil_div(n, kRun), panels = ceil_div(groups_, kPanelGroups);
+    for_each_task(
+        runs * panels, parallel_for_,
+        [&](int64_t task) {
+          const int64_t row = task / panels * kRun, panel = task % panels * kPanelGroups;
+          const int64_t first = std::max(panel, row / kGroup), end = std::min(panel + kPanelGroups, groups_);
+          if (first >= end) return;
+          const Buffer<double> inner((end - first) * kRun * kGroup);
+          std::vector<float> squares(size_t(call_.D), 0.0f);
+          double square[kRun];
+          loops_.preactivations(samples_, first, int(end - first), call_.x + row * call_.D,
+                                int(std::min<int64_t>(kRun, n - row)), inner.at(0), square, squares.data());
+          for (int64_t group = first; group < end; ++group) {
+            loops_.finish(n, double(call_.m), row, group, inner.at((group - first) * kRun * kGroup), products_->value,
+                          products_->slope, call_.a, call_.w);
+          }
+        },
+        small_);
+  }
+
+  const GramDirect& call_;
+  ParallelFor parallel_for_;
+  const DirectLoops& loops_;
+  const AmxLoops* amx_;
+  const int64_t groups_, block_, blocks_;
+  const bool small_;
+  Buffer<float> x_;  // (groups, D, kGroup)
+  std::vector<double> norm_;
+  std::vector<float> squares_;
+  Samples samples_;
+  std::unique_ptr<Products> products_;
+  Totals totals_;
+};
+
+}  // namespace
+
+bool gram_direct(const GramDirect& call, ParallelFor parallel_for) {
+  return Direct(call, parallel_for).run();
+}
+
+}  // namespace cpu
+}  // namespace hrta

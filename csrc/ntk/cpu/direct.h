@@ -1,0 +1,63 @@
+// The loops of the direct Gram builder (direct.cpp), float32 but for what is summed: one table per SIMD level.
+#pragma once
+
+#include "ntk/cpu/loops.h"
+
+namespace hrta {
+namespace cpu {
+
+constexpr int kRun = 48;    // neurons that pass through pre-activations and responses together
+constexpr int kChain = 64;  // features summed in float before the sum goes on in double
+constexpr int kTerms = 96;  // neurons of a product summed in float before the sum goes on in double
+
+// |z - x . w| <= kSignBound |x| |w| + kUnderflow D: of the chains, each of kChain roundings (one more where the product
+// is rounded too), of their sum in double, and of the norms, whose squares are summed in float. What these lose to
+// underflow is kSquareUnderflow D at most.
+constexpr double kSignBound = 1.02 * (kChain + 3) * 0x1p-24, kUnderflow = 0x1p-147, kSquareUnderflow = 0x1p-148;
+
+// What the sums of squares of one group say about cancellation, (kGroup) each: z, sigma_s(z), a sigma_s'(z), and a
+// where |z| < kCurved, beyond which sigma'' is below 0.08 for all bases but relu2 and sin.
+struct Scales {
+  double z[kGroup], value[kGroup], slope[kGroup], curved[kGroup];
+};
+constexpr float kCurved = 2.5f;
+
+struct Samples {
+  int64_t n, D;
+  const float* rows;    // (n, D)
+  const float* groups;  // (groups, D, kGroup): the same, kGroup side by side, zeros beyond n
+  const double* norm;   // (groups * kGroup), negative where x is zero
+};
+
+struct DirectLoops {
+  // square (count) += |row|^2 and squares (length) += row o row of rows `stride` apart, in float.
+  void (*survey)(const float* rows, int64_t stride, int64_t length, int64_t count, double* square, float* squares);
+
+  // z (groups, kRun, kGroup) of `count` rows (count, D), at most kRun, and the groups first .. first + groups - 1.
+  // In passing, square (count) = |w_k|^2 and squares (D) += w_k o w_k.
+  void (*preactivations)(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z,
+                         double* square, float* squares);
+
+  // z (count, kGroup) of ReLU that might have another sign are formed again in float64.
+  void (*repair_signs)(const Samples& samples, int64_t group, const float* rows, const double* square, int count,
+                       double* z);
+
+  // values = sigma_s(z), slopes = a sigma_s'(z), both (count, kGroup), from z (count, kGroup); scales are added to.
+  void (*respond)(int base, double s, const double* z, const float* a, int count, float* values, float* slopes,
+                  Scales& scales);
+
+  // out (n, n), on and above the diagonal, += sum over k of operand_ik operand_jk, operand (groups, block, kGroup), for
+  // the rows from row to row_end and the columns from column to column_end; row, column: multiples of two groups.
+  void (*product)(const float* operand, int64_t block, int count, int64_t n, int64_t row, int64_t row_end,
+                  int64_t column, int64_t column_end, double* out);
+
+  // a = value / m, w = inner o slope / m (n, n) for the rows from row on, kRun at most, and the columns of one group,
+  // from the upper triangles of value and slope (n, n) and inner (kRun, kGroup); and their mirror images.
+  void (*finish)(int64_t n, double m, int64_t row, int64_t group, const double* inner, const double* value,
+                 const double* slope, float* a, float* w);
+};
+
+const DirectLoops& direct_loops();
+
+}  // namespace cpu
+}  // namespace hrta
