@@ -195,7 +195,8 @@ HRTA_INLINE Pair<T> weighted_normal_tail(T a) {
   const T q_rest = multiply_add(tail.w, tail.v, tail.w - q) + multiply_add(w_rest, tail.v, w_rest);
   const ExpParts<T> e = exp_of_minus_square(a, T(0.5));
   const Pair<T> result = exact_sum(q, multiply_add(q, e.reduced, q_rest));
-  return {scaled(result.high, e.scale), scaled(result.low, e.scale)};
+  const auto tiny = a < T(0x1p-100);  // w and the like would be denormal; this is rounded once
+  return {where(tiny, T(0.5) * a, scaled(result.high, e.scale)), where(tiny, T(0), scaled(result.low, e.scale))};
 }
 
 // The same to 3.5 ulp.
