@@ -199,7 +199,7 @@ HRTA_INLINE Pair<T> weighted_normal_tail(T a) {
   return {where(tiny, T(0.5) * a, scaled(result.high, e.scale)), where(tiny, T(0), scaled(result.low, e.scale))};
 }
 
-// The same to 3.5 ulp.
+// The same to 3.8 ulp, which was found over all floats.
 template <typename T>
 HRTA_INLINE T plain_weighted_normal_tail(T a) {
   const NormalTail<T> tail = normal_tail(a);

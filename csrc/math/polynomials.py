@@ -117,9 +117,7 @@ def minimax(
                 matrix[i, j] = x**j
             matrix[i, degree + 1], right[i] = (-1) ** i / weight(x), f(x)
         coefficients = list(mp.lu_solve(matrix, right))[: degree + 1]
-        errors = [
-            (mp.polyval(coefficients[::-1], x) - y) * w for x, y, w in zip(grid, targets, weights, strict=True)
-        ]
+        errors = [(mp.polyval(coefficients[::-1], x) - y) * w for x, y, w in zip(grid, targets, weights, strict=True)]
         extremes: list[int] = []  # one of every run of errors of one sign
         for i, error in enumerate(errors):
             if not extremes or (error > 0) != (errors[extremes[-1]] > 0):
@@ -134,8 +132,8 @@ def minimax(
     return coefficients, max(map(abs, errors))
 
 
-# of float and double: the largest a, the map's pole -c, the a at which the polynomial starts, its degree. The last three
-# by trial: roundings cost least there, and `one_plus` meets 1 to a hundredth of an ulp.
+# Of float and double: the largest a, the map's pole -c, the a at which the polynomial starts, its degree. The last
+# three by trial: roundings cost least there, and `one_plus` meets 1 to a hundredth of an ulp.
 NORMAL_TAILS = {"float": (14.5, 2.5, 1.843, 8), "double": (40, 4, 1.745, 21)}
 
 
@@ -178,7 +176,9 @@ def print_polynomial(name: str, cases: list[tuple[str, list[mp.mpf], mp.mpf]]) -
     for type_name, coefficients, error in cases:
         print(f"// {type_name}: degree {len(coefficients) - 1}, relative error {mp.nstr(error, 2)}")
     print(f"template <typename V>\nHRTA_INLINE V {name}(V u) {{\n  const V square = u * u;")
-    for head, (type_name, coefficients, _) in zip(("if constexpr (sizeof(Scalar<V>) == 4)", "} else"), cases, strict=True):
+    for head, (type_name, coefficients, _) in zip(
+        ("if constexpr (sizeof(Scalar<V>) == 4)", "} else"), cases, strict=True
+    ):
         of = [f"V({word})" for word in words(coefficients, type_name)]
         print(f"  {head} {{")
         print(f"    return multiply_add({horner(of[1::2], 'square')}, u, {horner(of[0::2], 'square')});")
