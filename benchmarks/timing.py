@@ -31,6 +31,9 @@ from hrta_ext.files import write_json
 Call = Callable[[], object]
 _CHUNK = 1 << 24  # elements compared at a time
 
+# What limits ours, torch, oneDNN and MKL to less than the processor has; read when torch is imported.
+INSTRUCTION_SETS = ("HRTA_EXT_SIMD", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -215,6 +218,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instruction_sets": {name: os.environ[name] for name in INSTRUCTION_SETS if name in os.environ},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg(),

@@ -3,9 +3,10 @@
 //
 // A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
 // vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
-// itself as `tail`. It comes in two pieces, since the rounding of their sum would be worth an ulp of sigma_s. These
-// others also have `excess`, sigma(x) - x, and `slope_excess`, sigma'(x) - 1, the gradients in s, without cancellation
-// at small |x|; homotopy.h has those of the rectifiers.
+// itself as `tail`. It comes in two pieces, since the rounding of their sum would be worth an ulp of sigma_s; a
+// rectifier's `plain_tail`, one number good to 3.8 ulp, does for sigma itself (s = 1), where no other error joins it.
+// These others also have `excess`, sigma(x) - x, and `slope_excess`, sigma'(x) - 1, the gradients in s, without
+// cancellation at small |x|; homotopy.h has those of the rectifiers.
 #pragma once
 
 #include "math/elementary.h"
@@ -47,7 +48,7 @@ struct Relu {
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
-    return x > T(0) ? T(1) : T(0);
+    return where(x > T(0), T(1), T(0));
   }
   template <typename T>
   static HRTA_INLINE T curvature(T) {
@@ -60,7 +61,7 @@ struct Relu2 {
   static constexpr Growth kGrowth = Growth::kQuadratic;
   template <typename T>
   static HRTA_INLINE Pair<T> tail(T x) {
-    return {x < T(0) ? T(0) : T(0.5) * x * x, T(0)};
+    return {where(x < T(0), T(0), T(0.5) * x * x), T(0)};
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
@@ -68,7 +69,7 @@ struct Relu2 {
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
-    return x > T(0) ? T(1) : T(0);
+    return where(x > T(0), T(1), T(0));
   }
 };
 
@@ -97,7 +98,7 @@ struct Tanh {
   static HRTA_INLINE T excess(T x) {
     Pair<T> value = tail(x);
     T u = x * x;
-    return absolute(x) < T(0.75) ? x * u * tanh_core(u) : (value.high - x) + value.low;
+    return where(absolute(x) < T(0.75), x * u * tanh_core(u), (value.high - x) + value.low);
   }
   template <typename T>
   static HRTA_INLINE T slope_excess(T x) {  // -tanh(x)^2
@@ -110,28 +111,32 @@ struct Tanh {
 // x Phi(x), Phi the normal distribution function: the exact (erf) GELU. Its tail is -a Phi(-a) at a = |x|.
 struct Gelu {
   static constexpr Growth kGrowth = Growth::kRectifier;
-  template <typename T>
-  static constexpr T kDensityAtZero = T(0.39894228040143267793994605993438187L);
+  static constexpr double kDensityAtZero = 0.3989422804014327;
 
   template <typename T>
   static HRTA_INLINE T distance(T x) {
-    return at_most(absolute(x), normal_tail_limit<T>());
+    return at_most(absolute(x), T(normal_tail_limit<Scalar<T>>()));
   }
   template <typename T>
   static HRTA_INLINE Pair<T> tail(T x) {
-    Pair<T> below = weighted_normal_tail(distance(x));
+    const Pair<T> below = weighted_normal_tail(distance(x));
     return {-below.high, -below.low};
+  }
+  template <typename T>
+  static HRTA_INLINE T plain_tail(T x) {
+    return -plain_weighted_normal_tail(distance(x));
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {  // Phi(x) + x phi(x)
     T a = distance(x);
-    T below = times_exp(multiply_add(-a, kDensityAtZero<T>, scaled_normal_tail(a)), exp_of_minus_square(a, T(0.5)));
-    return x > T(0) ? T(1) - below : below;
+    T below =
+        times_exp(multiply_add(a, T(-kDensityAtZero), scaled_normal_tail(a)), exp_of_minus_square<false>(a, T(0.5)));
+    return where(x > T(0), T(1) - below, below);
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {  // (2 - x^2) phi(x)
     T a = distance(x);
-    return times_exp(multiply_add(-a, a, T(2)) * kDensityAtZero<T>, exp_of_minus_square(a, T(0.5)));
+    return times_exp(multiply_add(-a, a, T(2)) * T(kDensityAtZero), exp_of_minus_square(a, T(0.5)));
   }
 };
 
@@ -144,11 +149,11 @@ struct LogisticPair {
   T above, below;     // 1 / (1 + exp(-a)), 1 / (1 + exp(a))
 };
 
-template <typename T>
+template <bool kExact = true, typename T>
 HRTA_INLINE LogisticPair<T> logistic_pair(T x) {
   LogisticPair<T> pair;
-  pair.a = at_most(absolute(x), -FloatTraits<T>::kExpLowest);
-  pair.e = exp_of_sum(-pair.a, T(0));
+  pair.a = at_most(absolute(x), T(-FloatTraits<Scalar<T>>::kExpLowest));
+  pair.e = exp_of_sum<kExact>(-pair.a, T(0));
   pair.one_and_e = exact_sum(T(1), times_exp(T(1), pair.e));
   pair.above = T(1) / pair.one_and_e.high;
   pair.below = times_exp(pair.above, pair.e);
@@ -161,15 +166,19 @@ struct Silu {
   template <typename T>
   static HRTA_INLINE Pair<T> tail(T x) {
     LogisticPair<T> pair = logistic_pair(x);
-    T n = -pair.a * pair.e.scale;
-    Pair<T> scaled = quotient(Pair<T>{n, n * pair.e.reduced}, pair.one_and_e, pair.above);
-    return {scaled.high * FloatTraits<T>::kUnscale, scaled.low * FloatTraits<T>::kUnscale};
+    Pair<T> q = quotient(Pair<T>{-pair.a, -pair.a * pair.e.reduced}, pair.one_and_e, pair.above);
+    return {scaled(q.high, pair.e.scale), scaled(q.low, pair.e.scale)};
+  }
+  template <typename T>
+  static HRTA_INLINE T plain_tail(T x) {
+    LogisticPair<T> pair = logistic_pair<false>(x);
+    return scaled(multiply_add(-pair.a, pair.e.reduced, -pair.a) / pair.one_and_e.high, pair.e.scale);
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
-    LogisticPair<T> pair = logistic_pair(x);
+    LogisticPair<T> pair = logistic_pair<false>(x);
     T below = pair.below * multiply_add(-pair.a, pair.above, T(1));
-    return x > T(0) ? T(1) - below : below;
+    return where(x > T(0), T(1) - below, below);
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {  // even in x
@@ -186,9 +195,14 @@ struct Softplus {
     return log1p_of_unit(times_exp(T(1), exp_of_negative(-absolute(x))));
   }
   template <typename T>
+  static HRTA_INLINE T plain_tail(T x) {
+    Pair<T> value = tail(x);
+    return value.high + value.low;
+  }
+  template <typename T>
   static HRTA_INLINE T slope(T x) {
     LogisticPair<T> pair = logistic_pair(x);
-    return x > T(0) ? pair.above : pair.below;
+    return where(x > T(0), pair.above, pair.below);
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
@@ -199,14 +213,12 @@ struct Softplus {
 
 struct Erf {
   static constexpr Growth kGrowth = Growth::kBounded;
-  template <typename T>
-  static constexpr T kTwoOverSqrtPi = T(1.1283791670955125738961589031215452L);
-  template <typename T>
-  static constexpr T kExcessAtZero = T(0.1283791670955125738961589031215452L);
+  static constexpr double kTwoOverSqrtPi = 1.1283791670955126;
+  static constexpr double kExcessAtZero = 0.1283791670955125739;
 
   template <typename T>
   static HRTA_INLINE T distance(T x) {
-    return at_most(absolute(x), T(0.7) * normal_tail_limit<T>());
+    return at_most(absolute(x), T(Scalar<T>(0.7) * normal_tail_limit<Scalar<T>>()));
   }
   template <typename T>
   static HRTA_INLINE Pair<T> tail(T x) {
@@ -214,7 +226,7 @@ struct Erf {
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
-    return times_exp(kTwoOverSqrtPi<T>, exp_of_minus_square(distance(x), T(1)));
+    return times_exp(T(kTwoOverSqrtPi), exp_of_minus_square(distance(x), T(1)));
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
@@ -228,8 +240,8 @@ struct Erf {
   template <typename T>
   static HRTA_INLINE T slope_excess(T x) {  // c (e - 1) + (c - 1), e = exp(-x^2), c its factor
     ExpParts<T> e = exp_of_minus_square(distance(x), T(1));
-    T scale = e.scale * FloatTraits<T>::kUnscale;
-    return multiply_add(kTwoOverSqrtPi<T>, multiply_add(e.reduced, scale, scale - T(1)), kExcessAtZero<T>);
+    T scale = scaled(T(1), e.scale);
+    return multiply_add(T(kTwoOverSqrtPi), multiply_add(e.reduced, scale, scale - T(1)), T(kExcessAtZero));
   }
 };
 
@@ -308,13 +320,16 @@ HRTA_INLINE auto with_base(int base, const Body& body) {
   __builtin_unreachable();
 }
 
-// sigma(x), rounded once more than homotopy_value.
+// sigma(x), as homotopy_value at s = 1 but for an ulp or two.
 template <typename Base, typename T>
 HRTA_INLINE T base_value(T x) {
-  const Pair<T> tail = Base::tail(x);
-  const T rest = tail.high + tail.low;
-  if constexpr (Base::kGrowth == Growth::kRectifier || Base::kGrowth == Growth::kRamp) return at_least(x, T(0)) + rest;
-  return rest;
+  if constexpr (Base::kGrowth == Growth::kRectifier) {
+    return at_least(x, T(0)) + Base::plain_tail(x);
+  } else {
+    const Pair<T> tail = Base::tail(x);
+    const T rest = tail.high + tail.low;
+    return Base::kGrowth == Growth::kRamp ? at_least(x, T(0)) + rest : rest;
+  }
 }
 
 }  // namespace HRTA_SIMD_LEVEL

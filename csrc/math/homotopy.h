@@ -36,56 +36,62 @@ struct Homotopy {
   }
 
   // (1 - s) x for x <= 0, where s = 1 gives 0 at -inf too.
-  HRTA_INLINE T below_zero(T x) const { return linear * (linear == T(0) ? at_least(x, -FloatTraits<T>::kLargest) : x); }
+  template <typename V>
+  HRTA_INLINE V below_zero(V x) const {
+    return V(linear) * (linear == T(0) ? at_least(x, V(-FloatTraits<T>::kLargest)) : x);
+  }
 
   // (1 - s) x + s sigma: the larger terms last, what rounding left over first (at finite x, lest it be 0 inf).
-  HRTA_INLINE T combine(T x, Pair<T> sigma) const {
-    T finite = at_most(at_least(x, -FloatTraits<T>::kLargest), FloatTraits<T>::kLargest);
-    T rest = multiply_add(s, sigma.low, multiply_add(s_rest, sigma.high, linear_rest * finite));
-    rest = rest == T(0) ? T(-0.0) : rest;  // which adds nothing even to -0
-    return multiply_add(s, sigma.high, multiply_add(linear, linear == T(0) ? finite : x, rest));
+  template <typename V>
+  HRTA_INLINE V combine(V x, Pair<V> sigma) const {
+    V finite = at_most(at_least(x, V(-FloatTraits<T>::kLargest)), V(FloatTraits<T>::kLargest));
+    V rest = multiply_add(V(s), sigma.low, multiply_add(V(s_rest), sigma.high, V(linear_rest) * finite));
+    rest = where(rest == V(0), V(-0.0), rest);  // which adds nothing even to -0
+    return multiply_add(V(s), sigma.high, multiply_add(V(linear), linear == T(0) ? finite : x, rest));
   }
 };
 
-template <typename Base, typename T>
-HRTA_INLINE T homotopy_value(T x, Homotopy<T> h) {
+// V is float, double or lanes of them.
+template <typename Base, typename V>
+HRTA_INLINE V homotopy_value(V x, Homotopy<Scalar<V>> h) {
   if constexpr (Base::kGrowth == Growth::kRamp) {
-    return x > T(0) ? x : h.below_zero(x);
+    return where(x > V(0), x, h.below_zero(x));
   } else if constexpr (Base::kGrowth == Growth::kRectifier) {
-    Pair<T> tail = Base::tail(x);
-    return x > T(0) ? multiply_add(h.s, tail.high + tail.low, x) : h.combine(x, tail);
+    Pair<V> tail = Base::tail(x);
+    return where(x > V(0), multiply_add(V(h.s), tail.high + tail.low, x), h.combine(x, tail));
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
     // x (1 - s + (s/2) x): at s = 0 and x = inf the inner product stays 0.
-    T bounded = at_most(x, FloatTraits<T>::kLargest);
-    T inner = multiply_add(T(0.5) * h.s, bounded, multiply_add(T(0.5) * h.s_rest, bounded, h.linear));
-    return x > T(0) ? x * inner : h.below_zero(x);
+    V bounded = at_most(x, V(FloatTraits<Scalar<V>>::kLargest));
+    V half_s = V(0.5) * V(h.s), half_s_rest = V(0.5) * V(h.s_rest);
+    V inner = multiply_add(half_s, bounded, multiply_add(half_s_rest, bounded, V(h.linear)));
+    return where(x > V(0), x * inner, h.below_zero(x));
   } else {
     if constexpr (Base::kGrowth == Growth::kOscillating) {
       // sin has no limit at infinity, but the line outgrows it unless s = 1.
-      if (absolute(x) == T(INFINITY) && h.linear != T(0)) return h.linear * x;
+      if (absolute(x) == V(INFINITY) && h.linear != V(0)) return h.linear * x;
     }
     return h.combine(x, Base::tail(x));
   }
 }
 
 // 1 at s = 0, sigma'(x) at s = 1; negative where sigma' < 1 - 1/s.
-template <typename Base, typename T>
-HRTA_INLINE T homotopy_slope(T x, Homotopy<T> h) {
+template <typename Base, typename V>
+HRTA_INLINE V homotopy_slope(V x, Homotopy<Scalar<V>> h) {
   if constexpr (Base::kGrowth == Growth::kRamp) {
-    return x > T(0) ? T(1) : h.linear;
+    return where(x > V(0), V(1), V(h.linear));
   } else if constexpr (Base::kGrowth == Growth::kOscillating) {
-    return h.s == T(0) && x == x ? T(1) : multiply_add(h.s, Base::slope(x), h.linear);
+    return h.s == V(0) && x == x ? V(1) : multiply_add(h.s, Base::slope(x), h.linear);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
-    T bounded = h.s == T(0) ? at_most(x, FloatTraits<T>::kLargest) : x;
-    return multiply_add(h.s, Base::slope(bounded), h.linear);
+    V bounded = h.s == 0 ? at_most(x, V(FloatTraits<Scalar<V>>::kLargest)) : x;
+    return multiply_add(V(h.s), Base::slope(bounded), V(h.linear));
   } else {
-    return multiply_add(h.s, Base::slope(x), h.linear);
+    return multiply_add(V(h.s), Base::slope(x), V(h.linear));
   }
 }
 
-template <typename Base, typename T>
-HRTA_INLINE T homotopy_curvature(T x, Homotopy<T> h) {
-  return h.s * Base::curvature(x);
+template <typename Base, typename V>
+HRTA_INLINE V homotopy_curvature(V x, Homotopy<Scalar<V>> h) {
+  return V(h.s) * Base::curvature(x);
 }
 
 // sigma(x) - x, to a few ulp of its own: the gradient in s is a sum of these. A rectifier's is sigma(-x).
@@ -93,9 +99,9 @@ template <typename Base, typename T>
 HRTA_INLINE T homotopy_parameter_gradient(T x) {
   if constexpr (Base::kGrowth == Growth::kRamp || Base::kGrowth == Growth::kRectifier) {
     Pair<T> tail = Base::tail(x);
-    return (x > T(0) ? T(0) : -x) + (tail.high + tail.low);
+    return where(x > T(0), T(0), -x) + (tail.high + tail.low);
   } else if constexpr (Base::kGrowth == Growth::kQuadratic) {
-    return x > T(0) ? x * multiply_add(T(0.5), x, T(-1)) : -x;
+    return where(x > T(0), x * multiply_add(T(0.5), x, T(-1)), -x);
   } else {
     return Base::excess(x);
   }
@@ -113,8 +119,8 @@ HRTA_INLINE T homotopy_slope_parameter_gradient(T x) {
   }
 }
 
-template <typename Base, Quantity kQuantity, typename T>
-HRTA_INLINE T homotopy_quantity(T x, Homotopy<T> h) {
+template <typename Base, Quantity kQuantity, typename V>
+HRTA_INLINE V homotopy_quantity(V x, Homotopy<Scalar<V>> h) {
   if constexpr (kQuantity == Quantity::kValue) return homotopy_value<Base>(x, h);
   if constexpr (kQuantity == Quantity::kSlope) return homotopy_slope<Base>(x, h);
   if constexpr (kQuantity == Quantity::kCurvature) return homotopy_curvature<Base>(x, h);

@@ -19,6 +19,14 @@
 namespace hrta {
 inline namespace HRTA_SIMD_LEVEL {
 
+// float or double: V itself, or what its lanes hold (simd/lanes.h). The formulas are templates of V, which serves both.
+template <typename V>
+struct ScalarOf {
+  using type = V;
+};
+template <typename V>
+using Scalar = typename ScalarOf<V>::type;
+
 // Whether multiply_add rounds once.
 template <typename T>
 #if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__aarch64__)
@@ -89,6 +97,21 @@ HRTA_INLINE float with_sign(float x, float y) {
 HRTA_INLINE double with_sign(double x, double y) {
   return bit_cast<double>((bit_cast<uint64_t>(x) & 0x7fffffffffffffffull) |
                           (bit_cast<uint64_t>(y) & 0x8000000000000000ull));
+}
+
+// condition ? a : b, which lanes do one by one.
+template <typename T>
+HRTA_INLINE T where(bool condition, T a, T b) {
+  return condition ? a : b;
+}
+
+// 2^(shifted's integer + exponent) of a number to which a rounding magic was added; normal, or meaningless.
+HRTA_INLINE float power_of_two(float shifted, uint32_t biased_exponent) {
+  return bit_cast<float>((bit_cast<uint32_t>(shifted) + biased_exponent) << 23);
+}
+
+HRTA_INLINE double power_of_two(double shifted, uint64_t biased_exponent) {
+  return bit_cast<double>((bit_cast<uint64_t>(shifted) + biased_exponent) << 52);
 }
 
 // min(x, bound) that keeps NaN.

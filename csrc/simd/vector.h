@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #endif
 
+#include <type_traits>
+
 #include "math/host_device.h"
 
 namespace hrta {
@@ -30,6 +32,22 @@ struct VectorTypes {
 
 template <typename T>
 using Vector = typename VectorTypes<T>::Register;
+
+template <typename T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+template <typename T>
+constexpr BitsOf<T> kSignBit = BitsOf<T>(1) << (8 * sizeof(T) - 1);
+template <typename T>
+using BitVector = typename VectorTypes<BitsOf<T>>::Register;
+
+template <typename T>
+HRTA_INLINE BitVector<T> bits_of(Vector<T> v) {
+  return BitVector<T>(v);
+}
+template <typename T>
+HRTA_INLINE Vector<T> with_bits(BitVector<T> bits) {
+  return Vector<T>(bits);
+}
 
 template <typename T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
@@ -68,6 +86,51 @@ HRTA_INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<doub
 template <typename V>
 HRTA_INLINE V fused(V a, V b, V c) {
   return a * b + c;
+}
+#endif
+
+// a < b ? a : b and a > b ? a : b, with the instructions' own rule: b where one is NaN, or both are zero.
+#if defined(__AVX512F__)
+HRTA_INLINE Vector<float> least(Vector<float> a, Vector<float> b) {
+  return Vector<float>(_mm512_min_ps(__m512(a), __m512(b)));
+}
+HRTA_INLINE Vector<double> least(Vector<double> a, Vector<double> b) {
+  return Vector<double>(_mm512_min_pd(__m512d(a), __m512d(b)));
+}
+HRTA_INLINE Vector<float> greatest(Vector<float> a, Vector<float> b) {
+  return Vector<float>(_mm512_max_ps(__m512(a), __m512(b)));
+}
+HRTA_INLINE Vector<double> greatest(Vector<double> a, Vector<double> b) {
+  return Vector<double>(_mm512_max_pd(__m512d(a), __m512d(b)));
+}
+// x 2^n, n an integer; rounded once, to a denormal number too.
+HRTA_INLINE Vector<float> times_power_of_two(Vector<float> x, Vector<float> n) {
+  return Vector<float>(_mm512_scalef_ps(__m512(x), __m512(n)));
+}
+HRTA_INLINE Vector<double> times_power_of_two(Vector<double> x, Vector<double> n) {
+  return Vector<double>(_mm512_scalef_pd(__m512d(x), __m512d(n)));
+}
+#elif defined(__AVX2__)
+HRTA_INLINE Vector<float> least(Vector<float> a, Vector<float> b) {
+  return Vector<float>(_mm256_min_ps(__m256(a), __m256(b)));
+}
+HRTA_INLINE Vector<double> least(Vector<double> a, Vector<double> b) {
+  return Vector<double>(_mm256_min_pd(__m256d(a), __m256d(b)));
+}
+HRTA_INLINE Vector<float> greatest(Vector<float> a, Vector<float> b) {
+  return Vector<float>(_mm256_max_ps(__m256(a), __m256(b)));
+}
+HRTA_INLINE Vector<double> greatest(Vector<double> a, Vector<double> b) {
+  return Vector<double>(_mm256_max_pd(__m256d(a), __m256d(b)));
+}
+#else
+template <typename V>
+HRTA_INLINE V least(V a, V b) {
+  return a < b ? a : b;
+}
+template <typename V>
+HRTA_INLINE V greatest(V a, V b) {
+  return a > b ? a : b;
 }
 #endif
 

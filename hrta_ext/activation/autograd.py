@@ -40,13 +40,15 @@ def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
     return s.detach().to(torch.float32 if x.device.type == "mps" else torch.float64).contiguous()
 
 
-def derivative(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
+def derivative(x: Tensor, s: Parameter, base: str, order: int, save_slope: bool = False) -> Tensor:
     """:func:`hrta_ext.homotopy` of checked arguments, by whoever serves such a call."""
     if sees_formula(x):
         return compose(x, s, base, order)
     x, s = alive(x), alive(s)
     if order == 2 and (transforms_active() or wants_grad(x, s)):
         return compose(x, s, base, order)  # derivatives of the third order and up are torch's
+    if save_slope and base != "relu" and not transforms_active() and wants_grad(x):
+        return SavedSlope.apply(x, s, base)
     if transforms_active() or wants_grad(x, s):
         return HomotopyFunction.of_checked(x, s, base, order)
     return serve(native, reference, x, base).evaluate(x, kernel_parameter(s, x), base, order)
@@ -98,10 +100,14 @@ def _input_gradients(ctx: Any, grad: Tensor, order: int) -> tuple[Tensor | None,
     if needs[0]:
         grad_x = ctx.kernels.backward(grad, x, number, ctx.base, order)
     if needs[1]:
-        assert isinstance(s, Tensor)
-        placed = s.detach().to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
-        grad_s = ctx.kernels.parameter_gradient(grad, x, placed, ctx.base, order).to(s)
+        grad_s = _parameter_gradient(ctx, grad, x, s, order)
     return grad_x, grad_s
+
+
+def _parameter_gradient(ctx: Any, grad: Tensor, x: Tensor, s: Parameter, order: int) -> Tensor:
+    assert isinstance(s, Tensor)
+    placed = s.detach().to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
+    return ctx.kernels.parameter_gradient(grad, x, placed, ctx.base, order).to(s)
 
 
 def _operations(
@@ -228,6 +234,30 @@ class MaskedRelu(Function):
         return ctx.kernels.relu_mask_backward(grad, mask, s, ctx.stride), None, None
 
 
+class SavedSlope(Function):
+    """sigma_s with its slope, by which backward multiplies; x is kept for the other gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, s: Parameter, base: str) -> Tensor:
+        """The kernel; x and the slope are kept."""
+        ctx.base, ctx.kernels, ctx.choice = base, serve(native, reference, x, base), asked_for()
+        y, slope = ctx.kernels.value_and_slope(x, kernel_parameter(s, x), base)
+        ctx.s = None if isinstance(s, Tensor) else s
+        ctx.save_for_backward(slope, x, *((s,) if isinstance(s, Tensor) else ()))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """One product; differentiable in turn."""
+        slope, x, *rest = ctx.saved_tensors
+        s, needs = rest[0] if rest else ctx.s, ctx.needs_input_grad
+        if needs_operations(grad):
+            with as_chosen(ctx.choice):
+                return *_operations(grad, x, s, ctx.base, 0, needs), None
+        grad_x = grad * slope if needs[0] else None
+        return grad_x, _parameter_gradient(ctx, grad, x, s, 0) if needs[1] else None, None
+
+
 class ValueAndSlope(Function):
     """sigma_s(x) and sigma_s'(x), one pass forward."""
 
@@ -300,3 +330,4 @@ class _TransformableHomotopy(Function):
 # Function.apply without torch's wrapper, which looks for functorch on every call; the fast lane has looked already.
 lean_relu = super(Function, _LeanRelu).apply
 light_homotopy = super(Function, HomotopyFunction).apply
+light_saved_slope = super(Function, SavedSlope).apply

@@ -22,6 +22,7 @@ from hrta_ext.activation.autograd import (
     kernel_parameter,
     lean_relu,
     light_homotopy,
+    light_saved_slope,
     per_feature,
 )
 from hrta_ext.backends import open_blocks, serve
@@ -77,7 +78,7 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int, int] | Non
     return None
 
 
-def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 0) -> Tensor:
+def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 0, save_slope: bool = False) -> Tensor:
     """sigma_s(x) = (1 - s) x + s sigma(x), or its derivative in x.
 
     Source: Yang, Chen, Hao (2025), section 2; docs/theory.md 1. For ReLU it is a leaky ReLU of negative slope 1 - s,
@@ -89,6 +90,9 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         base: "relu", "relu2" (ReLU^2 / 2), "tanh", "gelu" (exact), "silu", "softplus", "erf", "sin", or a name given to
             :func:`register_base`.
         order: 0 for the value, 1 for sigma_s', 2 for sigma_s''.
+        save_slope: Compute the slope beside the value and keep it for backward, which then is one product: less time in
+            all for one tensor more of memory. ReLU, whose mask does that already, compilers and ``torch.func`` keep
+            what they keep without it.
     Returns:
         x's shape and dtype; dense layouts such as channels_last are kept.
 
@@ -102,7 +106,8 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
 
     Raises:
         TypeError: x is no floating-point dense tensor, or s no number.
-        ValueError: unknown base, wrong shape or device of s, s not finite (in x's dtype), order not 0, 1 or 2.
+        ValueError: unknown base, wrong shape or device of s, s not finite (in x's dtype), order not 0, 1 or 2, or not 0
+            with ``save_slope``.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -137,7 +142,7 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         try:
             if x.requires_grad and grad_enabled():
                 if base != "relu":
-                    return light_homotopy(x, s, base, 0)
+                    return light_saved_slope(x, s, base) if save_slope else light_homotopy(x, s, base, 0)
                 # torch's own node in C++ where on a GPU a call costs more than the work: the same bits, of every
                 # derivative too. Not at s = 1, where it has 0 times -inf; and not in place, where it keeps the result,
                 # which nobody may then overwrite, and has no backward for s > 1.
@@ -150,9 +155,14 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         except RuntimeError:  # a wrapper without memory of its own: the slow lane knows what to do, or what to say
             pass
     if stand_in(x, s):
-        return handle_torch_function(homotopy, (x, s), x, s, base, order=order)
+        chosen = {"save_slope": save_slope} if save_slope else {}
+        return handle_torch_function(homotopy, (x, s), x, s, base, order=order, **chosen)
     s = check_activation("homotopy", x, s, base, order)
-    return derivative(x, s, base, order)
+    if save_slope and order != 0:
+        raise ValueError(
+            f"homotopy: save_slope must be False where order is not 0, got {save_slope!r} and order {order}"
+        )
+    return derivative(x, s, base, order, save_slope)
 
 
 def homotopy_value_and_slope(x: Tensor, s: Parameter = 1.0, base: str = "relu") -> tuple[Tensor, Tensor]:

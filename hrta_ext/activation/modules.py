@@ -72,6 +72,7 @@ class HomotopyActivation(HomotopyLayer):
         learnable: Make ``.s`` a Parameter in the default dtype; otherwise it is a float64 buffer.
         num_features: One s per feature of the last dimension, shape (num_features,); None for a single s of shape (),
             1 for a single s of shape (1,), which serves every F as well and is what FSDP2 asks of a parameter.
+        save_slope: Keep the slope for backward: see :func:`hrta_ext.homotopy`. No part of the state_dict.
     Shapes:
         Input (..., F), any F when ``num_features`` is None or 1; output of the input's shape and dtype.
 
@@ -82,19 +83,31 @@ class HomotopyActivation(HomotopyLayer):
         tensor([1., 2.])
     """
 
+    save_slope = False  # of modules pickled before there was one
+
     def __init__(
-        self, s: float = 1.0, base: str = "relu", *, learnable: bool = False, num_features: int | None = None
+        self,
+        s: float = 1.0,
+        base: str = "relu",
+        *,
+        learnable: bool = False,
+        num_features: int | None = None,
+        save_slope: bool = False,
     ) -> None:
         super().__init__(s, base, learnable=learnable, num_features=num_features)
+        if not isinstance(save_slope, bool):
+            raise TypeError(f"HomotopyActivation: save_slope must be a bool, got {type(save_slope).__name__}")
+        self.save_slope = save_slope
 
     def forward(self, x: Tensor) -> Tensor:
         """sigma_s(x), of x's shape and dtype."""
-        return homotopy(x, self.s, self.base)
+        return homotopy(x, self.s, self.base, save_slope=self.save_slope)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
         learnable = ", learnable=True" if isinstance(self.s, nn.Parameter) else ""
-        return f"s={shown(self.s)}, base={self.base!r}{learnable}"
+        save_slope = ", save_slope=True" if self.save_slope else ""
+        return f"s={shown(self.s)}, base={self.base!r}{learnable}{save_slope}"
 
 
 def shown(s: Tensor) -> str:

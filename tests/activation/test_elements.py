@@ -77,3 +77,28 @@ def test_backends_agree_far_out(base: str, order: int) -> None:
             with hx.use_backend(name):
                 found.append(hx.homotopy(x, s, base, order=order))
         torch.testing.assert_close(*found, rtol=1e-6, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.skipif(not hx.backends()["cpp"], reason="no compiled kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("base", BASES)
+def test_an_element_has_the_same_bits_wherever_it_stands(base: str, dtype: torch.dtype) -> None:
+    """In the middle of a tensor, at its end, where vectors are not full, and alone; values, slopes and gradients."""
+    x, grad = (torch.randn(203, dtype=dtype, generator=torch.Generator().manual_seed(i)) * 3 for i in (0, 1))
+    with hx.use_backend("native"):
+        for s in (0.7, 1.0):
+            leaf = x.clone().requires_grad_()
+            whole = (
+                *hx.homotopy_value_and_slope(x, s, base),
+                *torch.autograd.grad(hx.homotopy(leaf, s, base), leaf, grad),
+            )
+            for first, last in ((0, 1), (3, 11), (5, 38), (17, 203), (202, 203)):
+                part = x[first:last].clone().requires_grad_()
+                y = hx.homotopy(part, s, base)
+                results = (
+                    y.detach(),
+                    hx.homotopy(part.detach(), s, base, order=1),
+                    *torch.autograd.grad(y, part, grad[first:last]),
+                )
+                for ours, expected in zip(results, whole, strict=True):
+                    assert torch.equal(ours, expected[first:last])

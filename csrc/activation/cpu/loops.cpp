@@ -1,11 +1,12 @@
 // The activation's loops, compiled once per SIMD level (CMakeLists.txt sets HRTA_SIMD_LEVEL). Nothing here may call an
 // inline function of the standard library: its one merged copy could be the wrong level's.
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "activation/cpu/loops.h"
+
+#include <type_traits>
+
+#include "activation/cpu/relu_mask.h"
 #include "math/half.h"
+#include "simd/lanes.h"
 
 namespace hrta {
 namespace cpu {
@@ -14,6 +15,10 @@ inline namespace HRTA_SIMD_LEVEL {
 namespace {
 
 constexpr int kLongBlock = 1 << 20;
+
+// Sine has no lanes: its reduction crosses from float to double and to integers.
+template <typename Base>
+constexpr bool kInLanes = Base::kGrowth != Growth::kOscillating && !std::is_same_v<Base, FastSin>;
 
 // s for a block: one for all, or one per element of the block (repeated features).
 template <typename T>
@@ -28,58 +33,113 @@ struct ParameterPerElement {
   HRTA_INLINE Homotopy<T> at(int i) const { return Homotopy<T>::from(s[i]); }
 };
 
-// y may be x: elements are independent, which is all that ivdep claims.
-template <typename Base, Quantity kQuantity, typename T, typename Parameter>
-void quantity_block(const T* x, T* y, T*, int n, const Parameter& parameter) {
-#pragma GCC ivdep
-  for (int i = 0; i < n; ++i) y[i] = homotopy_quantity<Base, kQuantity>(x[i], parameter.at(i));
-}
+// What a block kernel works on: x (n) in, y (n) out, perhaps x itself; grad (n) multiplies y, and slope (n) gets
+// sigma_s'(x), each where it is not null.
+template <typename T>
+struct Block {
+  const T* x;
+  const T* grad;
+  T* y;
+  T* slope;
+  int n;
+};
 
-template <typename Base, typename T, typename Parameter>
-void value_and_slope_block(const T* x, T* y, T* slope, int n, const Parameter& parameter) {
+// Elements are independent, which is all that ivdep claims.
+template <typename Base, Quantity kQuantity, bool kWithSlope, typename T, typename Parameter>
+void scalar_block(const Block<T>& block, const Parameter& parameter) {
+  const T *x = block.x, *grad = block.grad;
+  T *y = block.y, *slope = block.slope;
+  const int n = block.n;
 #pragma GCC ivdep
   for (int i = 0; i < n; ++i) {
-    T z = x[i];
-    y[i] = homotopy_value<Base>(z, parameter.at(i));
-    slope[i] = homotopy_slope<Base>(z, parameter.at(i));
+    const T z = x[i];
+    y[i] = homotopy_quantity<Base, kQuantity>(z, parameter.at(i));
+    if constexpr (kWithSlope) slope[i] = homotopy_slope<Base>(z, parameter.at(i));
   }
+  if (grad == nullptr) return;
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) y[i] *= grad[i];
 }
 
+#if defined(__AVX2__)
+// In lanes, what is left over at the end in a copy that fills them. `kUnit`: s = 1, which takes less arithmetic.
+template <typename Base, Quantity kQuantity, bool kWithSlope, bool kUnit, typename T>
+void lanes_block(const Block<T>& block, const OneParameter<T>& parameter) {
+  constexpr int kRegisters = 2, kStep = kRegisters * kLanes<T>;
+  const Homotopy<T> h = parameter.h;
+  const auto step = [h](const Block<T>& at, int i) __attribute__((always_inline)) {
+    const auto z = load_lanes<kRegisters>(at.x + i);
+    auto y = z;
+    if constexpr (kUnit) {
+      y = base_value<Base>(z);
+    } else {
+      y = homotopy_quantity<Base, kQuantity>(z, h);
+    }
+    if (at.grad != nullptr) y = y * load_lanes<kRegisters>(at.grad + i);
+    if constexpr (kWithSlope) store(at.slope + i, homotopy_slope<Base>(z, h));
+    store(at.y + i, y);
+  };
+  int i = 0;
+  for (; i + kStep <= block.n; i += kStep) step(block, i);
+  const size_t rest = size_t(block.n - i) * sizeof(T);
+  if (rest == 0) return;
+  T x[kStep] = {}, grad[kStep] = {}, y[kStep], slope[kStep];
+  memcpy(x, block.x + i, rest);
+  if (block.grad != nullptr) memcpy(grad, block.grad + i, rest);
+  step({x, block.grad == nullptr ? nullptr : grad, y, slope, kStep}, 0);
+  memcpy(block.y + i, y, rest);
+  if constexpr (kWithSlope) memcpy(block.slope + i, slope, rest);
+}
+#endif
+
 template <typename T, typename Parameter>
-using BlockKernel = void (*)(const T* x, T* y, T* slope, int n, const Parameter& parameter);
+using BlockKernel = void (*)(const Block<T>& block, const Parameter& parameter);
+
+template <typename Base, Quantity kQuantity, bool kWithSlope, typename T, typename Parameter>
+BlockKernel<T, Parameter> kernel_at([[maybe_unused]] bool unit) {
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<Parameter, OneParameter<T>> && kInLanes<Base>) {
+    if constexpr (kQuantity == Quantity::kValue && Base::kGrowth == Growth::kRectifier) {
+      if (unit) return lanes_block<Base, kQuantity, kWithSlope, true, T>;
+    }
+    return lanes_block<Base, kQuantity, kWithSlope, false, T>;
+  }
+#endif
+  return scalar_block<Base, kQuantity, kWithSlope, T, Parameter>;
+}
 
 template <typename Base, typename T, typename Parameter>
-BlockKernel<T, Parameter> kernel_of(Quantity quantity, bool with_slope) {
+BlockKernel<T, Parameter> kernel_of(Quantity quantity, bool with_slope, bool unit) {
   switch (quantity) {
     case Quantity::kValue:
-      if (with_slope) return value_and_slope_block<Base, T, Parameter>;
-      return quantity_block<Base, Quantity::kValue, T, Parameter>;
-    case Quantity::kSlope: return quantity_block<Base, Quantity::kSlope, T, Parameter>;
-    case Quantity::kCurvature: return quantity_block<Base, Quantity::kCurvature, T, Parameter>;
-    case Quantity::kParameterGradient: return quantity_block<Base, Quantity::kParameterGradient, T, Parameter>;
-    case Quantity::kParameterGradient1: return quantity_block<Base, Quantity::kParameterGradient1, T, Parameter>;
+      if (with_slope) return kernel_at<Base, Quantity::kValue, true, T, Parameter>(unit);
+      return kernel_at<Base, Quantity::kValue, false, T, Parameter>(unit);
+    case Quantity::kSlope: return kernel_at<Base, Quantity::kSlope, false, T, Parameter>(unit);
+    case Quantity::kCurvature: return kernel_at<Base, Quantity::kCurvature, false, T, Parameter>(unit);
+    case Quantity::kParameterGradient: return kernel_at<Base, Quantity::kParameterGradient, false, T, Parameter>(unit);
+    case Quantity::kParameterGradient1:
+      return kernel_at<Base, Quantity::kParameterGradient1, false, T, Parameter>(unit);
   }
   return nullptr;
 }
 
-template <typename T, typename Parameter>
-BlockKernel<T, Parameter> kernel_for(int base, Quantity quantity, bool with_slope) {
-  return with_base(base, [=](auto tag) { return kernel_of<decltype(tag), T, Parameter>(quantity, with_slope); });
-}
-
-// Evaluates blocks of one call; chooses the loop once, and per block the fast sine where every |x| allows it.
+// Evaluates blocks of one call; chooses the loop once, and per block the fast sine where every |x| allows it. `unit`:
+// s = 1 for all.
 template <typename T, typename Parameter>
 struct Evaluator {
   BlockKernel<T, Parameter> kernel, fast_sin_kernel;
 
-  Evaluator(const ActivationCall& call)
-      : kernel(kernel_for<T, Parameter>(call.base, call.quantity, call.slope != nullptr)),
-        fast_sin_kernel(call.base == kSin ? kernel_of<FastSin, T, Parameter>(call.quantity, call.slope != nullptr)
+  Evaluator(const ActivationCall& call, bool unit)
+      : kernel(with_base(call.base,
+                         [&](auto tag) {
+                           return kernel_of<decltype(tag), T, Parameter>(call.quantity, call.slope != nullptr, unit);
+                         })),
+        fast_sin_kernel(call.base == kSin ? kernel_of<FastSin, T, Parameter>(call.quantity, call.slope != nullptr, unit)
                                           : nullptr) {}
 
-  void operator()(const T* x, T* y, T* slope, int n, const Parameter& parameter) const {
-    bool fast = fast_sin_kernel != nullptr && all_within(x, n, fast_turn_limit<T>());
-    (fast ? fast_sin_kernel : kernel)(x, y, slope, n, parameter);
+  void operator()(const Block<T>& block, const Parameter& parameter) const {
+    bool fast = fast_sin_kernel != nullptr && all_within(block.x, block.n, fast_turn_limit<T>());
+    (fast ? fast_sin_kernel : kernel)(block, parameter);
   }
 };
 
@@ -94,12 +154,6 @@ void repeat_parameter(const ActivationCall& call, int64_t begin, int n, double* 
     s[i] = call.s_values[feature];
     feature = feature + 1 == call.n_features ? 0 : feature + 1;
   }
-}
-
-template <typename T>
-void multiply(T* y, const T* grad, int n) {
-#pragma GCC ivdep
-  for (int i = 0; i < n; ++i) y[i] *= grad[i];
 }
 
 template <typename Stored>
@@ -148,21 +202,22 @@ void with_stored_type(ScalarKind dtype, const Body& body) {
 template <typename T, typename Visit>
 void over_parameter_blocks(const ActivationCall& call, int64_t begin, int64_t end, int longest, const Visit& visit) {
   if (call.n_features <= 1) {
-    const Evaluator<T, OneParameter<T>> evaluate(call);
-    const OneParameter<T> parameter{Homotopy<T>::from(uniform_parameter(call))};
+    const double s = uniform_parameter(call);
+    const Evaluator<T, OneParameter<T>> evaluate(call, s == 1.0);
+    const OneParameter<T> parameter{Homotopy<T>::from(s)};
     for (int64_t first = begin; first < end; first += longest) {
       int n = int(end - first < longest ? end - first : longest);
-      visit(first, n, [&](const T* x, T* y, T* slope) { evaluate(x, y, slope, n, parameter); });
+      visit(first, n, [&](const Block<T>& block) { evaluate(block, parameter); });
     }
     return;
   }
-  const Evaluator<T, ParameterPerElement<T>> evaluate(call);
+  const Evaluator<T, ParameterPerElement<T>> evaluate(call, false);
   double s[kBlock];
   const ParameterPerElement<T> parameter{s};
   for (int64_t first = begin; first < end; first += kBlock) {
     int n = int(end - first < kBlock ? end - first : kBlock);
     repeat_parameter(call, first, n, s);
-    visit(first, n, [&](const T* x, T* y, T* slope) { evaluate(x, y, slope, n, parameter); });
+    visit(first, n, [&](const Block<T>& block) { evaluate(block, parameter); });
   }
 }
 
@@ -178,8 +233,8 @@ void transform_range(const ActivationCall& call, int64_t begin, int64_t end) {
   over_parameter_blocks<T>(call, begin, end, longest, [&](int64_t first, int n, const auto& evaluate) {
     T* y_block = target(y + first, y_buffer);
     T* slope_block = slope == nullptr ? nullptr : target(slope + first, slope_buffer);
-    evaluate(load(x + first, x_buffer, n), y_block, slope_block);
-    if (grad != nullptr) multiply(y_block, load(grad + first, grad_buffer, n), n);
+    const T* grad_block = grad == nullptr ? nullptr : load(grad + first, grad_buffer, n);
+    evaluate(Block<T>{load(x + first, x_buffer, n), grad_block, y_block, slope_block, n});
     store(y_block, y + first, n);
     if (slope != nullptr) store(slope_block, slope + first, n);
   });
@@ -221,11 +276,11 @@ void parameter_gradient_range(const ActivationCall& call, int64_t begin, int64_t
   const Stored* grad = static_cast<const Stored*>(call.grad);
   T x_buffer[kBlock], grad_buffer[kBlock], quantity[kBlock];
   // These quantities do not contain s, so one loop serves one s and many.
-  const Evaluator<T, OneParameter<T>> evaluate(call);
+  const Evaluator<T, OneParameter<T>> evaluate(call, true);
   const OneParameter<T> parameter{Homotopy<T>::from(1.0)};
   for (int64_t first = begin; first < end; first += kBlock) {
     int n = int(end - first < kBlock ? end - first : kBlock);
-    evaluate(load(x + first, x_buffer, n), quantity, nullptr, n, parameter);
+    evaluate(Block<T>{load(x + first, x_buffer, n), nullptr, quantity, nullptr, n}, parameter);
     const T* grad_block = load(grad + first, grad_buffer, n);
     if (call.n_features <= 1) {
       sums[0] += dot(grad_block, quantity, n);
@@ -238,44 +293,6 @@ void parameter_gradient_range(const ActivationCall& call, int64_t begin, int64_t
 void parameter_gradient(const ActivationCall& call, int64_t begin, int64_t end, double* sums) {
   with_stored_type(call.dtype, [&](auto tag) { parameter_gradient_range<decltype(tag)>(call, begin, end, sums); });
 }
-
-// Byte k gets the bits x > 0 of elements 8k..8k+7. Flags are bytes first, a loop that vectorises; the product then
-// moves the lowest bit of each byte to the top one.
-template <typename T>
-void pack_signs(const T* x, uint8_t* mask, int n) {
-  uint8_t flags[kBlock + 8];
-  for (int i = 0; i < n; ++i) flags[i] = x[i] > T(0) ? 1 : 0;
-  for (int i = n; i < ((n + 7) & ~7); ++i) flags[i] = 0;
-  for (int k = 0; k < (n + 7) / 8; ++k) {
-    uint64_t eight;
-    __builtin_memcpy(&eight, flags + 8 * k, 8);
-    mask[k] = uint8_t((eight * 0x0102040810204080ull) >> 56);
-  }
-}
-
-template <typename T>
-void relu_mask_block(const T* x, T* y, uint8_t* mask, int n, Homotopy<T> h) {
-  pack_signs(x, mask, n);
-  quantity_block<Relu, Quantity::kValue, T>(x, y, nullptr, n, OneParameter<T>{h});
-}
-
-#if defined(__AVX512F__)
-// The compare leaves the mask's bits in a register already: one pass over x instead of two, a quarter off at 1e5.
-void relu_mask_block(const float* x, float* y, uint8_t* mask, int n, Homotopy<float> h) {
-  const __m512 linear = _mm512_set1_ps(h.linear);
-  const __m512 lowest = _mm512_set1_ps(h.linear == 0.0f ? -FloatTraits<float>::kLargest : -INFINITY);
-  int i = 0;
-  for (; i + 16 <= n; i += 16) {
-    const __m512 value = _mm512_loadu_ps(x + i);
-    const __mmask16 positive = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_GT_OQ);
-    const __m512 below = _mm512_mul_ps(linear, _mm512_max_ps(lowest, value));  // max keeps the NaN of its second
-    _mm512_storeu_ps(y + i, _mm512_mask_blend_ps(positive, below, value));
-    const uint16_t bits = _cvtmask16_u32(positive);
-    __builtin_memcpy(mask + i / 8, &bits, 2);
-  }
-  if (i < n) relu_mask_block<float>(x + i, y + i, mask + i / 8, n - i, h);
-}
-#endif
 
 template <typename Stored>
 void relu_mask_forward_range(const ReluMaskCall& call, int64_t begin, int64_t end) {
@@ -298,24 +315,6 @@ void relu_mask_forward(const ReluMaskCall& call, int64_t begin, int64_t end) {
 }
 
 // grad_x = grad_y where the bit is set, (1 - s) grad_y elsewhere.
-template <typename T>
-void masked_scale(const T* grad, const uint8_t* mask, T* result, int n, T linear) {
-  int i = 0;
-  for (; i + 32 <= n; i += 32) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, mask + i / 8, 4);
-#pragma GCC ivdep
-    for (int j = 0; j < 32; ++j) {
-      T g = grad[i + j];
-      result[i + j] = (bits & (1u << j)) != 0 ? g : linear * g;
-    }
-  }
-  for (; i < n; ++i) {
-    T g = grad[i];
-    result[i] = ((mask[i / 8] >> (i % 8)) & 1) != 0 ? g : linear * g;
-  }
-}
-
 template <typename Stored>
 void relu_mask_backward_range(const ReluMaskCall& call, int64_t begin, int64_t end) {
   using T = Computed<Stored>;
