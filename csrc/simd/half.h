@@ -25,11 +25,22 @@ struct Two {
 #define HRTA_HIGH_PARTS 1, 3, 5, 7, 9, 11, 13, 15
 #endif
 
+#if defined(__AVX512F__)
+HRTA_INLINE Vector<float> load_widened(const BFloat16* memory) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(memory));
+  return Vector<float>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+#elif defined(__AVX2__)
+HRTA_INLINE Vector<float> load_widened(const BFloat16* memory) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(memory));
+  return Vector<float>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+#else
 HRTA_INLINE Vector<float> load_widened(const BFloat16* memory) {
   typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
-  const Half bits = *reinterpret_cast<const Half*>(memory);
-  return Vector<float>(__builtin_convertvector(bits, Vector<uint32_t>) << 16);
+  return Vector<float>(__builtin_convertvector(*reinterpret_cast<const Half*>(memory), Vector<uint32_t>) << 16);
 }
+#endif
 
 // Rounded to the nearest, ties to even, by an addition of just below half an ulp. A NaN that the addition would make
 // something else has bits in its low half; those that arithmetic on widened numbers gives have none.

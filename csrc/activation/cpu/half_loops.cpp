@@ -34,7 +34,7 @@ struct Places {
 
 struct OneParameter {
   Parameter h;
-  HRTA_INLINE Parameter at(int64_t) const { return h; }
+  HRTA_INLINE Parameter at(int64_t) const { return {h.s, h.linear, h.limit}; }  // a copy of h would go through memory
 };
 
 // Of a block whose features have values of their own.
@@ -44,7 +44,7 @@ struct ParameterPerElement {
 };
 
 template <typename Base, Output kOutput, typename Stored, typename Parameters>
-HRTA_INLINE void step(const Places<Stored>& at, const Parameters& parameters, int64_t i) {
+HRTA_INLINE void step(Places<Stored> at, const Parameters& parameters, int64_t i) {
   using F = Functions<Base>;
   const Parameter a = parameters.at(i), b = parameters.at(i + kLanes<float>);
   const Two x = load_two(at.x);
@@ -63,25 +63,26 @@ HRTA_INLINE void step(const Places<Stored>& at, const Parameters& parameters, in
 
 template <typename Stored>
 HRTA_INLINE void copy(Stored* to, const Stored* from, int64_t n) {
-  if (to != nullptr && from != nullptr) __builtin_memcpy(to, from, size_t(n) * sizeof(Stored));
+  __builtin_memcpy(to, from, size_t(n) * sizeof(Stored));
 }
 
+// Arguments are values, so that no store can be taken for a change of them.
 template <typename Base, Output kOutput, typename Stored, typename Parameters>
-void stretch(const Places<Stored>& places, int64_t n, const Parameters& parameters) {
+void stretch(Places<Stored> places, int64_t n, Parameters parameters) {
   int64_t i = 0;
   for (; i + kStep <= n; i += kStep) step<Base, kOutput>(places.at(i), parameters, i);
   if (i == n) return;
   Stored x[kStep] = {}, grad[kStep] = {}, y[kStep], slope[kStep];
   const Places<Stored> rest = places.at(i);
   copy(x, rest.x, n - i);
-  copy(grad, rest.grad, n - i);
+  if constexpr (kOutput == Output::kSlopeTimesGrad) copy(grad, rest.grad, n - i);
   step<Base, kOutput>(Places<Stored>{x, grad, y, slope}, parameters, i);
   copy(rest.y, y, n - i);
   if constexpr (kOutput == Output::kBoth) copy(rest.slope, slope, n - i);
 }
 
 template <typename Stored, typename Parameters>
-using Stretch = void (*)(const Places<Stored>& places, int64_t n, const Parameters& parameters);
+using Stretch = void (*)(Places<Stored> places, int64_t n, Parameters parameters);
 
 template <typename Stored, typename Parameters>
 Stretch<Stored, Parameters> stretch_for(int base, Output output) {
@@ -106,9 +107,12 @@ struct FarTurns {
   bool any = false;
 
   HRTA_INLINE void keep(const Places<Stored>& places, int n) {
-    uint32_t far = 0;
-    for (int i = 0; i < n; ++i) far |= absolute(widen(places.x[i])) > cpu_half::kFarTurn ? 1u : 0u;
-    any = far != 0;
+    uint16_t largest = 0;  // among the magnitudes' bits, which are ordered as they are
+    for (int i = 0; i < n; ++i) {
+      const uint16_t bits = places.x[i].bits & 0x7fffu;
+      largest = bits > largest ? bits : largest;
+    }
+    any = !(widen(Stored{largest}) <= cpu_half::kFarTurn);
     if (any) copy(x, places.x, n);
   }
   template <typename Number>
