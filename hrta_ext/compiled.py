@@ -19,9 +19,9 @@ NAMES = frozenset(
         "BASES GramCall GramEvaluation GramSums Neurons QUANTITIES SCALAR_KINDS TWO_LAYER_CUDA_FEATURES",
         "TWO_LAYER_PIECES TwoLayerCall TwoLayerPass TwoLayerTraining UpdateRule build_info gram_add gram_begin",
         "gram_digits gram_end gram_evaluate gram_figures gram_least_scratch gram_session gram_sums parameter_gradient",
-        "parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward transform",
+        "parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward slope_times",
         "two_layer_backward two_layer_forward two_layer_input_gradient two_layer_parameter_gradient two_layer_scratch",
-        "two_layer_sum_neurons two_layer_sum_samples two_layer_train two_layer_training_scratch value",
+        "transform two_layer_sum_neurons two_layer_sum_samples two_layer_train two_layer_training_scratch value",
     )
     for name in line.split()
 )
