@@ -17,8 +17,9 @@ struct Two {
 
 // The 2 kCount halves that lie in the high parts of 2 kCount numbers of 32 bits; the order is that of memory.
 #if defined(__AVX512F__)
-#define HRTA_HIGH_PARTS 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, \
-                        51, 53, 55, 57, 59, 61, 63
+#define HRTA_HIGH_PARTS                                                                                              \
+  1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, \
+      61, 63
 #elif defined(__AVX2__)
 #define HRTA_HIGH_PARTS 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #else

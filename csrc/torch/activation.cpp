@@ -93,8 +93,7 @@ ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, i
           pointer<uint8_t>(mask),         s, pointer<double>(s_value)};
 }
 
-void mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, double s, Address s_value,
-                       int device) {
+void mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, double s, Address s_value, int device) {
   const ReluMaskCall call = mask_call(x, y, mask, n, dtype, s, s_value);
   without_gil(n, [&] {
     run_on(
@@ -104,7 +103,7 @@ void mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, doub
 }
 
 void mask_backward(Address grad, Address grad_x, Address mask, int64_t n, int dtype, double s, Address s_value,
-                        int device) {
+                   int device) {
   const ReluMaskCall call = mask_call(grad, grad_x, mask, n, dtype, s, s_value);
   without_gil(n, [&] {
     run_on(

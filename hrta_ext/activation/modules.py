@@ -90,7 +90,7 @@ class HomotopyActivation(HomotopyLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """sigma_s(x), of x's shape and dtype."""
-        return homotopy(x, _lane_parameter(self), self.base)
+        return homotopy(x, _lane_parameter(self, x), self.base)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
@@ -98,11 +98,12 @@ class HomotopyActivation(HomotopyLayer):
         return f"s={shown(self.s)}, base={self.base!r}{learnable}"
 
 
-def _lane_parameter(layer: HomotopyLayer) -> Parameter:
+def _lane_parameter(layer: HomotopyLayer, x: Tensor) -> Parameter:
     """s as a number where it is a plain buffer of the CPU and nobody traces the call, as in most; else ``layer.s``."""
     s = None if is_dynamo_compiling() else layer._buffers.get("s")  # without nn.Module's search by name
     if (
         type(s) is Tensor
+        and type(x) is Tensor
         and s.is_cpu
         and not s.requires_grad
         and s.dim() == 0

@@ -1,6 +1,6 @@
-// sigma_s and its slope for float16 and bfloat16 on the CPU, a SIMD register at a time: float arithmetic within 2^-8 ulp
-// of the half type before the one rounding, as half_bases.cuh on a GPU. The value at the larger of its two terms, so that
-// tails keep their digits; the slope at max(|s|, |1 - s|), so that it needs no exponential where a quotient of
+// sigma_s and its slope for float16 and bfloat16 on the CPU, a SIMD register at a time: float arithmetic within 2^-8
+// ulp of the half type before the one rounding, as half_bases.cuh on a GPU. The value at the larger of its two terms,
+// so that tails keep their digits; the slope at max(|s|, |1 - s|), so that it needs no exponential where a quotient of
 // polynomials does.
 #pragma once
 
@@ -131,8 +131,8 @@ struct Functions<Gelu> {
   static HRTA_INLINE V slope(V x, const Parameter& h) {  // Phi(x) + x phi(x) - 1/2 is odd
     const float numerator[] = {7.978853454e-01f, -3.097536537e-02f, 1.422606918e-02f,
                                1.975119058e-05f, 3.589929450e-05f,  1.921673713e-07f};
-    const float denominator[] = {1.0f,           2.945195697e-01f, 4.098373916e-02f,
-                                 3.522637338e-03f, 1.920517815e-04f, 8.928173819e-06f};
+    const float denominator[] = {
+        1.0f, 2.945195697e-01f, 4.098373916e-02f, 3.522637338e-03f, 1.920517815e-04f, 8.928173819e-06f};
     const V b = clamp(x, 5.6f), u = b * b;
     const V odd = b * half_polynomial(numerator, u) / half_polynomial(denominator, u);
     return fused(h.s, odd, fused(all(0.5f), h.s, h.linear));
@@ -193,7 +193,11 @@ constexpr float kFarTurn = 1e5f;
 
 template <>
 struct Functions<Sin> {
+#if defined(__FMA__)
   static constexpr bool kServes = true;
+#else
+  static constexpr bool kServes = false;  // the steps of the reduction would be rounded twice
+#endif
   // (-1)^n sin(r) of x = (n + half) pi + r with r in [-pi/2, pi/2].
   static HRTA_INLINE V reduced(V x, float half) {
     const V shifted = fused(x, all(0.318309886f), all(-half)) + kMagic, n = (shifted - kMagic) + half;

@@ -1,5 +1,5 @@
-// float16 and bfloat16: value, slope, both, and slope times gradient from memory to memory in one pass, two registers at
-// a time. A remainder goes through the same code on a copy, so an element's bits do not depend on where it stands.
+// float16 and bfloat16: value, slope, both, and slope times gradient from memory to memory in one pass, two registers
+// at a time. A remainder goes through the same code on a copy, so an element's bits do not depend on where it stands.
 // Compiled once per SIMD level.
 #include "activation/cpu/half_loops.h"
 
@@ -121,8 +121,8 @@ struct FarTurns {
       const float z = widen(x[i]);
       if (!(absolute(z) > cpu_half::kFarTurn)) continue;
       const Homotopy<float> h = Homotopy<float>::from(s_of(i));
-      const float slope = homotopy_slope<Sin>(z, h) *
-                          (output == Output::kSlopeTimesGrad ? widen(places.grad[i]) : 1.0f);
+      const float slope =
+          homotopy_slope<Sin>(z, h) * (output == Output::kSlopeTimesGrad ? widen(places.grad[i]) : 1.0f);
       const bool with_value = output == Output::kValue || output == Output::kBoth;
       narrow(with_value ? homotopy_value<Sin>(z, h) : slope, places.y[i]);
       if (output == Output::kBoth) narrow(slope, places.slope[i]);
