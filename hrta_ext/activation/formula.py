@@ -55,8 +55,8 @@ def by_parameter(x: Tensor, base: str, order: int) -> Tensor:
 
 
 def _tail(a: Tensor, base: str, learned: bool) -> Tensor:
-    """sigma(z) - max(z, 0) at a = |z|. Inductor has no fast erfc: F.gelu, whose lower tail is lost in float32's rounding
-    of erf, takes a quarter of the time. The gradient in a learned s is not made of it."""
+    """sigma(z) - max(z, 0) at a = |z|. Inductor has no fast erfc: F.gelu, whose lower tail is lost in the rounding of
+    erf, takes a quarter of the time. The gradient in a learned s is not made of it."""
     if base == "gelu" and a.dtype == torch.float32 and is_compiling() and not learned:
         return F.gelu(-a.clamp(max=_GELU_REACH))
     return get_base(base).by_parameter(a, 0)

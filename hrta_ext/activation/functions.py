@@ -103,8 +103,8 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
     finite x. NaN stays NaN; at infinite x the limit of the formula (ReLU at -inf: 0 for s = 1, -inf for s < 1).
 
     Differentiable in x and, when s is a tensor that requires grad, in s, as often as the base allows. Memory kept for
-    backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte; a CUDA tensor of up to
-    65536 elements and a float s: x itself); otherwise x itself, which costs nothing if x lives on. The gradient in s is
+    backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte; up to 131072 elements,
+    16384 of half types, 65536 on a GPU: x itself); otherwise x itself, which costs nothing if x lives on. The gradient in s is
     summed in float64 in a fixed order: the same bits on every run and for every number of threads.
 
     Raises:
