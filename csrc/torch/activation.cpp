@@ -47,23 +47,22 @@ void transform(Address x, Address y, int64_t n, int dtype, int base, int quantit
   });
 }
 
-// value(x, y, slope, n, dtype, base, s, device), slope 0 for the value alone: the calls that are made most, as a plain
-// CPython function. pybind11's conversion of the arguments would cost as much again as the kernel on a thousand
-// elements.
-PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+// The calls that are made most, as plain CPython functions: pybind11's conversion of the arguments would cost as much
+// again as the kernel on a thousand elements. Each takes eight numbers, the one at kNumber a float.
+template <int kNumber, typename Run>
+PyObject* plain_call(const char* name, PyObject* const* arguments, Py_ssize_t count, const Run& run) {
   if (count != 8) {
-    PyErr_SetString(PyExc_TypeError, "value takes 8 arguments");
+    PyErr_Format(PyExc_TypeError, "%s takes 8 arguments", name);
     return nullptr;
   }
-  const Address x = PyLong_AsSize_t(arguments[0]), y = PyLong_AsSize_t(arguments[1]);
-  const Address slope = PyLong_AsSize_t(arguments[2]);
-  const int64_t n = PyLong_AsSsize_t(arguments[3]);
-  const int dtype = static_cast<int>(PyLong_AsLong(arguments[4])), base = static_cast<int>(PyLong_AsLong(arguments[5]));
-  const double s = PyFloat_AsDouble(arguments[6]);
-  const int device = static_cast<int>(PyLong_AsLong(arguments[7]));
+  int64_t values[8] = {};
+  for (int i = 0; i < 8; ++i) {
+    if (i != kNumber) values[i] = PyLong_AsLongLong(arguments[i]);
+  }
+  const double s = PyFloat_AsDouble(arguments[kNumber]);
   if (PyErr_Occurred() != nullptr) return nullptr;
   try {
-    transform(x, y, n, dtype, base, static_cast<int>(Quantity::kValue), s, 0, 0, 0, slope, device);
+    run(values, s);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
     return nullptr;
@@ -71,9 +70,22 @@ PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   Py_RETURN_NONE;
 }
 
-PyMethodDef kPlainFunctions[] = {{"value", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(value)),
-                                  METH_FASTCALL, "sigma_s and, if asked for, its slope"},
-                                 {nullptr, nullptr, 0, nullptr}};
+// value(x, y, slope, n, dtype, base, s, device), slope 0 for the value alone.
+PyObject* value(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return plain_call<6>("value", arguments, count, [](const int64_t* v, double s) {
+    transform(Address(v[0]), Address(v[1]), v[3], int(v[4]), int(v[5]), static_cast<int>(Quantity::kValue), s, 0, 0, 0,
+              Address(v[2]), int(v[7]));
+  });
+}
+
+// slope_times(x, grad, y, n, dtype, base, s, device)
+PyObject* slope_times(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return plain_call<6>("slope_times", arguments, count, [](const int64_t* v, double s) {
+    require_memory(v[3], {Address(v[1])});
+    transform(Address(v[0]), Address(v[2]), v[3], int(v[4]), int(v[5]), static_cast<int>(Quantity::kSlope), s, 0, 0,
+              Address(v[1]), 0, int(v[7]));
+  });
+}
 
 ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, int dtype, double s, Address s_value) {
   require_memory(n, {input, output, mask});
@@ -81,8 +93,7 @@ ReluMaskCall mask_call(Address input, Address output, Address mask, int64_t n, i
           pointer<uint8_t>(mask),         s, pointer<double>(s_value)};
 }
 
-void relu_mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, double s, Address s_value,
-                       int device) {
+void mask_forward(Address x, Address y, Address mask, int64_t n, int dtype, double s, Address s_value, int device) {
   const ReluMaskCall call = mask_call(x, y, mask, n, dtype, s, s_value);
   without_gil(n, [&] {
     run_on(
@@ -91,8 +102,8 @@ void relu_mask_forward(Address x, Address y, Address mask, int64_t n, int dtype,
   });
 }
 
-void relu_mask_backward(Address grad, Address grad_x, Address mask, int64_t n, int dtype, double s, Address s_value,
-                        int device) {
+void mask_backward(Address grad, Address grad_x, Address mask, int64_t n, int dtype, double s, Address s_value,
+                   int device) {
   const ReluMaskCall call = mask_call(grad, grad_x, mask, n, dtype, s, s_value);
   without_gil(n, [&] {
     run_on(
@@ -100,6 +111,31 @@ void relu_mask_backward(Address grad, Address grad_x, Address mask, int64_t n, i
         [&](auto stream) { return cuda::relu_mask_backward(call, device, stream); });
   });
 }
+
+// relu_mask_forward(x, y, mask, n, dtype, s, address of s or 0, device), and so backward of grad_y, grad_x, mask.
+PyObject* relu_mask_forward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return plain_call<5>("relu_mask_forward", arguments, count, [](const int64_t* v, double s) {
+    mask_forward(Address(v[0]), Address(v[1]), Address(v[2]), v[3], int(v[4]), s, Address(v[6]), int(v[7]));
+  });
+}
+
+PyObject* relu_mask_backward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return plain_call<5>("relu_mask_backward", arguments, count, [](const int64_t* v, double s) {
+    mask_backward(Address(v[0]), Address(v[1]), Address(v[2]), v[3], int(v[4]), s, Address(v[6]), int(v[7]));
+  });
+}
+
+using PlainFunction = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
+
+PyMethodDef plain_function(const char* name, PlainFunction function, const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, doc};
+}
+
+PyMethodDef kPlainFunctions[] = {plain_function("value", value, "sigma_s and, if asked for, its slope"),
+                                 plain_function("slope_times", slope_times, "the slope of sigma_s times a gradient"),
+                                 plain_function("relu_mask_forward", relu_mask_forward, "sigma_s of ReLU and its mask"),
+                                 plain_function("relu_mask_backward", relu_mask_backward, "its gradient by the mask"),
+                                 {nullptr, nullptr, 0, nullptr}};
 
 // grad_s lies on the device; `partial`: scratch there, unused on the CPU.
 void parameter_gradient(Address grad, Address x, Address grad_s, Address partial, int64_t n, int dtype, int base,
@@ -130,8 +166,6 @@ int64_t parameter_gradient_scratch(int64_t n, int64_t n_features, int device) {
 void bind_activation(py::module_& m) {
   if (PyModule_AddFunctions(m.ptr(), kPlainFunctions) != 0) throw py::error_already_set();
   m.def("transform", &transform);
-  m.def("relu_mask_forward", &relu_mask_forward);
-  m.def("relu_mask_backward", &relu_mask_backward);
   m.def("parameter_gradient", &parameter_gradient);
   m.def("parameter_gradient_scratch", &parameter_gradient_scratch);
 }

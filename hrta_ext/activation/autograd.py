@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from hrta_ext import compiled
 from hrta_ext.activation import native, reference
 from hrta_ext.activation.formula import HALF_TYPES, by_parameter, compose
 from hrta_ext.backends import as_chosen, asked_for, serve
-from hrta_ext.callers import alive, needs_operations, sees_formula, transforms_active, wants_grad
+from hrta_ext.callers import alive, grad_enabled, needs_operations, sees_formula, transforms_active, wants_grad
 from hrta_ext.inputs import Parameter, check_activation, check_finite
 
 _KINDS = compiled.KINDS
@@ -25,6 +25,7 @@ _empty = torch.empty
 _empty_like = torch.empty_like
 _WORDS = torch.complex64
 _relu_mask_forward: Any = None if compiled._C is None else compiled._C.relu_mask_forward
+_value: Any = None if compiled._C is None else compiled._C.value
 
 
 def kernel_parameter(s: Parameter, x: Tensor) -> Parameter:
@@ -169,6 +170,11 @@ class HomotopyFunction(Function):
         return (*_input_gradients(ctx, grad, ctx.order), None, None)
 
 
+def _plain(grad: Tensor) -> bool:
+    """Nobody differentiates backward, and the gradient is as the kernels take it."""
+    return not grad_enabled() and forward_ad._current_level < 0 and grad.is_contiguous() and not grad.is_neg()
+
+
 class _LeanRelu(Function):
     """The case that is called most, sigma_s of ReLU on a contiguous tensor, with the least Python.
 
@@ -192,16 +198,49 @@ class _LeanRelu(Function):
         (mask,), (s, shape, device) = ctx.saved_tensors, ctx.s
         if grad is None:
             return torch.zeros(shape, device=mask.device), None, None
-        if needs_operations(grad) or not grad.is_contiguous() or grad.is_neg() or mask.get_device() != device:
-            grad = grad.contiguous()
-            with torch.no_grad():
-                bits = mask.view(torch.uint8)[: (grad.numel() + 7) >> 3]
-            return _times_slope(grad, bits, mask[:0].real, s, grad.stride()), None, None
-        grad_x = _empty_like(grad)
-        compiled._C.relu_mask_backward(
-            grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], s, 0, device
-        )
-        return grad_x, None, None
+        try:
+            if _plain(grad) and mask.get_device() == device:
+                grad_x = _empty_like(grad)
+                compiled._C.relu_mask_backward(
+                    grad.data_ptr(), grad_x.data_ptr(), mask.data_ptr(), grad.numel(), _KINDS[grad.dtype], s, 0, device
+                )
+                return grad_x, None, None
+        except RuntimeError:  # what a transform wraps has no address
+            pass
+        grad = grad.contiguous()
+        with torch.no_grad():
+            bits = mask.view(torch.uint8)[: (grad.numel() + 7) >> 3]
+        return _times_slope(grad, bits, mask[:0].real, s, grad.stride()), None, None
+
+
+class _LeanHomotopy(Function):
+    """The same for the other bases, a number s and a contiguous tensor, which is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, s: float, base: str, numbers: tuple[int, int, int]) -> Tensor:
+        y, n, at = _empty_like(x), x.numel(), x.data_ptr()
+        kind, number, device = numbers
+        _value(at, y.data_ptr(), 0, n, kind, number, s, device)
+        ctx.s = s, base, numbers, n, at
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,), (s, base, (kind, number, device), n, at) = ctx.saved_tensors, ctx.s
+        # Few questions: each costs half a microsecond here. x is as it was unless hooks of saved tensors moved it; what
+        # a transform wraps has no address, which is a RuntimeError.
+        try:
+            if _plain(grad) and x.data_ptr() == at:
+                grad_x = _empty_like(grad)
+                compiled._C.slope_times(at, grad.data_ptr(), grad_x.data_ptr(), n, kind, number, s, device)
+                return grad_x, None, None, None
+        except RuntimeError:
+            pass
+        if needs_operations(grad):
+            with as_chosen(None):
+                return grad * derivative(x, s, base, 1), None, None, None
+        return native.backward(grad, x, s, base, 0), None, None, None
 
 
 class MaskedRelu(Function):
@@ -329,5 +368,5 @@ class _TransformableHomotopy(Function):
 
 # Function.apply without torch's wrapper, which looks for functorch on every call; the fast lane has looked already.
 lean_relu = super(Function, _LeanRelu).apply
-light_homotopy = super(Function, HomotopyFunction).apply
 light_saved_slope = super(Function, SavedSlope).apply
+lean_homotopy = super(Function, _LeanHomotopy).apply

@@ -20,8 +20,8 @@ from hrta_ext.activation.autograd import (
     ValueAndSlope,
     derivative,
     kernel_parameter,
+    lean_homotopy,
     lean_relu,
-    light_homotopy,
     light_saved_slope,
     per_feature,
 )
@@ -49,16 +49,24 @@ _empty_like = torch.empty_like
 _strided = torch.strided
 _has_image = compiled.has_image
 _leaky_relu = torch._C._nn.leaky_relu
-_LEAKY_MOST = 65536
+# Elements up to which torch's leaky_relu serves ReLU: where a Function in Python costs more than it saves.
+_LEAKY_ANY = 16384  # for every dtype and device
+_LEAKY_MOST_CUDA = 65536
+_LEAKY_MOST = {
+    kind: 16384 if dtype in (torch.float16, torch.bfloat16) else 131072 for dtype, kind in compiled.KINDS.items()
+}
 _LOWEST_DATA = 1 << 22  # kLowestData of csrc/torch/addresses.h: below it, storage that was freed
 
 
 def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int, int] | None:
-    """The kernel's numbers of dtype, base and device, for an ordinary contiguous tensor and a float s; else None."""
+    """The kernel's numbers of dtype, base and device, for an ordinary contiguous tensor and one fixed s; else None."""
     if (
         not is_dynamo_compiling()
         and type(x) is Tensor
-        and type(s) is float
+        and (
+            type(s) is float
+            or (type(s) is Tensor and s.dim() == 0 and s.is_cpu and not s.requires_grad and s.is_floating_point())
+        )
         and type(base) is str
         and (number := _NATIVE_BASES.get(base)) is not None
         and (kind := _KINDS.get(x.dtype)) is not None
@@ -66,7 +74,6 @@ def _fast_lane(x: Tensor, s: object, base: object) -> tuple[int, int, int] | Non
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
-        and -6e4 < s < 6e4  # finite in every dtype
         and _native_value is not None
         and not open_blocks()
         and not functorch_active()
@@ -100,9 +107,9 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
     finite x. NaN stays NaN; at infinite x the limit of the formula (ReLU at -inf: 0 for s = 1, -inf for s < 1).
 
     Differentiable in x and, when s is a tensor that requires grad, in s, as often as the base allows. Memory kept for
-    backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte; a CUDA tensor of up to
-    65536 elements and a float s: x itself); otherwise x itself, which costs nothing if x lives on. The gradient in s is
-    summed in float64 in a fixed order: the same bits on every run and for every number of threads.
+    backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte; up to 131072 elements,
+    16384 of half types, 65536 on a GPU: x itself); otherwise x itself, which costs nothing if x lives on. The gradient
+    in s is summed in float64 in a fixed order: the same bits on every run and for every number of threads.
 
     Raises:
         TypeError: x is no floating-point dense tensor, or s no number.
@@ -118,12 +125,37 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         >>> torch.autograd.grad(y.sum(), x)
         (tensor([-0.5000,  1.0000]),)
     """
+    # torch's own leaky_relu on few elements: the same bits, of every derivative too, under transforms and tracers as
+    # well. Few questions, since each costs half a microsecond in a training step. Not at s = 1, where it has 0 times
+    # -inf; and not in place, where it keeps the result, which nobody may then overwrite, and has no backward for s > 1.
+    if (
+        type(s) is float
+        and type(x) is Tensor
+        and order == 0
+        and s != 1.0
+        and -6e4 < s < 6e4  # finite in every dtype
+        and type(base) is str
+        and base == "relu"
+        and not is_dynamo_compiling()
+        and not open_blocks()
+        and x.dtype in _KINDS
+        and x.numel() <= _LEAKY_ANY
+        and not x.is_nested
+    ):
+        try:
+            if x.data_ptr() >= _LOWEST_DATA:
+                return _leaky_relu(x, 1.0 - s)
+        except RuntimeError:  # what has no memory of its own, or is of another layout
+            pass
     # The fast lane. _fast_lane's conditions stand here again: a call costs a tenth of the time on a thousand elements.
     if (
         not is_dynamo_compiling()
         and order == 0
         and type(x) is Tensor
-        and type(s) is float
+        and (
+            type(s) is float
+            or (type(s) is Tensor and s.dim() == 0 and s.is_cpu and not s.requires_grad and s.is_floating_point())
+        )
         and type(base) is str
         and (number := _NATIVE_BASES.get(base)) is not None
         and (kind := _KINDS.get(x.dtype)) is not None
@@ -131,7 +163,6 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and x.layout is _strided
         and x.is_contiguous()
         and not x.is_neg()
-        and -6e4 < s < 6e4  # finite in every dtype
         and _native_value is not None
         and not open_blocks()
         and not functorch_active()
@@ -140,18 +171,22 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and tracing_state() is None
     ):
         try:
-            if x.requires_grad and grad_enabled():
-                if base != "relu":
-                    return light_saved_slope(x, s, base) if save_slope else light_homotopy(x, s, base, 0)
-                # torch's own node in C++ where on a GPU a call costs more than the work: the same bits, of every
-                # derivative too. Not at s = 1, where it has 0 times -inf; and not in place, where it keeps the result,
-                # which nobody may then overwrite, and has no backward for s > 1.
-                if device >= 0 and s != 1.0 and x.numel() <= _LEAKY_MOST and x.data_ptr() >= _LOWEST_DATA:
-                    return _leaky_relu(x, 1.0 - s)
-                return lean_relu(x, s, device)[0]
-            y = _empty_like(x)
-            _native_value(x.data_ptr(), y.data_ptr(), 0, x.numel(), kind, number, s, device)
-            return y
+            fixed: float = s if type(s) is float else s.item()  # type: ignore[union-attr]
+            if -6e4 < fixed < 6e4:  # finite in every dtype
+                records = x.requires_grad and grad_enabled()
+                if base == "relu" and fixed != 1.0:
+                    most = _LEAKY_MOST[kind] if device < 0 else _LEAKY_MOST_CUDA if records else 0
+                    if x.numel() <= most and x.data_ptr() >= _LOWEST_DATA:
+                        return _leaky_relu(x, 1.0 - fixed)
+                if records:
+                    if base == "relu":
+                        return lean_relu(x, fixed, device)[0]
+                    if save_slope:
+                        return light_saved_slope(x, fixed, base)
+                    return lean_homotopy(x, fixed, base, (kind, number, device))
+                y = _empty_like(x)
+                _native_value(x.data_ptr(), y.data_ptr(), 0, x.numel(), kind, number, fixed, device)
+                return y
         except RuntimeError:  # a wrapper without memory of its own: the slow lane knows what to do, or what to say
             pass
     if stand_in(x, s):
@@ -181,10 +216,13 @@ def homotopy_value_and_slope(x: Tensor, s: Parameter = 1.0, base: str = "relu") 
     """
     if (numbers := _fast_lane(x, s, base)) is not None and not (x.requires_grad and grad_enabled()):
         try:
-            value, slope = _empty_like(x), _empty_like(x)
-            kind, number, device = numbers
-            compiled._C.value(x.data_ptr(), value.data_ptr(), slope.data_ptr(), x.numel(), kind, number, s, device)
-            return value, slope
+            fixed: float = s if type(s) is float else s.item()  # type: ignore[union-attr]
+            if -6e4 < fixed < 6e4:
+                value, slope = _empty_like(x), _empty_like(x)
+                kind, number, device = numbers
+                addresses = x.data_ptr(), value.data_ptr(), slope.data_ptr()
+                compiled._C.value(*addresses, x.numel(), kind, number, fixed, device)
+                return value, slope
         except RuntimeError:  # as in homotopy
             pass
     if stand_in(x, s):

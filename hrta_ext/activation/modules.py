@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.functions import homotopy
 from hrta_ext.bases import get_base
-from hrta_ext.inputs import check_homotopy_parameter, check_integer
+from hrta_ext.callers import dispatch_modes, functorch_active, is_dynamo_compiling, tracing_state
+from hrta_ext.inputs import Parameter, check_homotopy_parameter, check_integer
 
 
 class HomotopyLayer(nn.Module):
@@ -101,13 +102,30 @@ class HomotopyActivation(HomotopyLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """sigma_s(x), of x's shape and dtype."""
-        return homotopy(x, self.s, self.base, save_slope=self.save_slope)
+        return homotopy(x, _lane_parameter(self, x), self.base, save_slope=self.save_slope)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
         learnable = ", learnable=True" if isinstance(self.s, nn.Parameter) else ""
         save_slope = ", save_slope=True" if self.save_slope else ""
         return f"s={shown(self.s)}, base={self.base!r}{learnable}{save_slope}"
+
+
+def _lane_parameter(layer: HomotopyLayer, x: Tensor) -> Parameter:
+    """s as a number where it is a plain buffer of the CPU and nobody traces the call, as in most; else ``layer.s``."""
+    s = None if is_dynamo_compiling() else layer._buffers.get("s")  # without nn.Module's search by name
+    if (
+        type(s) is Tensor
+        and type(x) is Tensor
+        and s.is_cpu
+        and not s.requires_grad
+        and s.dim() == 0
+        and not functorch_active()
+        and not dispatch_modes()
+        and tracing_state() is None
+    ):
+        return s.item()
+    return layer.s if s is None else s
 
 
 def shown(s: Tensor) -> str:

@@ -11,7 +11,7 @@ from hrta_ext.activation import functions
 def _conditions(name: str) -> list[str]:
     (definition,) = ast.parse(inspect.getsource(getattr(functions, name))).body
     (first,) = (node for node in ast.walk(definition) if isinstance(node, ast.If) and isinstance(node.test, ast.BoolOp)
-                and "is_dynamo_compiling" in ast.unparse(node.test))  # fmt: skip
+                and "_NATIVE_BASES" in ast.unparse(node.test))  # fmt: skip
     assert isinstance(first.test, ast.BoolOp)
     return [ast.unparse(value) for value in first.test.values]
 

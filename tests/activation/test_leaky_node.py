@@ -77,17 +77,34 @@ def test_at_s_1_the_two_differ() -> None:
     assert hx.homotopy(x, 1.0).item() == 0.0
 
 
-def test_who_takes_it() -> None:
-    """On a GPU: a float s other than 1, up to 65536 elements, outside of blocks that choose a backend."""
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_who_takes_it_on_the_cpu(dtype: torch.dtype) -> None:
+    """One fixed s other than 1 and few elements, outside of blocks that choose a backend; the module too."""
+    if not hx.backends()["cpp"]:
+        pytest.skip("no compiled kernels")
+    most = 16_384 if dtype in (torch.float16, torch.bfloat16) else 131_072
+    few, many = (torch.ones(n, dtype=dtype, requires_grad=True) for n in (most, most + 1))
+    s = torch.tensor(0.5, dtype=torch.float64)
+    layer = hx.HomotopyActivation(0.5)
+    for y in (hx.homotopy(few, 0.5), hx.homotopy(few, s), layer(few)):
+        assert type(y.grad_fn).__name__ == "LeakyReluBackward0"
+    with hx.use_backend("cpp"):
+        forced = hx.homotopy(few, 0.5)
+    for y in (forced, hx.homotopy(many, 0.5), hx.homotopy(few, 1.0), hx.homotopy(few, s.clone().requires_grad_())):
+        assert type(y.grad_fn).__name__ != "LeakyReluBackward0"
+
+
+def test_who_takes_it_on_a_gpu() -> None:
+    """One fixed s other than 1, up to 65536 elements, outside of blocks that choose a backend."""
     if not hx.backends()["cuda"]:
         pytest.skip("needs a GPU")
     small, large = (torch.randn(n, device="cuda", requires_grad=True) for n in (65_536, 65_537))
     tensor = torch.tensor(0.5, dtype=torch.float64)
-    assert type(hx.homotopy(small, 0.5).grad_fn).__name__ == "LeakyReluBackward0"
+    for s in (0.5, tensor):
+        assert type(hx.homotopy(small, s).grad_fn).__name__ == "LeakyReluBackward0"
     for y in (
         hx.homotopy(small, 1.0),
         hx.homotopy(large, 0.5),
-        hx.homotopy(small, tensor),
         hx.homotopy(small, 0.5, "sin"),
     ):
         assert type(y.grad_fn).__name__ != "LeakyReluBackward0"

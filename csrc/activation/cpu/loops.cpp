@@ -6,6 +6,7 @@
 
 #include "activation/cpu/relu_mask.h"
 #include "math/half.h"
+#include "simd/half.h"
 #include "simd/lanes.h"
 
 namespace hrta {
@@ -163,7 +164,7 @@ constexpr bool kIsHalf = sizeof(Stored) == 2;
 template <typename Stored>
 const Computed<Stored>* load(const Stored* memory, Computed<Stored>* buffer, int n) {
   if constexpr (kIsHalf<Stored>) {
-    for (int i = 0; i < n; ++i) buffer[i] = widen(memory[i]);
+    widen_block(memory, buffer, n);
     return buffer;
   } else {
     return memory;
@@ -294,44 +295,37 @@ void parameter_gradient(const ActivationCall& call, int64_t begin, int64_t end, 
   with_stored_type(call.dtype, [&](auto tag) { parameter_gradient_range<decltype(tag)>(call, begin, end, sums); });
 }
 
-template <typename Stored>
+template <typename T>
 void relu_mask_forward_range(const ReluMaskCall& call, int64_t begin, int64_t end) {
-  using T = Computed<Stored>;
-  const Stored* x = static_cast<const Stored*>(call.input);
-  Stored* y = static_cast<Stored*>(call.output);
+  const T* x = static_cast<const T*>(call.input);
+  T* y = static_cast<T*>(call.output);
   const Homotopy<T> h = Homotopy<T>::from(call.s_value != nullptr ? *call.s_value : call.s);
-  T x_buffer[kBlock], y_buffer[kBlock];
   for (int64_t first = begin; first < end; first += kBlock) {
     int n = int(end - first < kBlock ? end - first : kBlock);
-    const T* x_block = load(x + first, x_buffer, n);
-    T* y_block = target(y + first, y_buffer);
-    relu_mask_block(x_block, y_block, call.mask + first / 8, n, h);
-    store(y_block, y + first, n);
+    relu_mask_block(x + first, y + first, call.mask + first / 8, n, h);
   }
 }
 
 void relu_mask_forward(const ReluMaskCall& call, int64_t begin, int64_t end) {
-  with_stored_type(call.dtype, [&](auto tag) { relu_mask_forward_range<decltype(tag)>(call, begin, end); });
+  (call.dtype == ScalarKind::kFloat64 ? relu_mask_forward_range<double> : relu_mask_forward_range<float>)(call, begin,
+                                                                                                          end);
 }
 
 // grad_x = grad_y where the bit is set, (1 - s) grad_y elsewhere.
-template <typename Stored>
+template <typename T>
 void relu_mask_backward_range(const ReluMaskCall& call, int64_t begin, int64_t end) {
-  using T = Computed<Stored>;
-  const Stored* grad = static_cast<const Stored*>(call.input);
-  Stored* result = static_cast<Stored*>(call.output);
+  const T* grad = static_cast<const T*>(call.input);
+  T* result = static_cast<T*>(call.output);
   const T linear = T(1.0 - (call.s_value != nullptr ? *call.s_value : call.s));
-  T grad_buffer[kBlock], result_buffer[kBlock];
   for (int64_t first = begin; first < end; first += kBlock) {
     int n = int(end - first < kBlock ? end - first : kBlock);
-    T* result_block = target(result + first, result_buffer);
-    masked_scale(load(grad + first, grad_buffer, n), call.mask + first / 8, result_block, n, linear);
-    store(result_block, result + first, n);
+    masked_scale(grad + first, call.mask + first / 8, result + first, n, linear);
   }
 }
 
 void relu_mask_backward(const ReluMaskCall& call, int64_t begin, int64_t end) {
-  with_stored_type(call.dtype, [&](auto tag) { relu_mask_backward_range<decltype(tag)>(call, begin, end); });
+  (call.dtype == ScalarKind::kFloat64 ? relu_mask_backward_range<double> : relu_mask_backward_range<float>)(call, begin,
+                                                                                                            end);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "activation/activation.h"
+#include "activation/cpu/half_loops.h"
 #include "activation/cpu/loops.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
@@ -11,6 +12,7 @@ namespace hrta {
 namespace cpu {
 
 HRTA_PICK_TABLE(ActivationLoops, kActivationLoops, activation_loops)
+HRTA_PICK_TABLE(HalfLoops, kHalfLoops, half_loops)
 
 namespace {
 
@@ -29,21 +31,29 @@ void over_blocks(int64_t n, ParallelFor parallel_for, const Work& work) {
                [&](int64_t begin, int64_t end) { work(begin * kBlock, std::min(end * kBlock, n)); });
 }
 
+bool is_half(ScalarKind dtype) {
+  return dtype == ScalarKind::kFloat16 || dtype == ScalarKind::kBFloat16;
+}
+
 }  // namespace
 
 void transform(const ActivationCall& call, ParallelFor parallel_for) {
   const ActivationLoops& table = activation_loops();
-  over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { table.transform(call, begin, end); });
+  const HalfLoops& halves = half_loops();
+  const bool half = is_half(call.dtype);
+  over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) {
+    if (!half || !halves.transform(call, begin, end)) table.transform(call, begin, end);
+  });
 }
 
 void relu_mask_forward(const ReluMaskCall& call, ParallelFor parallel_for) {
-  const ActivationLoops& table = activation_loops();
-  over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { table.relu_mask_forward(call, begin, end); });
+  const auto loop = is_half(call.dtype) ? half_loops().relu_mask_forward : activation_loops().relu_mask_forward;
+  over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { loop(call, begin, end); });
 }
 
 void relu_mask_backward(const ReluMaskCall& call, ParallelFor parallel_for) {
-  const ActivationLoops& table = activation_loops();
-  over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { table.relu_mask_backward(call, begin, end); });
+  const auto loop = is_half(call.dtype) ? half_loops().relu_mask_backward : activation_loops().relu_mask_backward;
+  over_blocks(call.n, parallel_for, [&](int64_t begin, int64_t end) { loop(call, begin, end); });
 }
 
 void parameter_gradient(const ActivationCall& call, double* grad_s, ParallelFor parallel_for) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "activation/cuda/float_bases.cuh"
+#include "math/half_polynomials.h"
 
 namespace hrta {
 namespace cuda {
@@ -31,11 +32,8 @@ struct Functions;  // value(x, h), slope(x, h)
 template <>
 struct Functions<Tanh> {
   static __device__ __forceinline__ float value(float x, const Parameter<float>& h) {
-    const float numerator[] = {9.999998808e-01f, 1.274637580e-01f, 2.731366083e-03f, 7.430540791e-06f,
-                               -6.639425898e-09f};
-    const float denominator[] = {1.0f, 4.607959390e-01f, 2.299828082e-02f, 2.012756304e-04f};
-    const float b = clamp(x, 7.6f), u = b * b;
-    const float q = b * polynomial(numerator, u) * reciprocal_approx(polynomial(denominator, u));
+    const float b = clamp(x, kHalfTanhLimit), u = b * b;
+    const float q = b * half_tanh_numerator(u) * reciprocal_approx(half_tanh_denominator(u));
     return fmaf(h.s, q, line(x, h));
   }
   static __device__ __forceinline__ float slope(float x,
@@ -52,11 +50,9 @@ struct Functions<Gelu> {
     float a, inverse, q, e;
   };
   static __device__ __forceinline__ Parts parts(float x) {
-    constexpr float k = 2.75f;
-    const float core[] = {7.189862132e-01f,  -4.743595719e-01f, 1.823253334e-01f, -1.646146923e-02f,
-                          -1.630329154e-02f, 2.851009835e-03f,  2.022683620e-03f};
+    constexpr float k = kHalfNormalTailCentre;
     const float a = keep_below(absolute(x), 14.0f), inverse = reciprocal_approx(a + k);
-    return {a, inverse, polynomial(core, fmaf(-2.0f * k, inverse, 1.0f)),
+    return {a, inverse, half_normal_tail_core(fmaf(-2.0f * k, inverse, 1.0f)),
             exp2_approx(fmaf(a * a, -0.5f * kLog2E, 16.0f))};
   }
   static __device__ __forceinline__ float value(float x, const Parameter<float>& h) {
@@ -86,10 +82,8 @@ struct Functions<Silu> {
 template <>
 struct Functions<Softplus> {
   static __device__ __forceinline__ float value(float x, const Parameter<float>& h) {  // max(x, 0) + log(1 + exp(-|x|))
-    const float core[] = {9.999998212e-01f, -4.999740422e-01f, 3.327547908e-01f, -2.449546307e-01f,
-                          1.774524003e-01f, -1.076816991e-01f, 4.408962280e-02f, -8.539206348e-03f};
     const float scaled = exp2_approx(fmaf(absolute(x), -kLog2E, 15.0f));
-    return fmaf(0x1p-15f * h.s, scaled * polynomial(core, 0x1p-15f * scaled), rectifier_line(x, h));
+    return fmaf(0x1p-15f * h.s, scaled * half_log1p_core(0x1p-15f * scaled), rectifier_line(x, h));
   }
   static __device__ __forceinline__ float slope(float x, const Parameter<float>& h) {
     return fmaf(h.s, reciprocal_approx(1.0f + exp2_approx(x * -kLog2E)), h.linear);
@@ -99,11 +93,8 @@ struct Functions<Softplus> {
 template <>
 struct Functions<Erf> {
   static __device__ __forceinline__ float value(float x, const Parameter<float>& h) {
-    const float numerator[] = {1.128378987e+00f, 3.228721917e-01f, 6.643050909e-02f,
-                               8.511838503e-03f, 2.210960811e-04f, -1.342928726e-06f};
-    const float denominator[] = {1.0f, 6.194646358e-01f, 1.653958708e-01f, 2.446736954e-02f, 2.006826224e-03f};
-    const float b = clamp(x, 3.7f), u = b * b;
-    const float q = b * polynomial(numerator, u) * reciprocal_approx(polynomial(denominator, u));
+    const float b = clamp(x, kHalfErfLimit), u = b * b;
+    const float q = b * half_erf_numerator(u) * reciprocal_approx(half_erf_denominator(u));
     return fmaf(h.s, q, line(x, h));
   }
   static __device__ __forceinline__ float slope(float x, const Parameter<float>& h) {
@@ -115,13 +106,12 @@ template <>
 struct Functions<FastSin> {  // |x| <= kFastTurnLimit
   // r in [-pi/2, pi/2] with x = (n + half) pi + r; returns (-1)^n sin(r).
   static __device__ __forceinline__ float reduced(float x, float half) {
-    const float core[] = {9.999990463e-01f, -1.666555405e-01f, 8.311890997e-03f, -1.848787069e-04f};
     const float shifted = fmaf(x, 0.318309886f, -half) + float_math::kMagic;
     const float n = (shifted - float_math::kMagic) + half;
     float r = fmaf(-n, 3.1415925f, x);
     r = fmaf(-n, 1.50995788e-07f, r);
     r = fmaf(-n, 1.07806051e-14f, r);
-    return float_math::flipped(r * polynomial(core, r * r), shifted);
+    return float_math::flipped(r * half_sin_core(r * r), shifted);
   }
   static __device__ __forceinline__ float value(float x, const Parameter<float>& h) {
     return fmaf(h.s, reduced(x, 0.0f), line(x, h));
