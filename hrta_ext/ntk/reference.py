@@ -116,12 +116,12 @@ def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, scratch
             probe += _not_finite(weight, a)
             value = _apply(functions.value, cut, torch.empty_like(z), z)
             for rows, one, two in zip(*(t.split(cut.product) for t in (weight, z, value)), strict=True):
-                sums.linear.addmm_(one.mT, rows)
-                sums.cross.addmm_(two.mT, rows)
+                sums.linear.add_(one.mT @ rows)  # not addmm_, whose bits depend on where the sums lie
+                sums.cross.add_(two.mT @ rows)
             _add_product(value, cut, sums.value_product)
             slope = _apply(lambda rows, a: functions.slope(rows) * a[:, None], cut, z, z, a)
             for one, two in zip(slope.split(cut.product), a.split(cut.product), strict=True):
-                sums.slope_sum.addmv_(one.mT, two)
+                sums.slope_sum.add_(one.mT @ two)
                 sums.square_sum.add_(two.square().sum())
             _add_product(slope, cut, sums.slope_product)
         for tensor in sums:
@@ -172,7 +172,11 @@ def _add_product(columns: Tensor, cut: _Cut, product: Tensor) -> None:
     for part in columns.split(cut.product):
         for begin in range(0, part.shape[1], _ROWS):
             left, right = part[:, begin : begin + _ROWS].mT, part[:, begin:]
-            product[begin : begin + _ROWS, begin:].addmm_(left, right)
+            to = product[begin : begin + _ROWS, begin:]
+            if to.is_cuda:
+                to.addmm_(left, right)  # without a matrix between, which costs a GPU as much as the product
+            else:
+                to += left @ right
 
 
 def evaluate(x: Tensor, sums: GramSums, width: int, s: Tensor, derivative: bool, dtype: torch.dtype) -> Gram:
