@@ -19,7 +19,7 @@ from hrta_ext.ntk.sessions import gram_call
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 _FEW_NEURONS = 512  # too few for roundings to float to average out
-_SMALL = 2**18  # pairs of sample and neuron up to which arcs cost more than they save
+_SMALL = 2**15  # pairs of sample and neuron up to which arcs cost more than they save
 
 
 def serves(x: Tensor) -> bool:

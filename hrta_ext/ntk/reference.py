@@ -120,12 +120,12 @@ def _add_stretch(sums: GramSums, x: Tensor, neurons: Neurons, base: str, scratch
             probe += _not_finite(weight, a)
             value = _apply(functions.value, cut, torch.empty_like(z), z)
             for rows, one, two in zip(*(t.split(cut.product) for t in (weight, z, value)), strict=True):
-                sums.linear.addmm_(one.mT, rows)
-                sums.cross.addmm_(two.mT, rows)
+                sums.linear.add_(one.mT @ rows)  # not addmm_, whose bits depend on where the sums lie
+                sums.cross.add_(two.mT @ rows)
             _add_product(value, cut, sums.value_product, crossed)
             slope = _apply(lambda rows, a: functions.slope(rows) * a[:, None], cut, z, z, a)
             for one, two in zip(slope.split(cut.product), a.split(cut.product), strict=True):
-                sums.slope_sum.addmv_(one.mT, two)
+                sums.slope_sum.add_(one.mT @ two)
                 sums.square_sum.add_(two.square().sum())
             _add_product(slope, cut, sums.slope_product, crossed)
         for tensor in sums:
@@ -182,7 +182,11 @@ def _add_product(columns: Tensor, cut: _Cut, product: Tensor, crossed: bool = Fa
         for begin in range(0, n, _ROWS):
             first = 0 if crossed else begin
             left, right = rows[:, begin : begin + _ROWS].mT, others[:, first:]
-            product[begin : begin + _ROWS, first:].addmm_(left, right)
+            to = product[begin : begin + _ROWS, first:]
+            if to.is_cuda:
+                to.addmm_(left, right)  # without a matrix between, which costs a GPU as much as the product
+            else:
+                to += left @ right
 
 
 def evaluate(

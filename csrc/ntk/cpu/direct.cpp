@@ -9,7 +9,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "ntk/gram.h"
