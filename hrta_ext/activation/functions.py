@@ -49,12 +49,10 @@ _empty_like = torch.empty_like
 _strided = torch.strided
 _has_image = compiled.has_image
 _leaky_relu = torch._C._nn.leaky_relu
-# Elements up to which torch's leaky_relu serves ReLU: where a Function in Python costs more than it saves.
-_LEAKY_ANY = 16384  # for every dtype and device
-_LEAKY_MOST_CUDA = 65536
-_LEAKY_MOST = {
-    kind: 16384 if dtype in (torch.float16, torch.bfloat16) else 131072 for dtype, kind in compiled.KINDS.items()
-}
+# Elements up to which torch's leaky_relu serves ReLU: on any call; and where autograd records, since a Function in
+# Python costs more than it saves.
+_LEAKY_ANY = 16384
+_LEAKY_RECORDED, _LEAKY_RECORDED_CUDA = 131072, 65536
 _LOWEST_DATA = 1 << 22  # kLowestData of csrc/torch/addresses.h: below it, storage that was freed
 
 
@@ -108,8 +106,8 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
 
     Differentiable in x and, when s is a tensor that requires grad, in s, as often as the base allows. Memory kept for
     backward: ReLU with an s that needs no gradient, 1/8 byte per element (torch backend: 1 byte; up to 131072 elements,
-    16384 of half types, 65536 on a GPU: x itself); otherwise x itself, which costs nothing if x lives on. The gradient
-    in s is summed in float64 in a fixed order: the same bits on every run and for every number of threads.
+    65536 on a GPU: x itself); otherwise x itself, which costs nothing if x lives on. The gradient in s is
+    summed in float64 in a fixed order: the same bits on every run and for every number of threads.
 
     Raises:
         TypeError: x is no floating-point dense tensor, or s no number.
@@ -139,7 +137,9 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         and not is_dynamo_compiling()
         and not open_blocks()
         and x.dtype in _KINDS
-        and x.numel() <= _LEAKY_ANY
+        and (
+            (n := x.numel()) <= _LEAKY_ANY or (n <= _LEAKY_RECORDED and x.requires_grad and x.is_cpu and grad_enabled())
+        )
         and not x.is_nested
     ):
         try:
@@ -175,8 +175,8 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
             if -6e4 < fixed < 6e4:  # finite in every dtype
                 records = x.requires_grad and grad_enabled()
                 if base == "relu" and fixed != 1.0:
-                    most = _LEAKY_MOST[kind] if device < 0 else _LEAKY_MOST_CUDA if records else 0
-                    if x.numel() <= most and x.data_ptr() >= _LOWEST_DATA:
+                    most = _LEAKY_RECORDED if device < 0 else _LEAKY_RECORDED_CUDA
+                    if x.numel() <= (most if records else _LEAKY_ANY) and x.data_ptr() >= _LOWEST_DATA:
                         return _leaky_relu(x, 1.0 - fixed)
                 if records:
                     if base == "relu":
