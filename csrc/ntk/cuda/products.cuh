@@ -82,6 +82,7 @@ __device__ __forceinline__ void leave_low(const Target& target, const Task& task
       *at += sum;
     }
   }
+  __syncwarp();  // what follows takes whole warps
 }
 
 #if defined(HRTA_HOPPER)
