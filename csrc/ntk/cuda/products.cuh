@@ -91,6 +91,7 @@ __device__ __forceinline__ void leave_low(const Target& target, const Task& task
       *at += sum;
     }
   }
+  __syncwarp();  // what follows takes whole warps
 }
 
 // The levels of P's products of S digits. Below the diagonal only what launch_finish adds above it.
