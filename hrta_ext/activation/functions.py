@@ -127,14 +127,14 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
     # well. Few questions, since each costs half a microsecond in a training step. Not at s = 1, where it has 0 times
     # -inf; and not in place, where it keeps the result, which nobody may then overwrite, and has no backward for s > 1.
     if (
-        type(s) is float
+        not is_dynamo_compiling()  # first: a comparison of s would tie a compiled graph to it
+        and type(s) is float
         and type(x) is Tensor
         and order == 0
         and s != 1.0
         and -6e4 < s < 6e4  # finite in every dtype
         and type(base) is str
         and base == "relu"
-        and not is_dynamo_compiling()
         and not open_blocks()
         and x.dtype in _KINDS
         and (
