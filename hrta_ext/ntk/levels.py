@@ -67,13 +67,13 @@ def slope_error(f: Figures, base: str, levels: int, width: int) -> float:
     return _error(size, f.slope_trace / size if size > 0.0 else math.inf, levels, width)
 
 
-def errors(f: Figures, digits: int, width: int, base: str) -> tuple[float, float]:
+def errors(f: Figures, levels: int, width: int, base: str) -> tuple[float, float]:
     """Bounds on the relative errors of G^[a] and G^[w] at the worst s in [0, 2]; infinite where there is none."""
     if not choice.ordinary(f, f.size):
         return math.inf, math.inf
     s = choice.VALUES
     of_a, of_w = (choice.quartic(products, s).clamp(min=0.0).sqrt() for products in (f.values, f.slopes))
     factor = s**2 + 2.0 * s * (1.0 - s).abs() if base == "relu" else s**2
-    a = s**2 * value_error(f, digits, width) / of_a
-    w = factor * slope_error(f, base, digits, width) / of_w
+    a = s**2 * value_error(f, levels, width) / of_a
+    w = factor * slope_error(f, base, levels, width) / of_w
     return float(a.nan_to_num(nan=math.inf).max()), float(w.nan_to_num(nan=math.inf).max())
