@@ -96,7 +96,7 @@ format: $(VENV)/.lint
 cuda:
 	@for arch in 80 90a 100; do for source in csrc/gpu/*.cu csrc/*/cuda/*.cu; do echo $$arch $$source; done; done | \
 	  xargs -P $$(nproc) -L 1 sh -c ' \
-	    case $$1 in */activation/*|*/training/cuda/small_*|*/ntk/cuda/responses.cu|*/ntk/cuda/words.cu) fmad=-fmad=false;; esac; \
+	    case $$1 in */activation/*|*/training/cuda/small_*|*/ntk/cuda/infinite.cu|*/ntk/cuda/responses.cu|*/ntk/cuda/words.cu) fmad=-fmad=false;; esac; \
 	    log=$$(nvcc -std=c++20 -O3 $$fmad -I csrc -gencode=arch=compute_$$0,code=sm_$$0 -Xptxas -v -c $$1 -o /dev/null 2>&1) || \
 	      { echo "$$log"; exit 255; }; \
 	    echo "$$log" | $(PYTHON) csrc/gpu/check_ptxas.py sm_$$0 $$1'

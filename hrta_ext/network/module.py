@@ -106,7 +106,12 @@ class TwoLayerNet(HomotopyLayer):
                 "TwoLayerNet.set_s: keep_function=True needs an s other than 0 before and after, "
                 f"got {now:g} and {then:g}: at s = 0 the network is linear, and no output weights make up for that"
             )
+        if "output_weight" not in self._parameters:
+            raise ValueError("TwoLayerNet.set_s: keep_function=True needs output_weight as a plain parameter")
         weights, outputs = self.weight.detach(), self.output_weight.detach()
+        most, largest = torch.finfo(outputs.dtype).max, float(torch.linalg.vector_norm(outputs, torch.inf))
+        if largest * abs(now / then) > most:
+            raise ValueError(f"TwoLayerNet.set_s: keep_function=True from s = {now:g} needs a larger s, got {then:g}")
         linear = torch.zeros(weights.shape[1], dtype=torch.float64, device=weights.device)
         for w, a in zip(weights.split(_NEURONS_AT_ONCE), outputs.split(_NEURONS_AT_ONCE), strict=True):
             before = a.to(torch.float64, copy=True)
@@ -114,15 +119,16 @@ class TwoLayerNet(HomotopyLayer):
             linear += ((1.0 - now) * before - (1.0 - then) * a.double()) @ w.double()
         linear *= self.width**-0.5
         if self.skip is None:
-            self.skip = torch.zeros_like(weights[0])
+            with torch.inference_mode(False):
+                self.skip = torch.zeros_like(weights[0])
         self.skip.copy_(self.skip.double() + linear)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if "skip" in self._buffers:  # there or not, as in what is loaded
             saved = state_dict.get(f"{prefix}skip")
-            if saved is None:
+            if saved is None and f"{prefix}weight" in state_dict:
                 self.skip = None
-            elif self.skip is None:
+            elif saved is not None and self.skip is None:
                 self.skip = torch.zeros_like(self.weight[0])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

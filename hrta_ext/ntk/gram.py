@@ -167,7 +167,7 @@ def _direct(problem: _Problem, s: float) -> Gram | None:
     x, _, weight, output_weight, base, result, builders, budget = problem
     if weight.dim() != 2 or x.shape[0] == 0:
         return None
-    if x.is_cuda and len(builders) > 1 and sessions.serves(x, weight.shape[0], base, result == torch.float64):
+    if x.is_cuda and len(builders) > 1 and sessions.serves(x, weight.shape[0], base, result == torch.float64, budget):
         return None  # the kernels' sums cost less than library products
     for builder in builders:
         found: Gram | None = builder.direct(x, weight, output_weight, base, s, result, budget)

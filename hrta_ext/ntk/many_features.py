@@ -24,7 +24,9 @@ _UNIT = 2.0**-8  # of bfloat16
 def piece_of(n: int, features: int) -> int:
     """Neurons at a time: a function of shapes alone, since on it hang the bits of the library's products."""
     room = SCRATCH // 16 * (9 if n <= 128 else 6 if n <= 512 else 10)  # up to 512 samples have private sums in the rest
-    return min(max(room // (8 * (n + 2 * features)) // 512 * 512, 512), 2**17)
+    fitting = room // (8 * (n + 2 * features))
+    unit = 512 if fitting >= 512 else 64
+    return min(max(fitting // unit * unit, unit), 2**17)
 
 
 def _weights(piece: Neurons, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -47,8 +49,8 @@ def bounds(x: Tensor, neurons: Neurons) -> Tensor:
         low, high = torch.aminmax(unit @ weight.bfloat16().mT, dim=1)
         highest = torch.maximum(highest, torch.maximum(high, -low).double())
         longest = torch.maximum(longest, torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64).amax())
-    # Two factors and a result are rounded by half a unit each, of |w_k| at most.
-    return norms * (highest + 2.0 * _UNIT * longest)
+    # Two factors and a result are rounded by _UNIT at most, relative to |w_k|.
+    return norms * (highest + 3.0 * _UNIT * longest)
 
 
 def pieces(sums: GramSums, x: Tensor, neurons: Neurons) -> Iterator[tuple[Neurons, Tensor]]:
@@ -57,17 +59,17 @@ def pieces(sums: GramSums, x: Tensor, neurons: Neurons) -> Iterator[tuple[Neuron
     Whoever gets z leaves relu(z) in its place. The pieces have output weights alone, drawn or from memory.
     """
     n, features = x.shape
-    # linear = X (W^T W) where that has fewer products than Z W.
-    moment = x.new_zeros(features, features) if features <= n else None
+    # linear = X (W^T W) where that has fewer products than Z W, and room.
+    moment = x.new_zeros(features, features) if features <= n and 64 * features**2 <= SCRATCH else None
     for piece in neurons.stretches(piece_of(n, features)):
         weight, output_weight = _weights(piece, features, x.device)
         w = aligned(weight.double())
         z = x @ w.mT
         if moment is None:
-            sums.linear.addmm_(z, w)
+            sums.linear.add_(z @ w)  # not addmm_, whose bits may depend on where the sums lie
         else:
             moment.addmm_(w.mT, w)
         yield replace(piece, weight=None, output_weight=output_weight), z
-        sums.cross.addmm_(z, w)
+        sums.cross.add_(z @ w)
     if moment is not None:
-        sums.linear.addmm_(x, moment)
+        sums.linear.add_(x @ moment)

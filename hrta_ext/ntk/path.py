@@ -155,6 +155,8 @@ class GramPath:
             >>> hx.random_gram_path(torch.eye(2), 600).to("cpu").x.device
             device(type='cpu')
         """
+        if not isinstance(device, (str, torch.device)):
+            raise TypeError(f"GramPath.to: device must be a torch.device or its name, got {type(device).__name__}")
         x, sums = self.x.to(device), GramSums(*(value.to(device) for value in self.sums))
         x2 = None if self.x2 is None else self.x2.to(device)
         return self if x is self.x else GramPath(x, self.base, self.dtype, self.widths, sums, x2, self.drawn)

@@ -16,6 +16,7 @@ from hrta_ext.ntk import choice, levels, many_features
 from hrta_ext.ntk.types import GramSums, Neurons, cross_columns
 
 Report = Callable[[int], Any]
+_LEAST_SCRATCH = 2**22  # bytes that a session of digits may take, whatever the budget
 
 
 def gram_call(
@@ -68,12 +69,14 @@ def add_to(
     for part in neurons.stretches(choice.MOST_NEURONS):
         # The sums themselves hold the integers of a session.
         one = sums if part.count == neurons.count else GramSums(*(torch.zeros_like(total) for total in sums))
-        before = done
+        told = done
 
-        def tell(count: int, before: int = before) -> None:
+        def tell(count: int, before: int = done) -> None:
+            nonlocal told
             if report is not None:
                 torch.cuda.current_stream(x.device).synchronize()  # launched is not done
-                report(before + count)
+                told = max(told, before + count)  # a second session begins again
+                report(told)
 
         if not _add_part(one, x, part, base, high, scratch_bytes, step, tell):
             for total in sums:
@@ -86,7 +89,7 @@ def add_to(
     return True
 
 
-def serves(x: Tensor, width: int, base: str, high: bool) -> bool:
+def serves(x: Tensor, width: int, base: str, high: bool, scratch_bytes: int) -> bool:
     """Whether these ways are open to a call on x's GPU, the bounds on their errors apart."""
     (n, features), device = x.shape, x.get_device()
 
@@ -99,7 +102,8 @@ def serves(x: Tensor, width: int, base: str, high: bool) -> bool:
     if base == "relu" and not high:
         for bounds in (None, own(x)):
             tries = choice.digits_to_try(n, features, width, bounds is not None)
-            if tries and session(tries[-1], square_digits=3, bounds=bounds):
+            room = bounds is None or scratch_bytes >= many_features.SCRATCH
+            if tries and room and session(tries[-1], square_digits=3, bounds=bounds):
                 return True
     return any(session(count) for count in levels.tries(base, high, n, features, width))
 
@@ -240,7 +244,7 @@ def _session(
     call.square_digits, call.bounds = digits[1], own(bounds)
     call.m, call.total = min(neurons.count, stretch), float(neurons.count)
     size = _C.gram_session(call, device)
-    if size < 0:
+    if size < 0 or size > max(scratch_bytes, _LEAST_SCRATCH):
         return None
     scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
     figures = torch.empty(_C.gram_figures(x.shape[0], device), choice.COLUMNS, dtype=torch.float64, device=x.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from hrta_ext.training.adaptive import AdaptiveHomotopy
@@ -16,6 +17,7 @@ from hrta_ext.training.plan import Plan, Recipe, prepare
 from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.run import Interrupt, Run
+from hrta_ext.training.schedules import Stages
 
 
 def fit_ensemble(
@@ -63,7 +65,8 @@ def fit_ensemble(
         raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
     samples = Samples(x, y, sample_weight, target_gradient)
     recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size=None, engine=engine, keep_function=keep_function)
-    plans = [prepare(net, samples, recipe, watched=False) for net in nets]
+    stages: dict[torch.dtype, Stages] = {}
+    plans = [prepare(net, samples, recipe, watched=False, stages=stages) for net in nets]
     parameters = [id(parameter) for plan in plans for parameter in plan.parameters]
     if len(set(parameters)) != len(parameters):
         raise ValueError("fit_ensemble: nets must be different networks, two of them share a parameter")

@@ -57,7 +57,7 @@ class Plan:
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint of this training carries."""
         settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
-        if self.stages.moves:
+        if self.stages.path is not None:
             settings["s of every step"] = hash_tensor(self.stages.path)
         return fingerprint(self.net, self.optimizer, self.batches.samples, settings)
 
@@ -76,14 +76,14 @@ class Plan:
         """What ``run`` did."""
         samples = self.batches.samples
         x = samples.x
-        path, adaptive = self.stages.path[: run.step], {}
+        path, adaptive = self.stages.taken(run.step), {}
         if isinstance(run.scheduler, AdaptiveScheduler) and self.rule is not None:
             path = run.scheduler.path(run.step)
             adaptive = {"s_reached_end": run.scheduler.get_last_s() == self.rule.end}
         return FitResult(
             net=self.net,
             loss=torch.tensor(run.loss, dtype=torch.float64),
-            s=path.clone(),
+            s=path,
             stop_reason=stop_reason,
             seconds=run.seconds,
             settings={
@@ -101,8 +101,16 @@ class Plan:
         )
 
 
-def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) -> Plan:
-    """Check what :func:`fit` was given; ``watched`` says that there are callbacks after every single step."""
+def prepare(
+    net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool, stages: dict[torch.dtype, Stages] | None = None
+) -> Plan:
+    """Check what :func:`fit` was given.
+
+    Args:
+        net, samples, recipe: Its arguments.
+        watched: There are callbacks after every single step.
+        stages: Those of networks before this one, by dtype: a function of the step is called once for all.
+    """
     parameters = _check_net(net)
     check_samples(parameters, samples)
     if samples.target_gradient is not None:
@@ -111,21 +119,24 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     rule = recipe.s if isinstance(recipe.s, AdaptiveHomotopy) else None
     if rule is not None:
         check_adapts(net)
-    stages = check_stages(recipe.s if rule is None else ramp(rule.start, rule.end, 1), recipe.steps, samples.x.dtype)
-    if stages.moves and any(isinstance(layer.s, nn.Parameter) for layer in homotopy_layers(net)):
+    dtype, known = samples.x.dtype, {} if stages is None else stages
+    if dtype not in known:
+        known[dtype] = check_stages(recipe.s if rule is None else ramp(rule.start, rule.end, 1), recipe.steps, dtype)
+    of_run = known[dtype]
+    if of_run.path is not None and any(isinstance(layer.s, nn.Parameter) for layer in homotopy_layers(net)):
         raise ValueError("fit: s must be a number for each stage where net learns s itself, got a function of the step")
     if recipe.keep_function:
-        check_keeps_function("fit", net, stages.values)
+        check_keeps_function("fit", net, of_run.values)
     batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
     built = build_optimizer(recipe.optimizer, parameters, recipe.lr)
-    rates = LearningRate(recipe.lr_schedule, built, sum(stages.steps))
+    rates = LearningRate(recipe.lr_schedule, built, sum(of_run.steps))
     batches = Batches(samples, batch_size)
     chosen = _choose_engine(recipe.engine, net, built, rates, batches, watched)
     settings = {
-        "s": stages.names() if rule is None else [repr(rule)],
-        "steps": stages.steps,
+        "s": of_run.names() if rule is None else [repr(rule)],
+        "steps": of_run.steps,
         "optimizer": recipe.optimizer if isinstance(recipe.optimizer, str) else type(built).__name__,
         "lr": float(recipe.lr),
         "lr_schedule": rates.name,
@@ -133,7 +144,7 @@ def prepare(net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool) 
     }
     if recipe.keep_function:
         settings["keep_function"] = True
-    return Plan(net, parameters, built, rates, batches, chosen, stages, rule, settings)
+    return Plan(net, parameters, built, rates, batches, chosen, of_run, rule, settings)
 
 
 def _choose_engine(

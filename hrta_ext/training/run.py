@@ -40,7 +40,10 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 # What optimizers of torch keep of gradients, and in which power.
-_MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "momentum_buffer": 1}
+_MOMENTS = {
+    **dict.fromkeys(("exp_avg", "momentum_buffer", "exp_inf", "grad_avg"), 1),
+    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"), 2),
+}
 
 
 class Run:
@@ -54,11 +57,11 @@ class Run:
         rates: LearningRate,
         batches: Batches,
         engine: Engine,
-        path: Tensor,
+        path: Tensor | None,
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
-        self.path = path  # s of every step, (steps,)
+        self.path = path  # s of every step, (steps,), where it moves by itself
         self.device = batches.samples.x.device
         self.step = 0
         self.seconds = 0.0
@@ -92,7 +95,7 @@ class Run:
 
     def upcoming(self, count: int) -> Tensor | None:
         """s of so many steps and of the one after them, (count + 1,); None where it stays that of the network."""
-        if not self.scheduler.moves:
+        if not self.scheduler.moves or self.path is None:
             return None
         last = self.path.numel() - 1
         return self.path[torch.arange(self.step, self.step + count + 1).clamp(max=last)]

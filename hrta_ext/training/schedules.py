@@ -39,16 +39,18 @@ def _check_values(values: Any, name: str, module: nn.Module, *, may_move: bool =
 
 @dataclass(frozen=True)
 class Stages:
-    """``s`` and ``steps`` of ``fit``: one entry per stage, and the s of every step of the run, (steps,) float64."""
+    """``s`` and ``steps`` of ``fit``: one entry per stage."""
 
     values: list[float | Moving]
     steps: list[int]
-    path: Tensor
+    path: Tensor | None  # s of every step of the run, (steps,) float64, where s changes within a stage
 
-    @property
-    def moves(self) -> bool:
-        """Whether s changes within a stage."""
-        return any(not isinstance(value, float) for value in self.values)
+    def taken(self, steps: int) -> Tensor:
+        """s of the first so many steps, float64."""
+        if self.path is not None:
+            return self.path[:steps].clone()
+        ends = torch.tensor([0, *self.steps]).cumsum(0).clamp(max=steps)
+        return torch.repeat_interleave(torch.tensor(self.values, dtype=torch.float64), ends.diff())
 
     @property
     def milestones(self) -> list[int]:
@@ -71,8 +73,9 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
         raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(counts)}")
     if not s_given:
         raise ValueError("fit: s must hold at least one value, got none")
+    moves = any(map(is_moving, s_given))
     values: list[float | Moving] = []
-    parts = []
+    parts: list[Tensor] = []
     for p, (value, count) in enumerate(zip(s_given, counts, strict=True)):
         if isinstance(value, Ramp):
             check_homotopy_parameter(value.start, f"fit: s[{p}]", dtype)
@@ -86,8 +89,9 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
         else:
             number = check_homotopy_parameter(value, f"fit: s[{p}]", dtype)
             values.append(number)
-            parts.append(torch.full((count,), number, dtype=torch.float64))
-    return Stages(values, counts, torch.cat(parts))
+            if moves:
+                parts.append(torch.full((count,), number, dtype=torch.float64))
+    return Stages(values, counts, torch.cat(parts) if moves else None)
 
 
 def check_keeps_function(name: str, module: object, values: Sequence[float | Moving]) -> None:

@@ -274,7 +274,7 @@ def test_kernels_that_write_in_place_are_found_too(monkeypatch):
         for tensor in sums:
             tensor += 1.0
 
-    def train(trainings, rates, losses, present, keep):
+    def train(trainings, rates, s, losses, present, keep):
         losses.fill_(1.0)
         return [losses.shape[1]] * len(trainings)
 

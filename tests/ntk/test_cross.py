@@ -323,7 +323,7 @@ def test_paths_that_do_not_add() -> None:
     with pytest.raises(ValueError, match="both paths must have the same samples x2"):
         cross + hx.random_gram_path(x, 50, x2=x2[:4])
     elsewhere = hx.GramPath(x.to("meta"), "relu", square.dtype, square.widths, square.sums)
-    with pytest.raises(ValueError, match="both paths must be on one device, got cpu and meta"):
+    with pytest.raises(ValueError, match="both paths must be on the same device, got cpu and meta"):
         square + elsewhere
 
 

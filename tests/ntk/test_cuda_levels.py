@@ -162,7 +162,7 @@ def test_matrices_within_their_class(kernels: Any, base: str, high: bool, d: int
 def test_scratch_memory_within_the_budget(kernels: Any, n: int) -> None:
     """From the least that gram accepts on: what the library's products need."""
     for d in (1, 4, 64):
-        least = reference.least_scratch(n, d, 1, "gelu", True)
+        least = reference.least_scratch(n, 0, d, 1, "gelu", True)
         for budget in (least, 1 << 28):
             for digits, base, m in ((5, "gelu", 10**7), (7, "gelu", 1000), (7, "relu", 10**6), (8, "relu2", 10**6)):
                 sizes = torch.tensor([n, d, m, digits, KINDS[torch.float32], budget, m, 3, NUMBERED[base].number])

@@ -230,7 +230,7 @@ def test_a_gpus_chunks_give_the_same_bits_for_any_budget(
 
     monkeypatch.setattr(reference, "_cut", as_on_a_gpu)
     tensors = problem(n, m, d, dtype=torch.float32)
-    least = reference.least_scratch(n, d, m, "gelu", False)
+    least = reference.least_scratch(n, 0, d, m, "gelu", False)
     results = []
     with hx.use_backend("torch"):
         for budget in (least, least + 1_000_000, 3 * least, None):

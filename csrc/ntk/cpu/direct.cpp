@@ -74,8 +74,11 @@ struct Products {
 
 // Sums over neurons and samples: |x_i|^2 weighted and plain as in Scales, and the output weights' squares.
 struct Totals {
-  std::vector<double> squares;  // (D)  sum_k w_k o w_k
-  double z = 0.0, value = 0.0, slope = 0.0, curved = 0.0, output = 0.0;
+  std::vector<double> squares;                  // (D)  sum_k w_k o w_k
+  std::vector<double> z, value, slope, curved;  // (n)
+  double output = 0.0;
+
+  Totals(int64_t n, int64_t D) : squares(size_t(D)), z(size_t(n)), value(z), slope(z), curved(z) {}
 };
 
 class Direct {
@@ -91,9 +94,10 @@ class Direct {
         small_(double(call.n) * double(call.m) * double(call.D + call.n) < 0x1p20),
         x_(groups_ * call.D * kGroup),
         norm_(size_t(groups_ * kGroup), 0.0),
-        squares_(size_t(call.D), 0.0f),
-        samples_{call.n, call.D, call.x, x_.get(), norm_.data()} {
-    loops_.survey(call.x, call.D, call.D, call.n, norm_.data(), squares_.data());
+        samples_{call.n, call.D, call.x, x_.get(), norm_.data()},
+        totals_(call.n, call.D) {
+    std::vector<float> squares(size_t(call.D), 0.0f);
+    loops_.survey(call.x, call.D, call.D, call.n, norm_.data(), squares.data());
     for (int64_t i = 0; i < groups_ * kGroup; ++i) {  // where x is zero, so is z: no sign to repair
       double& norm = norm_[size_t(i)];
       norm = norm == 0.0 && is_zero(i) ? -1.0 : std::sqrt(norm + kSquareUnderflow * double(call.D));
@@ -173,10 +177,10 @@ class Direct {
     for (int64_t d = 0; d < call_.D; ++d) to.squares[size_t(d)] += double(slot.squares[size_t(d)]);
     for (int64_t i = 0; i < call_.n; ++i) {
       const Scales& scales = slot.scales[size_t(i / kGroup)];
-      to.z += scales.z[i % kGroup];
-      to.value += scales.value[i % kGroup];
-      to.slope += scales.slope[i % kGroup];
-      to.curved += scales.curved[i % kGroup];
+      to.z[size_t(i)] += scales.z[i % kGroup];
+      to.value[size_t(i)] += scales.value[i % kGroup];
+      to.slope[size_t(i)] += scales.slope[i % kGroup];
+      to.curved[size_t(i)] += scales.curved[i % kGroup];
     }
     for (int k = 0; k < count_of(block); ++k) {
       const double a = call_.output_weight[block * block_ + k];
@@ -215,13 +219,12 @@ class Direct {
     const double work = double(call_.n) * double(call_.m) * double(call_.D + call_.n);
     const int64_t parts = std::clamp<int64_t>(int64_t(std::min(work * 0x1p-20, 16.0)), 1, blocks_);
     std::vector<std::unique_ptr<Products>> products(static_cast<size_t>(parts));
-    std::vector<Totals> totals(static_cast<size_t>(parts));
+    std::vector<Totals> totals(static_cast<size_t>(parts), totals_);
     std::atomic<bool> finite{true};
     for_each_task(
         parts, parallel_for_,
         [&](int64_t part) {
           products[size_t(part)] = std::make_unique<Products>(call_.n);
-          totals[size_t(part)].squares.assign(size_t(call_.D), 0.0);
           Slot slot(groups_, amx_ != nullptr);
           for (int64_t block = part; block < blocks_ && finite; block += parts) {
             if (!respond(block, 0, slot)) finite = false;
@@ -236,11 +239,9 @@ class Direct {
     for (int64_t part = 1; part < parts; ++part) {
       const Totals& more = totals[size_t(part)];
       for (int64_t i = 0; i < 2 * call_.n * call_.n; ++i) products_->value[i] += products[size_t(part)]->value[i];
-      for (int64_t d = 0; d < call_.D; ++d) totals_.squares[size_t(d)] += more.squares[size_t(d)];
-      totals_.z += more.z;
-      totals_.value += more.value;
-      totals_.slope += more.slope;
-      totals_.curved += more.curved;
+      for (auto of : {&Totals::squares, &Totals::z, &Totals::value, &Totals::slope, &Totals::curved}) {
+        for (size_t k = 0; k < (more.*of).size(); ++k) (totals_.*of)[k] += (more.*of)[k];
+      }
       totals_.output += more.output;
     }
     return finite;
@@ -254,7 +255,6 @@ class Direct {
     std::vector<std::unique_ptr<Slot>> slots;
     for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(groups_, amx_ != nullptr));
     products_ = std::make_unique<Products>(call_.n);
-    totals_.squares.assign(size_t(call_.D), 0.0);
     std::atomic<bool> finite{true};
     const int64_t panels = ceil_div(groups_, kPanelGroups);
     for (int64_t first = 0; first < blocks_ && finite; first += slab) {
@@ -288,30 +288,38 @@ class Direct {
         small_);
   }
 
-  // Whether float kept the class. The roundings of a chain are taken as independent of mean zero: the error of z is
-  // then e with E e^2 = kChain / 6 u^2 |x_i o w_k|^2, u = 2^-24, and what the errors d_ik of a factor v_ik make of a
-  // product is sqrt(2 / m) (sum d^2 / sum v^2)^(1/2) of it. 3e-7 of that are allowed, and 7e-6 for the factor itself.
-  // sigma_s as a sum of two terms must keep a quarter of the larger one in the mean.
+  // Whether float kept the class, for every sample: one may dominate. The roundings of a chain are taken as independent
+  // of mean zero: the error of z is then e with E e^2 = kChain / 6 u^2 |x_i o w_k|^2, u = 2^-24, and what the errors
+  // d_ik of a factor v_ik make of a product is sqrt(2 / m) (sum d^2 / sum v^2)^(1/2) of it. 3e-7 of that are allowed, a
+  // quarter of it for bases with few neurons that are not saturated, and 7e-6 for the factor itself. sigma_s as a sum
+  // of two terms must keep a quarter of the larger one in the mean.
   bool within_class() const {
-    double weighted = 0.0;
-    for (size_t d = 0; d < squares_.size(); ++d) weighted += double(squares_[d]) * totals_.squares[d];
-    const double m = double(call_.m), entries = double(call_.n) * m, r = 1.0 - call_.s, s = call_.s;
-    const double error = kChain / 6.0 * 0x1p-48 * weighted;  // sum of e^2
-    const double allowed = std::min(4.5e-14 * m, 5e-11);
-    const Totals& t = totals_;
-    const auto ordinary = [&](double sum) { return sum > 1e-24 * entries && sum < 1e24 * entries; };
-    if (!ordinary(t.z) || !ordinary(t.value) || !ordinary(t.slope) || !(t.output < 1e24 * m)) return false;
-    const double steepest =
-        call_.base == kRelu2 ? 2.0 * s * s * t.z / entries + r * r
-                             : std::max(r * r, (std::abs(r) + 1.13 * std::abs(s)) * (std::abs(r) + 1.13 * std::abs(s)));
-    if (!(error * steepest <= allowed * t.value)) return false;
-    if (call_.base == kRelu) return true;
-    const bool everywhere = call_.base == kRelu2 || call_.base == kSin;  // sigma'' is of order 1
-    const double curved = everywhere ? double(call_.n) * t.output : 0.64 * t.curved;
-    if (!(s * s * curved * error <= allowed * entries * t.slope)) return false;
-    const bool rectifier = call_.base == kGelu || call_.base == kSilu || call_.base == kSoftplus;
-    const double term = std::max(r * r, rectifier ? 1.0 : 0.0);
-    return term * t.z <= 16.0 * t.value && r * r * double(call_.n) * t.output <= 16.0 * t.slope;
+    const double m = double(call_.m), r = 1.0 - call_.s, s = call_.s;
+    const double allowed = std::min(4.5e-14 * m, 5e-11) / (call_.base == kRelu ? 1.0 : 16.0);
+    if (!(totals_.output < 1e24 * m)) return false;
+    for (int64_t i = 0; i < call_.n; ++i) {
+      const double z = totals_.z[size_t(i)], value = totals_.value[size_t(i)], slope = totals_.slope[size_t(i)];
+      double weighted = 0.0;
+      const float* x = call_.x + i * call_.D;
+      for (int64_t d = 0; d < call_.D; ++d) weighted += double(x[d]) * double(x[d]) * totals_.squares[size_t(d)];
+      if (weighted == 0.0) continue;
+      const auto ordinary = [&](double sum) { return sum > 1e-24 * m && sum < 1e24 * m; };
+      if (!ordinary(z) || !ordinary(value) || !ordinary(slope)) return false;
+      const double error = kChain / 6.0 * 0x1p-48 * weighted;  // sum of e^2
+      const double steepest =
+          call_.base == kRelu2
+              ? 2.0 * s * s * z / m + r * r
+              : std::max(r * r, (std::abs(r) + 1.13 * std::abs(s)) * (std::abs(r) + 1.13 * std::abs(s)));
+      if (!(error * steepest <= allowed * value)) return false;
+      if (call_.base == kRelu) continue;
+      const bool everywhere = call_.base == kRelu2 || call_.base == kSin;  // sigma'' is of order 1
+      const double curved = everywhere ? totals_.output : 0.64 * totals_.curved[size_t(i)];
+      if (!(s * s * curved * error <= allowed * m * slope)) return false;
+      const bool rectifier = call_.base == kGelu || call_.base == kSilu || call_.base == kSoftplus;
+      const double term = std::max(r * r, rectifier ? 1.0 : 0.0);
+      if (!(term * z <= 16.0 * value && r * r * totals_.output <= 16.0 * slope)) return false;
+    }
+    return true;
   }
 
   // Both matrices, from the inner products of the samples, formed as z is.
@@ -344,7 +352,6 @@ class Direct {
   const bool small_;
   Buffer<float> x_;  // (groups, D, kGroup)
   std::vector<double> norm_;
-  std::vector<float> squares_;
   Samples samples_;
   std::unique_ptr<Products> products_;
   Totals totals_;

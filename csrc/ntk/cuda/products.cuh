@@ -70,6 +70,7 @@ __device__ __forceinline__ void leave(const Target& target, const Task& task, in
       }
     }
   }
+  __syncwarp();  // whole warps for the barriers that follow
 }
 
 // The same for low words, which go mirrored: there the eight rows of a warp lie side by side without `spread`.
