@@ -100,3 +100,34 @@ def test_gradients_and_a_trained_skip() -> None:
     (gradient,) = torch.autograd.grad(net(x).sum(), net.skip)
     torch.testing.assert_close(gradient, hx.with_bias(x).sum(0))
     assert "skip" in dict(copy.deepcopy(net).named_parameters())
+
+
+def test_loading_a_part_leaves_the_skip() -> None:
+    net, x = net_of(), points()
+    net.set_s(1.5, keep_function=True)
+    before = net(x).detach()
+    net.load_state_dict({"s": net.s.clone()}, strict=False)
+    assert torch.equal(net(x), before)
+
+
+def test_in_inference_mode() -> None:
+    """The skip outlives the block, and changes again outside."""
+    net, x = net_of(), points()
+    before = net(x).detach()
+    with torch.inference_mode():
+        net.set_s(1.5, keep_function=True)
+    net.set_s(0.7, keep_function=True)
+    torch.testing.assert_close(net(x), before, rtol=1e-12, atol=1e-12)
+
+
+def test_what_it_cannot_do_changes_nothing() -> None:
+    """Output weights beyond their dtype, or computed anew on every call."""
+    net, x = net_of(dtype=torch.float32), points(torch.float32)
+    before = net(x).detach()
+    with pytest.raises(ValueError, match="needs a larger s, got 1e-40"):
+        net.set_s(1e-40, keep_function=True)
+    nn.utils.parametrize.register_parametrization(net, "output_weight", nn.Identity())
+    with pytest.raises(ValueError, match="needs output_weight as a plain parameter"):
+        net.set_s(1.5, keep_function=True)
+    assert torch.equal(net(x), before)
+    assert net.s.item() == 0.5

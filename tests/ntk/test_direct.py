@@ -116,6 +116,33 @@ def test_what_float32_does_not_keep_to_its_class_goes_by_the_sums(kind: str, ser
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    "kind", ["tanh beside a large sample", "gelu on a weak feature", "one output weight", "equal neurons"]
+)
+def test_one_sample_or_neuron_may_dominate(kind: str) -> None:
+    """The bound is asked of every sample: a mean over them hides the one that the matrix is made of."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    base, s = kind.split()[0] if "large" in kind or "weak" in kind else "sin", 1.0
+    x, weight, output_weight = normal(60, 64), normal(1024, 64), torch.ones(1024)
+    if "large" in kind:
+        x *= 0.15
+        x[0] = 37.0 * normal(64)
+    elif "weak" in kind:
+        x, weight, output_weight, s = normal(50, 10), normal(1000, 10), normal(1000), 2.0
+        x[:, 0], x[0], weight[:, 0] = 0.0, 0.0, 1e-7 * weight[:, 0]
+        x[0, 0] = 1e4
+    elif "output" in kind:
+        output_weight[0] = 1e4
+    else:
+        weight = weight[:1].repeat(1024, 1)
+    check((x, weight, output_weight), s, base)
+
+
+@needs_kernels
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("place", ["weight", "output_weight"])
 def test_a_weight_that_is_not_finite_gives_nan(place: str, bad: float) -> None:

@@ -74,8 +74,9 @@ def test_the_loss_does_not_jump() -> None:
 
 @pytest.mark.parametrize("engine", ["fused", "torch"])
 @pytest.mark.parametrize("at", [12, 20, 50])
-def test_resuming_has_the_same_bits(engine: str, at: int, tmp_path: Path) -> None:
-    """Before, right after and long after a switch."""
+@pytest.mark.parametrize("same", [True, False])
+def test_resuming_has_the_same_bits(engine: str, at: int, same: bool, tmp_path: Path) -> None:
+    """Before, right after and long after a switch; with the net that was interrupted, and with a fresh one."""
     x, y = task()
     whole = net_of()
     expected = hx.fit(whole, x, y, engine=engine, **STAGES)
@@ -85,8 +86,9 @@ def test_resuming_has_the_same_bits(engine: str, at: int, tmp_path: Path) -> Non
             raise StopIteration
 
     path = tmp_path / "run.pt"
-    hx.fit(net_of(), x, y, engine=engine, checkpoint=path, callbacks=[stop], **STAGES)
-    fresh = net_of(seed=1)
+    stopped = net_of()
+    hx.fit(stopped, x, y, engine=engine, checkpoint=path, callbacks=[stop], **STAGES)
+    fresh = stopped if same else net_of(seed=1)
     result = hx.fit(fresh, x, y, engine=engine, checkpoint=path, resume=True, **STAGES)
     assert torch.equal(result.loss, expected.loss)
     assert torch.equal(fresh.output_weight, whole.output_weight)

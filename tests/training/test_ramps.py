@@ -139,6 +139,10 @@ def test_a_function_is_called_once_a_step_and_before_the_first(tmp_path: Path) -
 
     result = hx.fit(hx.TwoLayerNet(1, 10, seed=0).double(), x, y, s=counted, steps=30, checkpoint=tmp_path / "run.pt")
     assert calls == list(range(30))
+    nets = [hx.TwoLayerNet(1, 10, seed=seed).double() for seed in range(3)]
+    one, *others = (each.s for each in hx.fit_ensemble(nets, x, y, s=counted, steps=30))
+    assert calls == [*range(30), *range(30)]
+    assert all(torch.equal(one, other) for other in others)
     assert result.s.tolist() == [1.0 + 0.01 * k for k in range(1, 31)]
     assert result.settings["s"] == ["counted"]
 
