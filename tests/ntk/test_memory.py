@@ -46,12 +46,12 @@ def _peak(kind: str, backend: str, base: str, n: int, d: int, m: int) -> float:
     return int(done.stdout) / 1024
 
 
-# Widths for about a second; anything of size n x m would be 4 n m bytes: 360 MiB, 3.6 GiB, 340 MiB and 68 MiB.
+# Widths for about a second; anything of size n x m would be 4 n m bytes: 170 MiB, 1.7 GiB, 170 MiB and 34 MiB.
 CASES = [
-    ("cpp", "relu", 1000, 4, (10_000, 100_000)),
-    ("cpp", "relu", 1000, 2, (100_000, 1_000_000)),
-    ("cpp", "gelu", 100, 4, (100_000, 1_000_000)),
-    ("torch", "relu", 200, 4, (10_000, 100_000)),
+    ("cpp", "relu", 1000, 4, (5_000, 50_000)),
+    ("cpp", "relu", 1000, 2, (50_000, 500_000)),
+    ("cpp", "gelu", 100, 4, (50_000, 500_000)),
+    ("torch", "relu", 200, 4, (5_000, 50_000)),
 ]
 
 

@@ -23,6 +23,23 @@ NAMES = ("theorem31", "decay", "lazy", "poisson", "real")
 SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.02, 0.98, 1.0]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def known_tests():
+    """A signed-rank test with ties takes SciPy 1.5 s, and what is made up below repeats few differences."""
+    stats, known = pytest.importorskip("scipy.stats"), {}
+    whole = stats.wilcoxon
+
+    def wilcoxon(difference):
+        key = difference.tobytes()
+        if key not in known:
+            known[key] = whole(difference)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "wilcoxon", wilcoxon)
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("claims") / "report"
