@@ -136,7 +136,7 @@ def test_same_bits_for_any_card_budget_and_cut(
     first, _ = session(kernels, x, (3, 0, count), digits, base=base)
     for budget, stretch, multiprocessors in runs:
         kernels.limit_multiprocessors(multiprocessors)
-        again, _ = session(kernels, x, (3, 0, count), digits, None, budget, stretch, base)
+        again, _ = session(kernels, x, (3, 0, count), digits, scratch_bytes=budget, stretch=stretch, base=base)
         for name, one, two in zip(first._fields, first, again, strict=True):
             assert torch.equal(one, two), (name, budget, stretch, multiprocessors)
 
