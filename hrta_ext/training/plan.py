@@ -119,6 +119,8 @@ def prepare(
     rule = recipe.s if isinstance(recipe.s, AdaptiveHomotopy) else None
     if rule is not None:
         check_adapts(net)
+        if recipe.keep_function:
+            raise ValueError("fit: keep_function is for stages of one s each, got an AdaptiveHomotopy")
     dtype, known = samples.x.dtype, {} if stages is None else stages
     if dtype not in known:
         known[dtype] = check_stages(recipe.s if rule is None else ramp(rule.start, rule.end, 1), recipe.steps, dtype)

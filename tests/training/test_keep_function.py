@@ -109,6 +109,7 @@ def test_an_ensemble_has_the_bits_of_fit() -> None:
     [
         ((0.0, 1.0), (5, 5), "an s other than 0 in every stage, value 0 is 0"),
         (hx.ramp(0.5, 1.0, 5), 10, "stages of one s each, value 0 is ramp"),
+        (hx.AdaptiveHomotopy(0.5, 1.0), 10, "stages of one s each, got an AdaptiveHomotopy"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(s: Any, steps: Any, message: str) -> None:

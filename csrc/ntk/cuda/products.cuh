@@ -148,6 +148,32 @@ __device__ __forceinline__ void start_barriers(Stage& stage) {
   __syncthreads();
 }
 
+// The copying warp: kOperand bytes of both operands of every task's blocks, block_bytes apart, go to the ring, on the
+// diagonal those of one; and kMore bytes besides, which more(place in the ring, block, barrier) copies.
+template <int kOperand, int kMore, typename Stage, typename More>
+__device__ __forceinline__ void feed(Stage& stage, const Tasks& tasks, int total, const unsigned char* operands,
+                                     int block_bytes, const More& more) {
+  Ring<Stage::kStages> ring;
+  for (int index = int(blockIdx.x); index < total; index += int(gridDim.x)) {
+    const Task task = task_at(tasks, index);
+    const bool diagonal = task.row == task.column;
+    const unsigned char* left = operands + int64_t(task.row) * tasks.blocks * block_bytes;
+    const unsigned char* right = operands + int64_t(task.column) * tasks.blocks * block_bytes;
+    for (int block = task.begin; block < task.end; ++block, ring.next()) {
+      const uint32_t full = shared_address(&stage.full[ring.at]);
+      const int64_t at = int64_t(block) * block_bytes;
+      barrier_wait(shared_address(&stage.empty[ring.at]), ring.phase ^ 1);
+      if (threadIdx.x % 32 == 0) {
+        barrier_expect(full, uint32_t((diagonal ? kOperand : 2 * kOperand) + kMore));
+        bulk_copy(shared_address(stage.data[ring.at][0]), left + at, kOperand, full);
+        if (!diagonal) bulk_copy(shared_address(stage.data[ring.at][1]), right + at, kOperand, full);
+        more(ring.at, block, full);
+      }
+      __syncwarp();
+    }
+  }
+}
+
 // Core matrices of 8 rows by 16 bytes, no swizzle: 2048 bytes to the next 16 neurons, 128 to the next 8 samples.
 __device__ __forceinline__ uint64_t plane_descriptor(uint32_t address) {
   return wgmma_matrix(address, kRows * 16, 128);

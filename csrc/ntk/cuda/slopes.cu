@@ -31,24 +31,9 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   if (warpgroup == 2) {
     fewer_registers<24>();
     if (warp != 0) return;
-    for (int index = int(blockIdx.x); index < total; index += int(gridDim.x)) {
-      const Task task = task_at(tasks, index);
-      const bool diagonal = task.row == task.column;
-      const unsigned char* left = active + int64_t(task.row) * tasks.blocks * kPlane;
-      const unsigned char* right = active + int64_t(task.column) * tasks.blocks * kPlane;
-      for (int block = task.begin; block < task.end; ++block, ring.next()) {
-        const uint32_t full = shared_address(&stage.full[ring.at]);
-        barrier_wait(shared_address(&stage.empty[ring.at]), ring.phase ^ 1);
-        if (lane == 0) {
-          barrier_expect(full, uint32_t((diagonal ? kPlane : 2 * kPlane) + S * kBlock));
-          bulk_copy(shared_address(stage.data[ring.at][0]), left + int64_t(block) * kPlane, kPlane, full);
-          if (!diagonal)
-            bulk_copy(shared_address(stage.data[ring.at][1]), right + int64_t(block) * kPlane, kPlane, full);
-          bulk_copy(shared_address(stage.squares[ring.at]), squares + int64_t(block) * S * kBlock, S * kBlock, full);
-        }
-        __syncwarp();
-      }
-    }
+    feed<kPlane, S * kBlock>(stage, tasks, total, active, kPlane, [&](int at, int block, uint32_t full) {
+      bulk_copy(shared_address(stage.squares[at]), squares + int64_t(block) * S * kBlock, S * kBlock, full);
+    });
   } else {
     more_registers<240>();
     const int row = warpgroup * 64 + warp * 16 + (lane >> 2), t = lane & 3;

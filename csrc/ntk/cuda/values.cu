@@ -74,23 +74,7 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   if (warpgroup == 2) {
     fewer_registers<24>();
     if (warp != 0) return;
-    for (int index = int(blockIdx.x); index < total; index += int(gridDim.x)) {
-      const Task task = task_at(tasks, index);
-      const bool diagonal = task.row == task.column;
-      const unsigned char* left = values + int64_t(task.row) * tasks.blocks * Stage::kOperand;
-      const unsigned char* right = values + int64_t(task.column) * tasks.blocks * Stage::kOperand;
-      for (int block = task.begin; block < task.end; ++block, ring.next()) {
-        const uint32_t full = shared_address(&stage.full[ring.at]);
-        const int64_t at = int64_t(block) * Stage::kOperand;
-        barrier_wait(shared_address(&stage.empty[ring.at]), ring.phase ^ 1);
-        if (lane == 0) {
-          barrier_expect(full, uint32_t(diagonal ? Stage::kOperand : 2 * Stage::kOperand));
-          bulk_copy(shared_address(stage.data[ring.at][0]), left + at, Stage::kOperand, full);
-          if (!diagonal) bulk_copy(shared_address(stage.data[ring.at][1]), right + at, Stage::kOperand, full);
-        }
-        __syncwarp();
-      }
-    }
+    feed<Stage::kOperand, 0>(stage, tasks, total, values, Stage::kOperand, [](int, int, uint32_t) {});
   } else {
     more_registers<240>();
     const int row = warpgroup * 64 + warp * 16 + (lane >> 2), t = lane & 3;
