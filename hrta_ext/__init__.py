@@ -11,6 +11,7 @@ from hrta_ext.backends import backends, build_info, use_backend
 from hrta_ext.bases import register_base
 from hrta_ext.inputs import with_bias
 from hrta_ext.network.functions import two_layer, two_layer_with_gradient
+from hrta_ext.network.jets import Jet, two_layer_jet
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.ntk.draws import random_weights
 from hrta_ext.ntk.gram import gram, gram_path, random_gram_path
@@ -37,6 +38,7 @@ __all__ = [
     "HomotopyActivation",
     "HomotopyFunction",
     "HomotopyScheduler",
+    "Jet",
     "KernelRegression",
     "PlateauHomotopyScheduler",
     "SquareLaw",
@@ -62,6 +64,7 @@ __all__ = [
     "set_homotopy",
     "square_law",
     "two_layer",
+    "two_layer_jet",
     "two_layer_with_gradient",
     "use_backend",
     "with_bias",

@@ -1,4 +1,4 @@
-"""The base activations sigma in plain PyTorch: value, slope and curvature of each, and the registry of users' own.
+"""The base activations sigma in plain PyTorch: value, slope, curvature and third derivative of each, and the registry.
 
 These formulas are the torch backend, the decomposition under ``torch.compile`` and the oracle of the tests. Each can be
 differentiated by autograd at every x. ``csrc/math/bases.h`` holds the same bases for the compiled kernels.
@@ -29,7 +29,8 @@ class Base(NamedTuple):
     in the compiled kernels; None for a base that only the torch backend serves.
 
     ``excess`` is sigma(x) - x and ``slope_excess`` its slope, the derivatives of sigma_s and sigma_s' in s, formed
-    without cancellation; None for plain differences, all that is known of a registered base.
+    without cancellation; None for plain differences, all that is known of a registered base. ``third`` is the slope
+    of ``curvature``; None for autograd's.
     """
 
     value: TensorMap
@@ -39,6 +40,7 @@ class Base(NamedTuple):
     rectifier: bool = False
     excess: TensorMap | None = None
     slope_excess: TensorMap | None = None
+    third: TensorMap | None = None
 
     def by_parameter(self, x: Tensor, order: int) -> Tensor:
         """The derivative in s of the ``order``-th derivative of sigma_s in x, which holds no s."""
@@ -46,7 +48,14 @@ class Base(NamedTuple):
             return self.value(x) - x if self.excess is None else self.excess(x)
         if order == 1:
             return self.slope(x) - 1.0 if self.slope_excess is None else self.slope_excess(x)
-        return self.curvature(x)
+        return self.curvature(x) if order == 2 else self.third_derivative(x)
+
+    def third_derivative(self, x: Tensor) -> Tensor:
+        """The slope of ``curvature``, differentiable."""
+        if self.third is not None:
+            return self.third(x)
+        _, pull_back, *_ = torch.func.vjp(self.curvature, x)
+        return pull_back(torch.ones_like(x))[0]
 
 
 # What is 0 times infinity far out is computed no further out than where it has become 0 in float64.
@@ -95,6 +104,11 @@ def _gelu_curvature(x: Tensor) -> Tensor:
     return (2.0 - x * x) * _normal_pdf(x)
 
 
+def _gelu_third(x: Tensor) -> Tensor:
+    x = x.clamp(-_NORMAL_REACH, _NORMAL_REACH)
+    return x * (x * x - 4.0) * _normal_pdf(x)
+
+
 def _silu_slope(x: Tensor) -> Tensor:
     x = x.clamp(-_LOGISTIC_REACH, _LOGISTIC_REACH)
     p = torch.sigmoid(x)
@@ -105,6 +119,17 @@ def _silu_curvature(x: Tensor) -> Tensor:
     x = x.clamp(-_LOGISTIC_REACH, _LOGISTIC_REACH)
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
     return p * q * (2.0 + x * (q - p))
+
+
+def _silu_third(x: Tensor) -> Tensor:
+    x = x.clamp(-_LOGISTIC_REACH, _LOGISTIC_REACH)
+    p, q = torch.sigmoid(x), torch.sigmoid(-x)
+    return p * q * (3.0 * (q - p) + x * (1.0 - 6.0 * p * q))
+
+
+def _softplus_third(x: Tensor) -> Tensor:
+    p, q = torch.sigmoid(x), torch.sigmoid(-x)
+    return p * q * (q - p)
 
 
 def _erf_slope(x: Tensor) -> Tensor:
@@ -120,6 +145,11 @@ def _erf_curvature(x: Tensor) -> Tensor:
     return -2.0 * x * _erf_slope(x)
 
 
+def _erf_third(x: Tensor) -> Tensor:
+    x = x.clamp(-_NORMAL_REACH, _NORMAL_REACH)
+    return (4.0 * x * x - 2.0) * _erf_slope(x)
+
+
 # softplus: past x = 40 the correction exp(-x) is below half an ulp of x in float64, so the threshold loses nothing.
 BASES: dict[str, Base] = {
     "relu": Base(
@@ -129,6 +159,7 @@ BASES: dict[str, Base] = {
         0,
         True,
         lambda x: torch.where(x > 0, 0.0, -x),
+        third=torch.zeros_like,
     ),
     "relu2": Base(
         lambda x: 0.5 * torch.relu(x) * torch.relu(x),
@@ -136,6 +167,7 @@ BASES: dict[str, Base] = {
         lambda x: (x > 0).to(x.dtype),
         1,
         excess=lambda x: x * (0.5 * torch.relu(x) - 1.0),
+        third=torch.zeros_like,
     ),
     "tanh": Base(
         torch.tanh,
@@ -144,6 +176,7 @@ BASES: dict[str, Base] = {
         2,
         excess=_tanh_excess,
         slope_excess=lambda x: -torch.tanh(x).square(),
+        third=lambda x: _sech_squared(x) * (4.0 * torch.tanh(x).square() - 2.0 * _sech_squared(x)),
     ),
     # Of these three sigma(x) - x is sigma(-x), and sigma'(x) - 1 is -sigma'(-x).
     "gelu": Base(
@@ -154,6 +187,7 @@ BASES: dict[str, Base] = {
         True,
         lambda x: -x.clamp(max=_NORMAL_REACH) * _normal_cdf(-x),
         lambda x: -_gelu_slope(-x),
+        _gelu_third,
     ),
     "silu": Base(
         lambda x: x * torch.sigmoid(x),
@@ -163,6 +197,7 @@ BASES: dict[str, Base] = {
         True,
         lambda x: -x.clamp(max=_LOGISTIC_REACH) * torch.sigmoid(-x),
         lambda x: -_silu_slope(-x),
+        _silu_third,
     ),
     "softplus": Base(
         lambda x: F.softplus(x, threshold=40.0),
@@ -172,8 +207,9 @@ BASES: dict[str, Base] = {
         True,
         lambda x: F.softplus(-x, threshold=40.0),
         lambda x: -torch.sigmoid(-x),
+        _softplus_third,
     ),
-    "erf": Base(torch.erf, _erf_slope, _erf_curvature, 6, slope_excess=_erf_slope_excess),
+    "erf": Base(torch.erf, _erf_slope, _erf_curvature, 6, slope_excess=_erf_slope_excess, third=_erf_third),
     "sin": Base(
         torch.sin,
         torch.cos,
@@ -181,6 +217,7 @@ BASES: dict[str, Base] = {
         7,
         excess=_sin_excess,
         slope_excess=lambda x: -2.0 * torch.sin(0.5 * x).square(),
+        third=lambda x: -torch.cos(x),
     ),
 }
 

@@ -160,6 +160,23 @@ def check_network(function: str, x: object, weight: object, output_weight: objec
     return check_activation(function, x, s, base)
 
 
+def check_columns(columns: object, n_features: int, name: str) -> list[int]:
+    """Different columns of samples with so many features, counted from 0; None is all."""
+    if columns is None:
+        return list(range(n_features))
+    try:
+        if isinstance(columns, (str, bytes)) or any(isinstance(column, bool) for column in columns):  # type: ignore[attr-defined]
+            raise TypeError
+        found = [index(column) for column in columns]  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of integers, got {shown(columns)}") from None
+    if not found:
+        raise ValueError(f"{name} must name at least one column, got {shown(columns)}")
+    if len(set(found)) < len(found) or not all(0 <= column < n_features for column in found):
+        raise ValueError(f"{name} must be different columns in [0, {n_features}), got {found}")
+    return found
+
+
 def check_samples(x: object, function: str, name: str = "x") -> Tensor:
     """x as samples (n, D) in float32 or float64, finite; a clear error otherwise."""
     if not isinstance(x, Tensor):

@@ -19,3 +19,8 @@ LIBRARY.define(f"two_layer_with_gradient({_NETWORK}) -> (Tensor, Tensor)")
 LIBRARY.define(
     f"two_layer_with_gradient_backward(Tensor grad_f, Tensor grad_df_dx, {_NETWORK}, {_NEEDS}) -> {_GRADIENTS}"
 )
+LIBRARY.define(f"two_layer_jet({_NETWORK}, int form, int[] columns) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    f"two_layer_jet_backward(Tensor grad_f, Tensor grad_df_dx, Tensor grad_second, {_NETWORK}, {_NEEDS}, "
+    f"int form, int[] columns) -> {_GRADIENTS}"
+)

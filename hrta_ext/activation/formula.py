@@ -92,8 +92,10 @@ def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
         y = linear + s * _joined(functions.slope(z), z)
         if learned:
             y = torch.where(z.abs() < 1.0, 1.0 + s * _joined(functions.by_parameter(z, 1), z), y)
-    else:
+    elif order == 2:
         y = s * _joined(functions.curvature(z), z)
+    else:
+        y = s * _joined(functions.third_derivative(z), z)
     return y.to(x.dtype)
 
 

@@ -5,7 +5,7 @@ recomputes one chunk of neurons at a time, so that second derivatives need no me
 ``torch.func`` transform or a forward-mode level is open, ``TransformableTwoLayer`` takes over.
 
 The order of inputs everywhere: x (n, D), weight (..., m, D), output_weight (..., m), s (a float or 0-dim), base,
-with_gradient. Outputs: f (..., n) and, with_gradient, df/dx (..., n, D).
+with_gradient, second. Outputs: f (..., n), with_gradient df/dx (..., n, D), and second derivatives (..., n, R).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hrta_ext.backends import as_chosen, asked_for, serve
 from hrta_ext.callers import is_legacy_batched, needs_operations
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import native, reference
+from hrta_ext.network.second import Second
 
 
 def _save(ctx: Any, s: Parameter, *tensors: Tensor | None) -> None:
@@ -43,26 +44,36 @@ def _present(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
 
 
 class TwoLayer(Function):
-    """f, and df/dx if asked for, as a tuple."""
+    """f, and what else is asked for, as a tuple."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        output_weight: Tensor,
+        s: Parameter,
+        base: str,
+        with_gradient: bool,
+        second: Second | None,
     ) -> tuple[Tensor, ...]:
         """The kernels; all inputs are kept."""
-        ctx.base = base
+        ctx.base, ctx.second = base, second
         ctx.set_materialize_grads(False)
         _save(ctx, s, x, weight, output_weight)
-        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient, second)
 
     @staticmethod
-    def backward(ctx: Any, grad_f: Tensor | None, grad_df_dx: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_f: Tensor | None, grad_df_dx: Tensor | None = None, grad_second: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         """Fused; differentiable in turn."""
-        grads = _present((grad_f, grad_df_dx))
+        grads = _present((grad_f, grad_df_dx, grad_second))
         if not grads:
-            return None, None, None, None, None, None
+            return (None,) * 7
         (x, weight, output_weight), s = _saved(ctx)
         arguments = (grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, ctx.needs_input_grad[:4])
+        arguments += (ctx.second, grad_second)
         with as_chosen(ctx.choice):
             if any(is_legacy_batched(grad) for grad in grads):
                 found = reference.gradients(*arguments)
@@ -70,7 +81,7 @@ class TwoLayer(Function):
                 found = _Gradients.apply(*arguments)
             else:
                 found = serve(native, reference, x, ctx.base).gradients(*arguments)
-        return *found[:3], _like(found[3], s), None, None
+        return *found[:3], _like(found[3], s), None, None, None
 
 
 class _Gradients(Function):
@@ -87,11 +98,14 @@ class _Gradients(Function):
         s: Parameter,
         base: str,
         needs: reference.Needs,
+        second: Second | None,
+        grad_second: Tensor | None,
     ) -> reference.Gradients:
-        ctx.base, ctx.needs = base, needs
+        ctx.base, ctx.needs, ctx.second = base, needs, second
         ctx.set_materialize_grads(False)
-        _save(ctx, s, grad_f, grad_df_dx, x, weight, output_weight)
-        return serve(native, reference, x, base).gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs)
+        _save(ctx, s, grad_f, grad_df_dx, grad_second, x, weight, output_weight)
+        kernels = serve(native, reference, x, base)
+        return kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs, second, grad_second)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -102,14 +116,13 @@ class _Gradients(Function):
 
         def function(shared: Sequence[Tensor], weight: Tensor, output_weight: Tensor) -> Any:
             given = iter(shared)
-            grad_f, grad_df_dx = (None if tensor is None else next(given) for tensor in leading[:2])
-            x = next(given)
-            found = reference.chunk_gradients(
-                grad_f, grad_df_dx, x, weight, output_weight, next(given, s), ctx.base, ctx.needs
-            )
+            grad_f, grad_df_dx, grad_second = (None if tensor is None else next(given) for tensor in leading[:3])
+            x, rest = next(given), (ctx.base, ctx.needs, ctx.second, grad_second)
+            found = reference.chunk_gradients(grad_f, grad_df_dx, x, weight, output_weight, next(given, s), *rest)
             return _present((found[0], found[3])), _present((found[1], found[2]))
 
-        in_place = (0, 1, 2, 5)[: len(leading)]  # where grad_f, grad_df_dx, x and s stand among the inputs
+        # where grad_f, grad_df_dx, grad_second, x and s stand among the inputs
+        in_place = (0, 1, 9, 2, 5)[: len(leading)]
         wanted = [ctx.needs_input_grad[i] for i, tensor in zip(in_place, leading, strict=True) if tensor is not None]
         found = reference.recomputed_gradients(
             function,
@@ -120,7 +133,7 @@ class _Gradients(Function):
             [grads[i] for i in (1, 2) if ctx.needs[i]],
             (*wanted, *ctx.needs_input_grad[3:5]),
         )
-        results: list[Tensor | None] = [None] * 8
+        results: list[Tensor | None] = [None] * 10
         results[3:5] = found[-2:]
         for i, part in zip((i for i, t in zip(in_place, leading, strict=True) if t is not None), found, strict=False):
             results[i] = part
@@ -151,7 +164,7 @@ class _Transformable(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """All inputs are kept."""
-        *tensors, s, ctx.base, ctx.last = inputs
+        *tensors, s, ctx.base, ctx.last, ctx.second = inputs
         _save(ctx, s, *tensors)
         ctx.save_for_forward(*tensors, *((s,) if isinstance(s, Tensor) else ()))
 
@@ -163,7 +176,7 @@ class _Transformable(Function):
         def of_tensors(*given: Tensor) -> tuple[Tensor, ...]:
             rest = iter(given)
             arguments = [None if tensor is None else next(rest) for tensor in tensors]
-            return _present(function(*arguments, next(rest, s), ctx.base, ctx.last))
+            return _present(function(*arguments, next(rest, s), ctx.base, ctx.last, ctx.second))
 
         # A gradient may be an expanded scalar, which forward mode cannot write into.
         primals = tuple(tensor.contiguous() for tensor in _present(tensors))
@@ -175,28 +188,34 @@ class TransformableTwoLayer(_Transformable):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+        x: Tensor,
+        weight: Tensor,
+        output_weight: Tensor,
+        s: Parameter,
+        base: str,
+        with_gradient: bool,
+        second: Second | None,
     ) -> tuple[Tensor, ...]:
         """The kernels."""
-        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient, second)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Fused; differentiable in turn."""
         (x, weight, output_weight), s = _saved(ctx)
         needs = ctx.needs_input_grad[:4]
-        grad_f, grad_df_dx = grads if ctx.last else (grads[0], None)
+        padded = (*grads, None, None)[:3]
         with as_chosen(ctx.choice):
-            results = _TransformableGradients.apply(grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, needs)
+            results = _TransformableGradients.apply(*padded, x, weight, output_weight, s, ctx.base, needs, ctx.second)
         found = iter(results)
         *rest, grad_s = (next(found) if needed else None for needed in needs)
-        return *rest, _like(grad_s, s), None, None
+        return *rest, _like(grad_s, s), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *dots: Any) -> tuple[Tensor, ...]:
         """The derivative along a direction, a chunk of neurons at a time."""
         (x, weight, output_weight), s = _saved(ctx)
-        return reference.tangents(dots[:4], x, weight, output_weight, s, ctx.base, ctx.last)
+        return reference.tangents(dots[:4], x, weight, output_weight, s, ctx.base, ctx.last, ctx.second)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
@@ -215,6 +234,13 @@ class TransformableTwoLayer(_Transformable):
         return _batched(TransformableTwoLayer.apply, size, dims, arguments)
 
 
+def _of_gradients(
+    grad_f: Tensor, grad_df_dx: Tensor | None, grad_second: Tensor | None, *rest: Any
+) -> reference.Gradients:
+    """``reference.gradients`` in the order of ``_TransformableGradients``."""
+    return reference.gradients(grad_f, grad_df_dx, *rest, grad_second)
+
+
 class _TransformableGradients(_Transformable):
     """Those gradients in (x, weight, output_weight, s) that are needed."""
 
@@ -222,27 +248,30 @@ class _TransformableGradients(_Transformable):
     def forward(
         grad_f: Tensor,
         grad_df_dx: Tensor | None,
+        grad_second: Tensor | None,
         x: Tensor,
         weight: Tensor,
         output_weight: Tensor,
         s: Parameter,
         base: str,
         needs: reference.Needs,
+        second: Second | None,
     ) -> tuple[Tensor, ...]:
-        kernels = serve(native, reference, x, base)
-        return _present(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, base, needs))
+        kernels, grads = serve(native, reference, x, base), (grad_f, grad_df_dx)
+        found = kernels.gradients(*grads, x, weight, output_weight, s, base, needs, second, grad_second)
+        return _present(found)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        of_tensors, primals = _Transformable.differentiable(reference.gradients, ctx)
+        of_tensors, primals = _Transformable.differentiable(_of_gradients, ctx)
         found = iter(torch.func.vjp(of_tensors, *primals)[1](grads))
         tensors, s = _saved(ctx)
-        return *(next(found) if isinstance(t, Tensor) else None for t in (*tensors, s)), None, None
+        return *(next(found) if isinstance(t, Tensor) else None for t in (*tensors, s)), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *dots: Any) -> tuple[Tensor, ...]:
         # Forward mode twice over reverse mode: torch.func.jvp does not nest inside torch.autograd.forward_ad.
-        of_tensors, primals = _Transformable.differentiable(reference.gradients, ctx)
+        of_tensors, primals = _Transformable.differentiable(_of_gradients, ctx)
         tensors, s = _saved(ctx)
         given = [dot for dot, t in zip(dots, (*tensors, s), strict=False) if isinstance(t, Tensor)]
         along = tuple(torch.zeros_like(p) if dot is None else dot for dot, p in zip(given, primals, strict=True))
@@ -253,16 +282,18 @@ class _TransformableGradients(_Transformable):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        grad_f, grad_df_dx, x, weight, output_weight, s, base, needs = arguments
-        size, dims = info.batch_size, (*in_dims[:6], None, None)
-        if dims[2] is None and dims[5] is None and not needs[0] and not needs[3]:  # networks
-            networks = _as_networks(size, (*dims[:2], *dims[3:5]), (grad_f, grad_df_dx, weight, output_weight))
-            found = _TransformableGradients.apply(*networks[:2], x, *networks[2:], s, base, needs)
+        *grads, x, weight, output_weight, s, base, needs, second = arguments
+        size, dims = info.batch_size, (*in_dims[:7], None, None, None)
+        if dims[3] is None and dims[6] is None and not needs[0] and not needs[3]:  # networks
+            networks = _as_networks(size, (*dims[:3], *dims[4:6]), (*grads, weight, output_weight))
+            found = _TransformableGradients.apply(*networks[:3], x, *networks[3:], s, base, needs, second)
             return found, (0,) * len(found)
-        only_x = needs == (True, False, False, False) and dims[2] is not None and dims[3:6] == (None, None, None)
+        only_x = needs == (True, False, False, False) and dims[3] is not None and dims[4:7] == (None, None, None)
         if only_x and weight.dim() == 2:  # one network's gradients at more samples
-            x = x.movedim(dims[2], 0)
-            grads = [t if t is None else t.flatten(0, 1) for t in _as_networks(size, dims[:2], (grad_f, grad_df_dx))]
-            found = _TransformableGradients.apply(*grads, x.flatten(0, 1), weight, output_weight, s, base, needs)
+            x = x.movedim(dims[3], 0)
+            grads = [t if t is None else t.flatten(0, 1) for t in _as_networks(size, dims[:3], grads)]
+            found = _TransformableGradients.apply(
+                *grads, x.flatten(0, 1), weight, output_weight, s, base, needs, second
+            )
             return (found[0].unflatten(0, x.shape[:2]),), (0,)
         return _batched(_TransformableGradients.apply, size, dims, arguments)

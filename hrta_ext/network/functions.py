@@ -15,11 +15,12 @@ from hrta_ext.compiled import KINDS
 from hrta_ext.inputs import Parameter, check_network
 from hrta_ext.network import native, ops, reference
 from hrta_ext.network.autograd import TransformableTwoLayer, TwoLayer
+from hrta_ext.network.second import Second
 
-_HALF_TYPES = (torch.float16, torch.bfloat16)
+HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in the widest of their dtypes where they differ and autocast is on: a layer before may give half."""
     dtypes = {tensor.dtype if isinstance(tensor, Tensor) else None for tensor in tensors}
     if len(dtypes) == 1 or not dtypes <= KINDS.keys() or not reference.autocasts(tensors[0]):
@@ -65,30 +66,36 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
     """
     if stand_in(x, weight, output_weight, s):
         return handle_torch_function(two_layer, (x, weight, output_weight, s), x, weight, output_weight, s, base=base)
-    x, weight, output_weight = _autocast(x, weight, output_weight)
+    x, weight, output_weight = autocast(x, weight, output_weight)
     s = check_network("two_layer", x, weight, output_weight, s, base)
-    if x.dtype in _HALF_TYPES:
+    if x.dtype in HALF_TYPES:
         f = two_layer(x.float(), weight.float(), output_weight.float(), s, base=base)
         return f.to(x.dtype)
-    return _run(x, weight, output_weight, s, base, False)[0]
+    return run(x, weight, output_weight, s, base, False)[0]
 
 
-def _run(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+def run(
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+    second: Second | None = None,
 ) -> tuple[Tensor, ...]:
-    """(f,) or (f, df/dx) of checked arguments, by whoever serves such a call."""
+    """(f,), (f, df/dx) or these and the second derivatives, of checked arguments, by whoever serves such a call."""
     tensors = (x, weight, output_weight)
     if any(sees_formula(tensor) for tensor in tensors):
         # Dynamo does not trace an op's autograd inside torch.func transforms.
         plain = BASES[base].number is None or (is_compiling() and functorch_active())
         see = reference.outputs if plain else ops.outputs
-        return see(x, weight, output_weight, s, base, with_gradient)
+        return see(*tensors, s, base, with_gradient, second)
     if transforms_active():
-        return TransformableTwoLayer.apply(x, weight, output_weight, s, base, with_gradient)
+        return TransformableTwoLayer.apply(*tensors, s, base, with_gradient, second)
     if wants_grad(*tensors, s):
-        return TwoLayer.apply(x, weight, output_weight, s, base, with_gradient)
+        return TwoLayer.apply(*tensors, s, base, with_gradient, second)
     with torch.no_grad():
-        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient)
+        return serve(native, reference, x, base).outputs(*tensors, s, base, with_gradient, second)
 
 
 def two_layer_with_gradient(
@@ -115,10 +122,10 @@ def two_layer_with_gradient(
         return handle_torch_function(
             two_layer_with_gradient, (x, weight, output_weight, s), x, weight, output_weight, s, base=base
         )
-    x, weight, output_weight = _autocast(x, weight, output_weight)
+    x, weight, output_weight = autocast(x, weight, output_weight)
     s = check_network("two_layer_with_gradient", x, weight, output_weight, s, base)
-    if x.dtype in _HALF_TYPES:
+    if x.dtype in HALF_TYPES:
         pair = two_layer_with_gradient(x.float(), weight.float(), output_weight.float(), s, base=base)
         return pair[0].to(x.dtype), pair[1].to(x.dtype)
-    f, df_dx = _run(x, weight, output_weight, s, base, True)
+    f, df_dx = run(x, weight, output_weight, s, base, True)
     return f, df_dx

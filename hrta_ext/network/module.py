@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from hrta_ext.activation.modules import HomotopyLayer, shown
 from hrta_ext.callers import stand_in
 from hrta_ext.inputs import Parameters, check_homotopy_parameter, check_integer, check_seed, with_bias
 from hrta_ext.network.functions import two_layer
+from hrta_ext.network.jets import Jet, two_layer_jet
 from hrta_ext.ntk.gram import gram
 from hrta_ext.ntk.types import Gram
 
@@ -70,14 +72,41 @@ class TwoLayerNet(HomotopyLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """f_s at every sample: x (n, d) -> (n,)."""
+        samples = self._samples(x)
+        f = two_layer(samples, self.weight, self.output_weight, self.s, base=self.base)
+        return f if self.skip is None else f + samples @ self.skip
+
+    def _samples(self, x: Tensor) -> Tensor:
+        """(n, D), with the column of ones."""
         if not stand_in(x):  # a tracer's proxy has no shape to look at
             if not isinstance(x, Tensor):
                 raise TypeError(f"TwoLayerNet: x must be a tensor, got {type(x).__name__}")
             if x.dim() != 2 or x.shape[1] != self.in_features:
                 raise ValueError(f"TwoLayerNet: x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
-        samples = with_bias(x) if self.bias else x
-        f = two_layer(samples, self.weight, self.output_weight, self.s, base=self.base)
-        return f if self.skip is None else f + samples @ self.skip
+        return with_bias(x) if self.bias else x
+
+    def jet(self, x: Tensor, *, second: str = "laplacian", second_columns: Sequence[int] | None = None) -> Jet:
+        """The network with its first and second derivatives in x (n, d), those in the inputs (:func:`two_layer_jet`).
+
+        Args:
+            x: Samples, (n, d).
+            second: "laplacian", "diagonal" or "hessian".
+            second_columns: Inputs that ``second`` is taken in; default: all.
+        """
+        samples = self._samples(x)
+        jet = two_layer_jet(
+            samples,
+            self.weight,
+            self.output_weight,
+            self.s,
+            base=self.base,
+            second=second,
+            columns=range(self.in_features),
+            second_columns=second_columns,
+        )
+        if self.skip is None:
+            return jet
+        return Jet(jet.value + samples @ self.skip, jet.gradient + self.skip[: self.in_features], jet.second)
 
     def set_s(self, s: float, *, keep_function: bool = False) -> None:
         """Set s in place.

@@ -15,6 +15,7 @@ from hrta_ext.compiled import _C, KINDS, address, memory, most_features, own, pl
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import products, reference
 from hrta_ext.network.reference import Gradients, Needs
+from hrta_ext.network.second import FORMS, Second
 
 
 def serves(x: Tensor) -> bool:
@@ -68,16 +69,39 @@ class Problem:
         function(self.call, *given, *map(own, results), own(scratch), self.device)
 
 
+def _has_kernels(x: Tensor, second: Second) -> bool:
+    """Whether the kernels of the jet take these second derivatives; torch's chunks do otherwise."""
+    return x.is_cpu and hasattr(_C, "two_layer_jet_forward") and x.shape[-1] <= 64 and second.count() <= 136
+
+
+def _described(second: Second) -> tuple[int, int]:
+    """The form's number and the columns as bits."""
+    return FORMS.index(second.form), sum(1 << column for column in second.columns)
+
+
 def outputs(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+    second: Second | None = None,
 ) -> tuple[Tensor, ...]:
-    """f (..., n) and, if asked for, df/dx (..., n, D)."""
+    """f (..., n) and, if asked for, df/dx (..., n, D) and the second derivatives (..., n, R)."""
+    if second is not None and not _has_kernels(x, second):
+        return reference.outputs(x, weight, output_weight, s, base, with_gradient, second)
     x, weight, output_weight = _plain(x, weight, output_weight)
     if x.shape[-1] > most_features(x.device):
         return products.outputs(x, weight, output_weight, s, base, with_gradient)
     networks = output_weight.shape[:-1]
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
+    if second is not None and df_dx is not None:
+        seconds = x.new_empty((*networks, x.shape[0], second.count()))
+        problem = Problem(x, weight, output_weight, s, base)
+        _C.two_layer_jet_forward(problem.call, *_described(second), *map(own, (f, df_dx, seconds)))
+        return f, df_dx, seconds
     which = _C.TwoLayerPass.forward_with_gradient if with_gradient else _C.TwoLayerPass.forward
     Problem(x, weight, output_weight, s, base).run(_C.two_layer_forward, which, (), f, df_dx)
     return (f,) if df_dx is None else (f, df_dx)
@@ -92,11 +116,15 @@ def gradients(
     s: Parameter,
     base: str,
     needs: Needs,
+    second: Second | None = None,
+    grad_second: Tensor | None = None,
 ) -> Gradients:
-    """The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in x, weight, output_weight and s, as needed.
+    """The gradients in x, weight, output_weight and s, as needed, of the outputs times their gradients, summed.
 
-    Those in x and s have kernels where grad_df_dx is None, and are computed by ``reference`` otherwise.
+    Those in x and s have kernels where grad_f alone is given, and are computed by ``reference`` otherwise.
     """
+    if second is not None and grad_second is not None:
+        return _jet_gradients(grad_f, grad_df_dx, grad_second, x, weight, output_weight, s, base, needs, second)
     x, weight, output_weight = _plain(x, weight, output_weight)
     grad_f = None if grad_f is None else plain(grad_f, "two_layer: grad_f")
     grad_df_dx = None if grad_df_dx is None else plain(grad_df_dx, "two_layer: grad_df_dx")
@@ -121,3 +149,40 @@ def gradients(
         given = of_f, problem.address(grad_df_dx, "grad_df_dx", problem.count * x.shape[1])
         problem.run(_C.two_layer_backward, passes.backward, given, grad_weight, grad_output_weight)
     return grad_x, grad_weight, grad_output_weight, grad_s
+
+
+def _jet_gradients(
+    grad_f: Tensor | None,
+    grad_df_dx: Tensor | None,
+    grad_second: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    needs: Needs,
+    second: Second,
+) -> Gradients:
+    """``gradients`` where those of second derivatives are among the given."""
+    fused = _has_kernels(x, second)
+    by_chunks = (needs[0], needs[1] and not fused, needs[2] and not fused, needs[3])
+    found: Gradients = (None, None, None, None)
+    if any(by_chunks):
+        found = reference.gradients(
+            grad_f, grad_df_dx, x, weight, output_weight, s, base, by_chunks, second, grad_second
+        )
+    if not fused or not (needs[1] or needs[2]):
+        return found
+    x, weight, output_weight = _plain(x, weight, output_weight)
+    problem = Problem(x, weight, output_weight, s, base)
+    given = [
+        None if grad is None else plain(grad, f"two_layer_jet: {name}")
+        for grad, name in ((grad_f, "grad_f"), (grad_df_dx, "grad_df_dx"), (grad_second, "grad_second"))
+    ]
+    sizes = (1, x.shape[1], second.count())
+    places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)]
+    grad_weight = torch.empty_like(weight) if needs[1] else None
+    grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
+    results = map(own, (grad_weight, grad_output_weight))
+    _C.two_layer_jet_backward(problem.call, *_described(second), *places, *results)
+    return found[0], grad_weight, grad_output_weight, found[3]

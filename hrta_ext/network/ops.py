@@ -1,4 +1,4 @@
-"""``torch.ops.hrta_ext.two_layer`` and ``two_layer_with_gradient``: what compilers and dispatch modes see.
+"""``torch.ops.hrta_ext.two_layer``, ``two_layer_with_gradient``, ``two_layer_jet``: what compilers and modes see.
 
 One opaque op each, so that a compiled graph stores nothing of size n x m either: the compiled kernels where they serve
 the call, else the chunks of ``reference``.
@@ -17,6 +17,7 @@ from hrta_ext.bases import BASES
 from hrta_ext.callers import grad_enabled
 from hrta_ext.inputs import Parameter
 from hrta_ext.network import native, reference
+from hrta_ext.network.second import FORMS, Second
 from hrta_ext.schemas import LIBRARY
 
 _NAMES = {base.number: name for name, base in BASES.items()}
@@ -34,10 +35,18 @@ def _parameter(s: Parameter) -> Tensor:
 
 
 def outputs(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+    second: Second | None = None,
 ) -> tuple[Tensor, ...]:
-    """f (..., n) and, if asked for, df/dx (..., n, D), by the ops."""
+    """f (..., n) and, if asked for, df/dx (..., n, D) and second derivatives (..., n, R), by the ops."""
     arguments = (x, weight, output_weight, _parameter(s), BASES[base].number)
+    if second is not None:
+        return torch.ops.hrta_ext.two_layer_jet(*arguments, FORMS.index(second.form), second.columns)
     if with_gradient:
         return torch.ops.hrta_ext.two_layer_with_gradient(*arguments)
     return (torch.ops.hrta_ext.two_layer(*arguments),)
@@ -50,7 +59,14 @@ def _filled(found: reference.Gradients, x: Tensor, s: Tensor) -> tuple[Tensor, T
 
 
 def _check(
-    function: str, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, **grads: Tensor
+    function: str,
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Tensor,
+    base: int,
+    second: Second | None,
+    **grads: Tensor,
 ) -> None:
     """What protects memory, for the kernels and the fakes alike: the ops may be called directly, with anything."""
     tensors = {"x": x, "weight": weight, "output_weight": output_weight, "s": s, **grads}
@@ -81,106 +97,121 @@ def _check(
         )
     if base not in _NAMES:
         raise ValueError(f"{function}: base must be in [0, {len(_NAMES)}), got {base}")
-    for (name, grad), shape in zip(grads.items(), _result_shapes(x, output_weight), strict=False):
+    columns = () if second is None else second.columns
+    if second is not None and not (
+        columns[0] >= 0 and columns[-1] < x.shape[1] and columns == tuple(sorted(set(columns)))
+    ):
+        raise ValueError(f"{function}: columns must ascend within [0, {x.shape[1]}), got {list(columns)}")
+    for (name, grad), shape in zip(grads.items(), _result_shapes(x, output_weight, second), strict=False):
         if tuple(grad.shape) != shape:
             raise ValueError(f"{function}: {name} must have shape {shape}, got {tuple(grad.shape)}")
 
 
-def _result_shapes(x: Tensor, output_weight: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of f and of df/dx."""
-    networks = output_weight.shape[:-1]
-    return (*networks, x.shape[0]), (*networks, *x.shape)
+def _result_shapes(x: Tensor, output_weight: Tensor, second: Second | None) -> tuple[tuple[int, ...], ...]:
+    """Shapes of f, df/dx and the second derivatives."""
+    outputs = (*output_weight.shape[:-1], x.shape[0])
+    return outputs, (*outputs, x.shape[1]), (*outputs, 0 if second is None else second.count())
 
 
-def _outputs(with_gradient: bool) -> Callable[..., Any]:
-    """The kernel of an op: f, with df/dx if asked for."""
+def _outputs(count: int) -> Callable[..., Any]:
+    """The kernel of an op with so many outputs: f, df/dx, second derivatives."""
 
-    def run(_: Grads, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, __: Needs) -> Any:
-        name = _NAMES[base]
-        found = serve(native, reference, x, name).outputs(x, weight, output_weight, s, name, with_gradient)
-        return found if with_gradient else found[0]
-
-    return run
-
-
-def _gradients(
-    grads: Grads, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, needs: Needs
-) -> tuple[Tensor, ...]:
-    """The kernel of the backward ops; ``grads`` of f and, where the op has it, of df/dx."""
-    kernels, (grad_f, grad_df_dx) = serve(native, reference, x, _NAMES[base]), (*grads, None)[:2]
-    return _filled(kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, _NAMES[base], needs), x, s)
-
-
-def _fake_outputs(with_gradient: bool) -> Callable[..., Any]:
-    def run(_: Grads, x: Tensor, __: Tensor, output_weight: Tensor, *rest: object) -> Any:
-        found = tuple(x.new_empty(shape) for shape in _result_shapes(x, output_weight))
-        return found if with_gradient else found[0]
+    def run(_: Grads, x: Tensor, *rest: Any) -> Any:
+        weight, output_weight, s, base, _, second = rest
+        kernels = serve(native, reference, x, _NAMES[base])
+        found = kernels.outputs(x, weight, output_weight, s, _NAMES[base], count > 1, second)
+        return found if count > 1 else found[0]
 
     return run
 
 
-def _fake_gradients(
-    _: Grads, x: Tensor, weight: Tensor, output_weight: Tensor, s: Tensor, base: int, needs: Needs
-) -> tuple[Tensor, ...]:
-    tensors = (x, weight, output_weight, s)
+def _gradients(grads: Grads, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """The kernel of the backward ops; ``grads`` of those outputs that the op has."""
+    weight, output_weight, s, base, needs, second = rest
+    kernels, (grad_f, grad_df_dx, grad_second) = serve(native, reference, x, _NAMES[base]), (*grads, None, None)[:3]
+    name = _NAMES[base]
+    found = kernels.gradients(grad_f, grad_df_dx, x, weight, output_weight, s, name, needs, second, grad_second)
+    return _filled(found, x, s)
+
+
+def _fake_outputs(count: int) -> Callable[..., Any]:
+    def run(_: Grads, x: Tensor, *rest: Any) -> Any:
+        found = tuple(x.new_empty(shape) for shape in _result_shapes(x, rest[1], rest[-1])[:count])
+        return found if count > 1 else found[0]
+
+    return run
+
+
+def _fake_gradients(_: Grads, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    tensors, needs = (x, *rest[:3]), rest[4]
     return tuple(tensor.new_empty(tensor.shape if needed else 0) for tensor, needed in zip(tensors, needs, strict=True))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.base = inputs
+    x, weight, output_weight, s, ctx.base, *ctx.second = inputs
     ctx.choice = asked_for()
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(x, weight, output_weight, s)
 
 
 def _needed(ctx: Any, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    return *(t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:4], strict=True)), None
+    needed = (t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:4], strict=True))
+    return *needed, *(None for _ in (ctx.base, *ctx.second))
 
 
-def _derived(ctx: Any, op: Any, grad_f: Tensor, *grad_df_dx: Tensor) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad[:4]
-    with as_chosen(ctx.choice):
-        if not grad_enabled():
-            return _needed(ctx, op(grad_f, *grad_df_dx, *ctx.saved_tensors, ctx.base, *needs))
-        # create_graph: the backward ops cannot be differentiated, these operations can.
-        x, weight, output_weight, s = ctx.saved_tensors
-        of_slope = grad_df_dx[0] if grad_df_dx else None
-        found = reference.gradients(grad_f, of_slope, x, weight, output_weight, s, _NAMES[ctx.base], needs)
-        return *found[:3], None if found[3] is None else found[3].to(s), None
+def _derived(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The autograd of an op through its backward op."""
+
+    def run(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[:4]
+        with as_chosen(ctx.choice):
+            if not grad_enabled():
+                backward = getattr(torch.ops.hrta_ext, f"{name}_backward")
+                return _needed(ctx, backward(*grads, *ctx.saved_tensors, ctx.base, *needs, *ctx.second))
+            # create_graph: the backward ops cannot be differentiated, these operations can.
+            x, weight, output_weight, s = ctx.saved_tensors
+            grad_f, grad_df_dx, grad_second = (*grads, None, None)[:3]
+            base, second = _NAMES[ctx.base], _second(*ctx.second)
+            found = reference.gradients(
+                grad_f, grad_df_dx, x, weight, output_weight, s, base, needs, second, grad_second
+            )
+            return _needed(ctx, (*found[:3], None if found[3] is None else found[3].to(s)))
+
+    return run
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _derived(ctx, torch.ops.hrta_ext.two_layer_backward, grad)
+def _second(*described: Any) -> Second | None:
+    """What the last two arguments of the ops of the jet say."""
+    return Second(FORMS[described[0]], tuple(described[1])) if described else None
 
 
-def _with_gradient_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    return _derived(ctx, torch.ops.hrta_ext.two_layer_with_gradient_backward, *grads)
-
-
-def _checked(name: str, run: Callable[..., Any], grads: Sequence[str]) -> Callable[..., Any]:
-    """``run(grads, x, weight, output_weight, s, base, needs)``, once the arguments of the op are seen to fit."""
+def _checked(name: str, run: Callable[..., Any], grads: Sequence[str], backward: bool) -> Callable[..., Any]:
+    """``run(grads, x, weight, output_weight, s, base, needs, second)``, once the op's arguments are seen to fit."""
+    needs_end = len(grads) + 5 + 4 * backward
 
     def op(*arguments: Any) -> Any:
-        given, (x, weight, output_weight, s, base, *needs) = arguments[: len(grads)], arguments[len(grads) :]
-        _check(name, x, weight, output_weight, s, base, **dict(zip(grads, given, strict=True)))
-        return run(given, x, weight, output_weight, s, base, needs)
+        given, (x, weight, output_weight, s, base, *needs) = arguments[: len(grads)], arguments[len(grads) : needs_end]
+        described = arguments[needs_end:]
+        if described and (not 0 <= described[0] < len(FORMS) or not described[1]):
+            raise ValueError(f"{name}: form must be in [0, {len(FORMS)}) and columns not empty, got {described}")
+        second = _second(*described)
+        _check(name, x, weight, output_weight, s, base, second, **dict(zip(grads, given, strict=True)))
+        return run(given, x, weight, output_weight, s, base, needs, second)
 
     return op
 
 
 def _register() -> None:
-    ops: dict[str, tuple[Sequence[str], Callable[..., Any], Callable[..., Any]]] = {
-        "two_layer": ((), _outputs(False), _fake_outputs(False)),
-        "two_layer_backward": (("grad",), _gradients, _fake_gradients),
-        "two_layer_with_gradient": ((), _outputs(True), _fake_outputs(True)),
-        "two_layer_with_gradient_backward": (("grad_f", "grad_df_dx"), _gradients, _fake_gradients),
-    }
-    for name, (grads, kernel, fake) in ops.items():
-        LIBRARY.impl(name, _checked(name, kernel, grads), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hrta_ext::{name}", _checked(name, fake, grads), lib=LIBRARY)
-    torch.library.register_autograd("hrta_ext::two_layer", _autograd, setup_context=_setup_context, lib=LIBRARY)
-    torch.library.register_autograd(
-        "hrta_ext::two_layer_with_gradient", _with_gradient_autograd, setup_context=_setup_context, lib=LIBRARY
-    )
+    grads = ("grad_f", "grad_df_dx", "grad_second")
+    for count, name in enumerate(("two_layer", "two_layer_with_gradient", "two_layer_jet"), 1):
+        of_outputs = ("grad",) if count == 1 else grads[:count]
+        for op, given, kernel, fake in (
+            (name, (), _outputs(count), _fake_outputs(count)),
+            (f"{name}_backward", of_outputs, _gradients, _fake_gradients),
+        ):
+            backward = len(given) > 0
+            LIBRARY.impl(op, _checked(op, kernel, given, backward), "CompositeExplicitAutograd")
+            torch.library.register_fake(f"hrta_ext::{op}", _checked(op, fake, given, backward), lib=LIBRARY)
+        torch.library.register_autograd(f"hrta_ext::{name}", _derived(name), setup_context=_setup_context, lib=LIBRARY)
 
 
 _register()

@@ -17,6 +17,7 @@ from torch import Tensor
 from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
 from hrta_ext.callers import aligned
 from hrta_ext.inputs import Parameter
+from hrta_ext.network.second import Second
 
 CHUNK_ELEMENTS = 1 << 17  # 1 MiB in float64: a chunk's dozens of tensors stay near the caches
 _DEVICE_CHUNK_ELEMENTS = 1 << 23  # 64 MiB: each operation on a GPU lasts longer than its launch
@@ -110,26 +111,41 @@ class _PerNeuron:
 
 
 def chunk_outputs(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+    second: Second | None = None,
 ) -> tuple[Tensor, ...]:
-    """These neurons' share of f (..., n) and, if asked for, of df/dx (..., n, D), without the factor m^(-1/2)."""
+    """These neurons' share of ``outputs``, without the factor m^(-1/2)."""
     wide = sum_dtype(x)
     z = x @ weight.mT
     f = (compose(z, s, base, 0).to(wide) @ output_weight.to(wide).unsqueeze(-1)).squeeze(-1)
     if not with_gradient:
         return (f,)
-    return f, (compose(z, s, base, 1) * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
+    df_dx = (compose(z, s, base, 1) * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
+    if second is None:
+        return f, df_dx
+    return f, df_dx, (compose(z, s, base, 2) * output_weight.unsqueeze(-2)).to(wide) @ second.features(weight.to(wide))
 
 
 @_in_full_precision
 def outputs(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, base: str, with_gradient: bool
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: Parameter,
+    base: str,
+    with_gradient: bool,
+    second: Second | None = None,
 ) -> tuple[Tensor, ...]:
-    """f (..., n) and, if asked for, df/dx (..., n, D)."""
+    """f (..., n) and, if asked for, df/dx (..., n, D) and the second derivatives (..., n, R), which need df/dx."""
     x, weight, output_weight = map(aligned, (x, weight, output_weight))
-    sums = [_Sum() for _ in range(1 + with_gradient)]
+    sums = [_Sum() for _ in range(1 + with_gradient + (second is not None))]
     for at in neuron_chunks(x.shape[0], output_weight):
-        parts = chunk_outputs(x, weight[..., at, :], output_weight[..., at], s, base, with_gradient)
+        parts = chunk_outputs(x, weight[..., at, :], output_weight[..., at], s, base, with_gradient, second)
         for total, part in zip(sums, parts, strict=True):
             total.add(part)
     results = [total.result(output_scale(output_weight), output_weight.dtype) for total in sums]
@@ -145,20 +161,24 @@ def chunk_gradients(
     s: Parameter,
     base: str,
     needs: Needs,
+    second: Second | None = None,
+    grad_second: Tensor | None = None,
 ) -> Gradients:
     """``gradients``: these neurons' share in x and s, their own in the weights, without the factor m^(-1/2).
 
     With g = grad_f, G = grad_df_dx and p_ik = G_i . w_k the gradients are
         x_i: sum_k a_k (g_i sigma' + p_ik sigma'') w_k       w_k: a_k sum_i (g_i sigma' + p_ik sigma'') x_i + sigma' G_i
         a_k: sum_i g_i sigma + p_ik sigma'                   s:   sum_ik a_k (g_i (sigma - z_ik) + p_ik (sigma' - 1))
+    grad_second adds q_ik = grad_second_i . V_k times one derivative more, and to that in w_k what V_k gives back.
     """
     wide = sum_dtype(x)
     z = x @ weight.mT
     g = None if grad_f is None else grad_f.unsqueeze(-1)
     p = None if grad_df_dx is None else grad_df_dx @ weight.mT
+    q = None if grad_second is None or second is None else grad_second @ second.features(weight).mT
 
-    def combined(of_g: Callable[[], Tensor], of_p: Callable[[], Tensor]) -> Tensor:
-        terms = ([] if g is None else [g * of_g()]) + ([] if p is None else [p * of_p()])
+    def combined(derivative: Callable[[int], Tensor], first: int) -> Tensor:
+        terms = [factor * derivative(first + k) for k, factor in enumerate((g, p, q)) if factor is not None]
         return sum(terms[1:], terms[0])
 
     def order(k: int) -> Tensor:
@@ -166,7 +186,7 @@ def chunk_gradients(
 
     grad_x = grad_weight = grad_output_weight = grad_s = None
     if needs[0] or needs[1]:
-        factor = combined(lambda: order(1), lambda: order(2))
+        factor = combined(order, 1)
         if needs[0]:
             grad_x = (factor * output_weight.unsqueeze(-2)).to(wide) @ weight.to(wide)
             grad_x = grad_x.flatten(0, -3).sum(0) if grad_x.dim() > 2 else grad_x
@@ -174,11 +194,13 @@ def chunk_gradients(
             rows = factor.mT @ x
             if grad_df_dx is not None:
                 rows = rows + order(1).mT @ grad_df_dx
+            if grad_second is not None and second is not None:
+                rows = rows + second.pull_back(weight, order(2).mT @ grad_second)
             grad_weight = output_weight.unsqueeze(-1) * rows
     if needs[2]:
-        grad_output_weight = combined(lambda: order(0), lambda: order(1)).sum(-2)
+        grad_output_weight = combined(order, 0).sum(-2)
     if needs[3]:
-        of_s = combined(lambda: by_parameter(z, base, 0), lambda: by_parameter(z, base, 1))
+        of_s = combined(lambda k: by_parameter(z, base, k), 0)
         grad_s = (of_s.to(wide) @ output_weight.to(wide).unsqueeze(-1)).sum()
     return grad_x, grad_weight, grad_output_weight, grad_s
 
@@ -193,17 +215,22 @@ def gradients(
     s: Parameter,
     base: str,
     needs: Needs,
+    second: Second | None = None,
+    grad_second: Tensor | None = None,
 ) -> Gradients:
-    """The gradients of sum_i grad_f_i f_i + grad_df_dx_i . df_dx_i in x, weight, output_weight and s, as needed.
+    """The gradients in x, weight, output_weight and s, as needed, of the outputs times their gradients, summed.
 
-    grad_f (..., n), grad_df_dx (..., n, D); one of them may be None.
+    grad_f (..., n), grad_df_dx (..., n, D), grad_second (..., n, R) of the ``second`` derivatives; not all are None.
     """
     x, weight, output_weight = map(aligned, (x, weight, output_weight))
-    grad_f, grad_df_dx = (None if grad is None else aligned(grad) for grad in (grad_f, grad_df_dx))
+    grad_f, grad_df_dx, grad_second = (
+        None if grad is None else aligned(grad) for grad in (grad_f, grad_df_dx, grad_second)
+    )
     sums = _Sum(), _Sum()
     rows, values = _PerNeuron(weight, True), _PerNeuron(output_weight, False)
     for at in neuron_chunks(x.shape[0], output_weight):
-        parts = chunk_gradients(grad_f, grad_df_dx, x, weight[..., at, :], output_weight[..., at], s, base, needs)
+        w, a = weight[..., at, :], output_weight[..., at]
+        parts = chunk_gradients(grad_f, grad_df_dx, x, w, a, s, base, needs, second, grad_second)
         sums[0].add(parts[0])
         rows.add(at, parts[1])
         values.add(at, parts[2])
@@ -222,31 +249,44 @@ def tangents(
     s: Parameter,
     base: str,
     with_gradient: bool,
+    second: Second | None = None,
 ) -> tuple[Tensor, ...]:
     """The derivatives of ``outputs`` along the direction ``dots`` of (x, weight, output_weight, s); None is zero."""
     x, weight, output_weight = map(aligned, (x, weight, output_weight))
     x_dot, weight_dot, output_weight_dot = (None if dot is None else aligned(dot) for dot in dots[:3])
     s_dot = dots[3]
     wide = sum_dtype(x)
-    sums = [_Sum() for _ in range(1 + with_gradient)]
+    sums = [_Sum() for _ in range(1 + with_gradient + (second is not None))]
     for at in neuron_chunks(x.shape[0], output_weight):
         w, a = weight[..., at, :], output_weight[..., at]
         w_dot = None if weight_dot is None else weight_dot[..., at, :]
         a_dot = None if output_weight_dot is None else output_weight_dot[..., at]
         z = x @ w.mT
         moves = ([] if x_dot is None else [x_dot @ w.mT]) + ([] if w_dot is None else [x @ w_dot.mT])
-        for k, total in enumerate(sums):  # k-th derivative of sigma_s, times w in the end if k is 1
+        for k, total in enumerate(sums):  # k-th derivative of sigma_s, times w or V in the end
+            of_w = _times_weights(k, w, w_dot, second)
             terms = [a.unsqueeze(-2) * compose(z, s, base, k + 1) * move for move in moves]
             if a_dot is not None:
                 terms.append(a_dot.unsqueeze(-2) * compose(z, s, base, k))
             if s_dot is not None:
                 terms.append(a.unsqueeze(-2) * s_dot * by_parameter(z, base, k))
             for term in terms:
-                total.add(term.to(wide) @ w.to(wide) if k else term.to(wide).sum(-1))
-            if k and w_dot is not None:
-                total.add((a.unsqueeze(-2) * compose(z, s, base, 1)).to(wide) @ w_dot.to(wide))
+                total.add(term.to(wide).sum(-1) if of_w is None else term.to(wide) @ of_w[0].to(wide))
+            if of_w is not None and of_w[1] is not None:
+                total.add((a.unsqueeze(-2) * compose(z, s, base, k)).to(wide) @ of_w[1].to(wide))
     results = [total.result(output_scale(output_weight), output_weight.dtype) for total in sums]
     return tuple(result for result in results if result is not None)
+
+
+def _times_weights(
+    k: int, weight: Tensor, weight_dot: Tensor | None, second: Second | None
+) -> tuple[Tensor, Tensor | None] | None:
+    """What the ``k``-th output has as a factor beside the ``k``-th derivative, and its derivative along weight_dot."""
+    if k == 0:
+        return None
+    if k == 1 or second is None:
+        return weight, weight_dot
+    return second.features(weight), None if weight_dot is None else second.push_forward(weight, weight_dot)
 
 
 @_in_full_precision
