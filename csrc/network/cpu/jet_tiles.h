@@ -2,7 +2,7 @@
 // Beside its weights a block holds V, the quadratic features of its neurons (network/jet.h), as R more arrays.
 #pragma once
 
-#include "math/homotopy.h"
+#include "math/jets.h"
 #include "network/cpu/block.h"
 #include "network/cpu/tiles.h"
 #include "network/jet.h"
@@ -12,7 +12,7 @@ namespace hrta {
 namespace cpu {
 inline namespace HRTA_SIMD_LEVEL {
 
-// A tile of 4 KiB at every level and in both types: six of them lie in L1.
+// A tile of 4 KiB at every level and in both types: five of them lie in L1.
 constexpr int kJetSamples = kVectorBytes == 64 ? 16 : 32;
 
 template <typename T>
@@ -22,7 +22,7 @@ struct alignas(kVectorBytes) JetTile {
 
 template <typename T>
 struct JetTiles {
-  JetTile<T> z, value, slope, curvature, third, along;
+  JetTile<T> z, value, slope, curvature, third;
 };
 
 template <typename Base, bool kWithThird, typename T>
@@ -34,12 +34,12 @@ void evaluate_jet(JetTiles<T>& tiles, int n, Homotopy<T> h) {
     if (all_within(z, n, fast_turn_limit<T>())) return evaluate_jet<FastSin, kWithThird>(tiles, n, h);
   }
 #pragma GCC ivdep
-  for (int i = 0; i < n; ++i) {  // in one loop: they share their exponential
-    const T at = z[i];
-    value[i] = homotopy_value<Base>(at, h);
-    slope[i] = homotopy_slope<Base>(at, h);
-    curvature[i] = homotopy_curvature<Base>(at, h);
-    if constexpr (kWithThird) third[i] = homotopy_third<Base>(at, h);
+  for (int i = 0; i < n; ++i) {
+    const JetOf<T> jet = homotopy_jet<Base>(z[i], h);
+    value[i] = jet.value;
+    slope[i] = jet.slope;
+    curvature[i] = jet.curvature;
+    if constexpr (kWithThird) third[i] = jet.third;
   }
 }
 
@@ -94,6 +94,53 @@ struct JetSampleGradients {
   const T *f, *df_dx, *second;
 };
 
+// The products of a sample's numbers with the tile's arrays, `stride` apart.
+template <typename T>
+HRTA_INLINE void products_along(const T* numbers, int count, const T* arrays, int64_t stride, Vector<T>* along) {
+  for (int v = 0; v < kTileVectors; ++v) along[v] = Vector<T>{};
+  for (int d = 0; d < count; ++d) {
+    const Vector<T> number = broadcast(numbers[d]);
+    for (int v = 0; v < kTileVectors; ++v) {
+      along[v] = fused(number, load(arrays + d * stride + v * kLanes<T>), along[v]);
+    }
+  }
+}
+
+// e_ik = g sigma' + p sigma'' + q sigma''' in place of z; adds sum_i g sigma + p sigma' + q sigma'' to grad_a.
+template <typename T>
+void with_sample_terms(const JetSampleGradients<T>& given, int64_t first, int count, int features,
+                       const JetBlock<T>& block, int j, JetTiles<T>& tiles, T* grad_a) {
+  const int64_t stride = block.neurons.stride;
+  Vector<T> sums[kTileVectors] = {};
+  for (int i = 0; i < count; ++i) {
+    const int at = i * kTile<T>;
+    Vector<T> lower[kTileVectors] = {}, upper[kTileVectors] = {}, along[kTileVectors];
+    auto add = [&](const Vector<T>* factors, const T* of_lower, const T* of_upper) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        lower[v] = fused(factors[v], load(of_lower + at + v * kLanes<T>), lower[v]);
+        upper[v] = fused(factors[v], load(of_upper + at + v * kLanes<T>), upper[v]);
+      }
+    };
+    if (given.f != nullptr) {
+      for (int v = 0; v < kTileVectors; ++v) along[v] = broadcast(given.f[first + i]);
+      add(along, tiles.value.values, tiles.slope.values);
+    }
+    if (given.df_dx != nullptr) {
+      products_along(given.df_dx + (first + i) * features, features, block.neurons.weight + j, stride, along);
+      add(along, tiles.slope.values, tiles.curvature.values);
+    }
+    if (given.second != nullptr) {
+      products_along(given.second + (first + i) * block.count, block.count, block.quadratic + j, stride, along);
+      add(along, tiles.curvature.values, tiles.third.values);
+    }
+    for (int v = 0; v < kTileVectors; ++v) {
+      sums[v] = sums[v] + lower[v];
+      store(tiles.z.values + at + v * kLanes<T>, upper[v]);
+    }
+  }
+  for (int v = 0; v < kTileVectors; ++v) store(grad_a + v * kLanes<T>, load(grad_a + v * kLanes<T>) + sums[v]);
+}
+
 // What network/jet.h says of two_layer_jet_backward but for the factor m^(-1/2). `quadratic` (R, count) is scratch for
 // the gradients in V. Sums over samples are in T: a tile of samples at a time, then the tiles.
 template <typename Base, typename T>
@@ -103,52 +150,24 @@ void jet_backward(const TwoLayerSamples<T>& samples, const SecondDerivatives& se
   const int features = samples.features;
   const int64_t stride = block.neurons.stride;
   JetTiles<T> tiles;
-  T *value = tiles.value.values, *slope = tiles.slope.values, *factor = tiles.z.values;
   for (int j = 0; j < block.neurons.count; j += kTile<T>) {
     const T* weight = block.neurons.weight + j;
     T* grad_a = gradients.output_weight + j;
     for (int64_t first = 0; first < samples.n; first += kJetSamples) {
       const int count = int(samples.n - first < kJetSamples ? samples.n - first : kJetSamples);
-      const int n = count * kTile<T>;
       const T* x = samples.x + first * features;
       products(x, count, features, weight, stride, tiles.z.values);
-      evaluate_jet<Base, true>(tiles, n, h);
-      // e = g sigma' + p sigma'' + q sigma''' in place of z, and what a_k gets in place of sigma.
-      for (int i = 0; i < count; ++i) {
-        const bool without = given.f == nullptr;  // not as 0, since 0 inf is no number
-        const T g = without ? T(0) : given.f[first + i];
-#pragma GCC ivdep
-        for (int at = i * kTile<T>; at < (i + 1) * kTile<T>; ++at) {
-          factor[at] = without ? T(0) : g * slope[at];
-          value[at] = without ? T(0) : g * value[at];
-        }
-      }
-      auto add_along = [&](const T* rows, int row_size, const T* arrays, const T* lower, const T* upper) {
-        T* along = tiles.along.values;
-        products(rows + first * row_size, count, row_size, arrays + j, stride, along);
-#pragma GCC ivdep
-        for (int at = 0; at < n; ++at) {
-          value[at] = multiply_add(along[at], lower[at], value[at]);
-          factor[at] = multiply_add(along[at], upper[at], factor[at]);
-        }
-      };
-      const T *curvature = tiles.curvature.values, *third = tiles.third.values;
-      if (given.df_dx != nullptr) add_along(given.df_dx, features, block.neurons.weight, slope, curvature);
-      if (given.second != nullptr) add_along(given.second, block.count, block.quadratic, curvature, third);
-      Vector<T> sums[kTileVectors] = {};
-      for (int i = 0; i < count; ++i) {
-        for (int v = 0; v < kTileVectors; ++v) sums[v] = sums[v] + load(value + i * kTile<T> + v * kLanes<T>);
-      }
-      for (int v = 0; v < kTileVectors; ++v) {
-        store(grad_a + v * kLanes<T>, load(grad_a + v * kLanes<T>) + sums[v]);
-      }
+      evaluate_jet<Base, true>(tiles, count * kTile<T>, h);
+      with_sample_terms(given, first, count, features, block, j, tiles, grad_a);
       if (!gradients.with_weight) continue;
-      add_outer(factor, count, x, features, gradients.weight + j, gradients.stride);
+      add_outer(tiles.z.values, count, x, features, gradients.weight + j, gradients.stride);
       if (given.df_dx != nullptr) {
-        add_outer(slope, count, given.df_dx + first * features, features, gradients.weight + j, gradients.stride);
+        add_outer(tiles.slope.values, count, given.df_dx + first * features, features, gradients.weight + j,
+                  gradients.stride);
       }
       if (given.second != nullptr) {
-        add_outer(curvature, count, given.second + first * block.count, block.count, quadratic + j, stride);
+        add_outer(tiles.curvature.values, count, given.second + first * block.count, block.count, quadratic + j,
+                  stride);
       }
     }
     if (!gradients.with_weight) continue;
