@@ -20,7 +20,7 @@ class Second(NamedTuple):
     form: str
     columns: tuple[int, ...]
 
-    def count(self) -> int:
+    def size(self) -> int:
         """R: 1, one a column, or the upper triangle of the Hessian, row by row."""
         count = len(self.columns)
         return {"laplacian": 1, "diagonal": count, "hessian": count * (count + 1) // 2}[self.form]
@@ -64,7 +64,7 @@ class Second(NamedTuple):
         count = len(self.columns)
         place = torch.empty((count, count), dtype=torch.long)
         upper = torch.triu_indices(count, count)
-        place[upper[0], upper[1]] = place[upper[1], upper[0]] = torch.arange(self.count())
+        place[upper[0], upper[1]] = place[upper[1], upper[0]] = torch.arange(self.size())
         return values[..., place.to(values.device)]
 
 
