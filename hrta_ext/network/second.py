@@ -6,7 +6,7 @@ m^(-1/2) sum_k a_k sigma_s'' V_k with a row V_k of R numbers for each neuron. cs
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 FORMS = ("laplacian", "diagonal", "hessian")  # in the order of SecondForm in csrc/network/jet.h
 
 
-class Second(NamedTuple):
+@dataclass(frozen=True)  # no tuple, which vmap would take apart
+class Second:
     """Which second derivatives: a form, over ascending columns of x."""
 
     form: str

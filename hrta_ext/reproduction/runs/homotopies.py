@@ -59,9 +59,9 @@ def train(parameters: Mapping[str, Any]) -> dict[str, Any]:
         options["target_gradient"] = problem.gradient.to(training.device)
     stages: list[tuple[Any, Any]] = [(s, training.steps)]
     if training.moves == "ramp":
-        stages = [(ramp(*s, training.ramp_steps), total)]
+        stages = [(ramp(s[0], s[1], training.ramp_steps), total)]
     elif training.moves == "adaptive":
-        stages = [(AdaptiveHomotopy(*s), total)]
+        stages = [(AdaptiveHomotopy(s[0], s[1]), total)]
     elif training.restart:
         stages = [((value,), (steps,)) for value, steps in zip(s, training.steps, strict=True)]
     results: list[FitResult] = []
