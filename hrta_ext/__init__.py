@@ -21,17 +21,20 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
+from hrta_ext.physics.losses import DeepRitz, Periodic, Residual
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
 from hrta_ext.training.ramps import ramp
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
+from hrta_ext.training.terms import Term
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveHomotopy",
+    "DeepRitz",
     "FitResult",
     "Gram",
     "GramPath",
@@ -40,8 +43,11 @@ __all__ = [
     "HomotopyScheduler",
     "Jet",
     "KernelRegression",
+    "Periodic",
     "PlateauHomotopyScheduler",
+    "Residual",
     "SquareLaw",
+    "Term",
     "TwoLayerNet",
     "backends",
     "build_info",

@@ -18,6 +18,7 @@ ORDER = [
     {"activation", "ntk"},
     {"network"},
     {"training"},
+    {"physics"},
     {"tables"},
     {"cli"},
 ]
