@@ -1,5 +1,5 @@
-// The base activations: value, slope and curvature of each as scalar functions, the only copy in C++. hrta_ext/bases.py
-// lists the same bases, by the same numbers and names, in plain torch.
+// The base activations: value, slope, curvature and third derivative of each as scalar functions, the only copy in C++.
+// hrta_ext/bases.py lists the same bases, by the same numbers and names, in plain torch.
 //
 // A rectifier (gelu, silu, softplus; relu has no tail) is written as sigma(x) = max(x, 0) + tail(x) with a tail that
 // vanishes at both infinities: sigma_s then needs no cancellation at large |x| (homotopy.h). The others give sigma
@@ -54,6 +54,10 @@ struct Relu {
   static HRTA_INLINE T curvature(T) {
     return T(0);
   }
+  template <typename T>
+  static HRTA_INLINE T third(T) {
+    return T(0);
+  }
 };
 
 // ReLU(x)^2 / 2. homotopy.h multiplies by s before it squares, so that nothing overflows early.
@@ -70,6 +74,10 @@ struct Relu2 {
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
     return where(x > T(0), T(1), T(0));
+  }
+  template <typename T>
+  static HRTA_INLINE T third(T) {
+    return T(0);
   }
 };
 
@@ -93,6 +101,12 @@ struct Tanh {
   static HRTA_INLINE T curvature(T x) {
     Pair<T> value = tail(x);
     return T(-2) * (value.high + value.low) * slope(x);
+  }
+  template <typename T>
+  static HRTA_INLINE T third(T x) {  // p (4 t^2 - 2 p), p = 1 - t^2
+    Pair<T> value = tail(x);
+    T t = value.high + value.low, p = slope(x);
+    return p * multiply_add(T(4) * t, t, T(-2) * p);
   }
   template <typename T>
   static HRTA_INLINE T excess(T x) {
@@ -137,6 +151,12 @@ struct Gelu {
   static HRTA_INLINE T curvature(T x) {  // (2 - x^2) phi(x)
     T a = distance(x);
     return times_exp(multiply_add(-a, a, T(2)) * T(kDensityAtZero), exp_of_minus_square(a, T(0.5)));
+  }
+  template <typename T>
+  static HRTA_INLINE T third(T x) {  // (x^3 - 4 x) phi(x)
+    T a = distance(x);
+    T odd = with_sign(a * T(kDensityAtZero), x) * multiply_add(a, a, T(-4));
+    return times_exp(odd, exp_of_minus_square(a, T(0.5)));
   }
 };
 
@@ -185,6 +205,13 @@ struct Silu {
     LogisticPair<T> pair = logistic_pair(x);
     return pair.above * pair.below * multiply_add(pair.a, pair.below - pair.above, T(2));
   }
+  template <typename T>
+  static HRTA_INLINE T third(T x) {  // odd in x
+    LogisticPair<T> pair = logistic_pair(x);
+    T p = pair.above * pair.below;
+    T above = p * multiply_add(pair.a, multiply_add(T(-6), p, T(1)), T(3) * (pair.below - pair.above));
+    return where(x > T(0), above, -above);
+  }
 };
 
 // log(1 + exp(x)). Its tail is log(1 + exp(-a)) at a = |x|.
@@ -209,6 +236,12 @@ struct Softplus {
     LogisticPair<T> pair = logistic_pair(x);
     return pair.above * pair.below;
   }
+  template <typename T>
+  static HRTA_INLINE T third(T x) {  // odd in x
+    LogisticPair<T> pair = logistic_pair(x);
+    T above = pair.above * pair.below * (pair.below - pair.above);
+    return where(x > T(0), above, -above);
+  }
 };
 
 struct Erf {
@@ -231,6 +264,11 @@ struct Erf {
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
     return T(-2) * with_sign(distance(x), x) * slope(x);
+  }
+  template <typename T>
+  static HRTA_INLINE T third(T x) {  // (4 x^2 - 2) erf'(x)
+    T a = distance(x);
+    return multiply_add(T(4) * a, a, T(-2)) * slope(x);
   }
   template <typename T>
   static HRTA_INLINE T excess(T x) {  // near 0 the first piece is x
@@ -280,6 +318,10 @@ struct SinBase {
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
     return SinAt<T, kFast>::sine(x, 2);
+  }
+  template <typename T>
+  static HRTA_INLINE T third(T x) {
+    return SinAt<T, kFast>::sine(x, 3);
   }
   template <typename T>
   static HRTA_INLINE T excess(T x) {

@@ -94,6 +94,11 @@ HRTA_INLINE V homotopy_curvature(V x, Homotopy<Scalar<V>> h) {
   return V(h.s) * Base::curvature(x);
 }
 
+template <typename Base, typename V>
+HRTA_INLINE V homotopy_third(V x, Homotopy<Scalar<V>> h) {
+  return V(h.s) * Base::third(x);
+}
+
 // sigma(x) - x, to a few ulp of its own: the gradient in s is a sum of these. A rectifier's is sigma(-x).
 template <typename Base, typename T>
 HRTA_INLINE T homotopy_parameter_gradient(T x) {

@@ -12,6 +12,7 @@ namespace hrta {
 enum class SecondForm : int { kLaplacian, kDiagonal, kHessian };
 
 constexpr int64_t kMostJetFeatures = 64;  // D, the bits of `columns`
+constexpr int64_t kMostQuadratic = 136;   // R: a Hessian in 16 columns
 
 struct SecondDerivatives {
   SecondForm form;
@@ -52,13 +53,14 @@ HRTA_INLINE void over_products(const SecondDerivatives& second, const Body& body
 
 }  // namespace HRTA_SIMD_LEVEL
 
-// Contiguous, of the call's dtype; any of these may be null, and with them what they are for.
+// Contiguous, of the call's dtype.
 struct TwoLayerJet {
   void* f;       // (B, n)
   void* df_dx;   // (B, n, D)
   void* second;  // (B, n, R)
 };
 
+// Any of these may be null.
 struct TwoLayerJetGradients {
   const void* grad_f;        // (B, n)
   const void* grad_df_dx;    // (B, n, D)

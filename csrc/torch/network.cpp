@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "network/jet.h"
 #include "torch/addresses.h"
 #include "torch/runtime.h"
 
@@ -78,6 +79,22 @@ void backward(const TwoLayerCall& call, Address grad_f, Address grad_df_dx, Addr
       [&](auto stream) { return cuda::two_layer_backward(call, gradients, pointer(scratch), device, stream); });
 }
 
+void jet_forward(const TwoLayerCall& call, int form, uint64_t columns, Address f, Address df_dx, Address second) {
+  require_memory_of(call);
+  py::gil_scoped_release release;
+  cpu::two_layer_jet_forward(call, {SecondForm(form), columns}, {pointer(f), pointer(df_dx), pointer(second)},
+                             torch_pool_parallel_for);
+}
+
+void jet_backward(const TwoLayerCall& call, int form, uint64_t columns, Address grad_f, Address grad_df_dx,
+                  Address grad_second, Address grad_weight, Address grad_output_weight) {
+  require_memory_of(call);
+  const TwoLayerJetGradients gradients{pointer(grad_f), pointer(grad_df_dx), pointer(grad_second), pointer(grad_weight),
+                                       pointer(grad_output_weight)};
+  py::gil_scoped_release release;
+  cpu::two_layer_jet_backward(call, {SecondForm(form), columns}, gradients, torch_pool_parallel_for);
+}
+
 // On a GPU alone: the CPU has no such limit of features.
 void sum_neurons(const TwoLayerCall& call, double scale, Address z, Address sums, bool replace, bool excess,
                  int device) {
@@ -133,6 +150,11 @@ void bind_network(py::module_& m) {
   m.def("two_layer_parameter_gradient", &parameter_gradient, call, grad_f, py::arg("grad_s"), scratch_memory, device);
   m.def("two_layer_backward", &backward, call, grad_f, py::arg("grad_df_dx"), py::arg("grad_weight"),
         py::arg("grad_output_weight"), scratch_memory, device);
+  m.attr("TWO_LAYER_JET") = py::make_tuple(kMostJetFeatures, kMostQuadratic);
+  m.def("two_layer_jet_forward", &jet_forward, call, py::arg("form"), py::arg("columns"), py::arg("f"),
+        py::arg("df_dx"), py::arg("second"));
+  m.def("two_layer_jet_backward", &jet_backward, call, py::arg("form"), py::arg("columns"), grad_f,
+        py::arg("grad_df_dx"), py::arg("grad_second"), py::arg("grad_weight"), py::arg("grad_output_weight"));
   m.def("two_layer_sum_neurons", &sum_neurons, call, py::arg("scale"), py::arg("z"), py::arg("sums"),
         py::arg("replace"), py::arg("excess"), device);
   m.def("two_layer_sum_samples", &sum_samples, call, py::arg("scale"), grad_f, py::arg("z"), py::arg("y"),

@@ -71,7 +71,8 @@ class Problem:
 
 def _has_kernels(x: Tensor, second: Second) -> bool:
     """Whether the kernels of the jet take these second derivatives; torch's chunks do otherwise."""
-    return x.is_cpu and hasattr(_C, "two_layer_jet_forward") and x.shape[-1] <= 64 and second.count() <= 136
+    features, numbers = _C.TWO_LAYER_JET
+    return x.is_cpu and x.shape[-1] <= features and second.count() <= numbers
 
 
 def _described(second: Second) -> tuple[int, int]:

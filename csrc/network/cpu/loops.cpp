@@ -3,6 +3,7 @@
 // standard library.
 #include "network/cpu/loops.h"
 
+#include "network/cpu/packing.h"
 #include "network/cpu/tiles.h"
 
 namespace hrta {
@@ -24,39 +25,6 @@ struct Scratch {
   }
 };
 
-// source (count, D) as (D, count), padded with zeros to `padded`.
-template <int kFeatures, typename T>
-void to_columns(const T* source, int64_t features, int count, int padded, T* columns, int64_t stride) {
-  if constexpr (kFeatures > 0) features = kFeatures;
-  for (int j = 0; j < count; ++j) {
-    for (int64_t d = 0; d < features; ++d) columns[d * stride + j] = source[j * features + d];
-  }
-  for (int64_t d = 0; d < features; ++d) {
-    for (int j = count; j < padded; ++j) columns[d * stride + j] = T(0);
-  }
-}
-
-// target (count, D) = factor times columns (D, count).
-template <int kFeatures, typename T>
-void to_rows(const T* columns, int64_t stride, int64_t features, int count, T factor, T* target) {
-  if constexpr (kFeatures > 0) features = kFeatures;
-#pragma GCC ivdep
-  for (int j = 0; j < count; ++j) {
-    for (int64_t d = 0; d < features; ++d) target[j * features + d] = factor * columns[d * stride + j];
-  }
-}
-
-// Known small numbers of features let the compiler interleave whole registers.
-template <typename Body>
-void with_small_features(int64_t features, const Body& body) {
-  switch (features) {
-    case 2: return body(FeatureCount<2>{});
-    case 3: return body(FeatureCount<3>{});
-    case 4: return body(FeatureCount<4>{});
-    default: return body(FeatureCount<0>{});
-  }
-}
-
 template <typename T>
 TwoLayerBlock<T> pack(const TwoLayerCall& call, int64_t neuron, int count, const Scratch<T>& scratch) {
   const int padded = (count + kTile<T> - 1) / kTile<T> * kTile<T>;
@@ -68,23 +36,13 @@ TwoLayerBlock<T> pack(const TwoLayerCall& call, int64_t neuron, int count, const
   return {scratch.weight, scratch.output_weight, scratch.stride, padded};
 }
 
-// Calls body(first neuron counted over all networks, count) for the range's blocks.
-template <typename Body>
-void over_blocks(const TwoLayerCall& call, const TwoLayerRange& range, const Body& body) {
-  const int64_t longest = block_neurons(call.features);
-  for (int64_t first = range.first_neuron; first < range.last_neuron; first += longest) {
-    const int64_t rest = range.last_neuron - first;
-    body(range.network * call.width + first, int(rest < longest ? rest : longest));
-  }
-}
-
 template <typename T>
 void forward_range(const TwoLayerCall& call, Quantity quantity, const TwoLayerRange& range, double* f, double* df_dx,
                    void* memory) {
   const Scratch<T> scratch(memory, call.features);
   const TwoLayerSamples<T> samples{static_cast<const T*>(call.x) + range.first_sample * call.features,
                                    range.last_sample - range.first_sample, int(call.features)};
-  over_blocks(call, range, [&](int64_t neuron, int count) {
+  over_blocks(call, range, block_neurons(call.features), [&](int64_t neuron, int count) {
     forward_block(call.base, quantity, call.s, samples, pack(call, neuron, count, scratch), f, df_dx);
   });
 }
@@ -107,7 +65,7 @@ void backward_range(const TwoLayerCall& call, const TwoLayerGradients& wanted, c
   const T factor = T(output_scale(call.width));
   const TwoLayerBlockGradients<T> gradients{scratch.grad_weight, scratch.grad_output_weight, scratch.stride,
                                             wanted.grad_weight != nullptr, wanted.grad_output_weight != nullptr};
-  over_blocks(call, range, [&](int64_t neuron, int count) {
+  over_blocks(call, range, block_neurons(call.features), [&](int64_t neuron, int count) {
     const TwoLayerBlock<T> block = pack(call, neuron, count, scratch);
     backward_block(call.base, call.s, samples, block, grad_f, grad_df_dx, gradients);
     if (gradients.with_weight) {

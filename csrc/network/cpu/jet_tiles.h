@@ -1,0 +1,195 @@
+// The inner loops of the jet: a block of neurons against samples, by tiles of pre-activations in L1, as in tiles.h.
+// Beside its weights a block holds V, the quadratic features of its neurons (network/jet.h), as R more arrays.
+#pragma once
+
+#include "math/jets.h"
+#include "network/cpu/block.h"
+#include "network/cpu/tiles.h"
+#include "network/jet.h"
+#include "simd/vector.h"
+
+namespace hrta {
+namespace cpu {
+inline namespace HRTA_SIMD_LEVEL {
+
+// A tile of 4 KiB at every level and in both types: five of them lie in L1.
+constexpr int kJetSamples = kVectorBytes == 64 ? 16 : 32;
+
+template <typename T>
+struct alignas(kVectorBytes) JetTile {
+  T values[kJetSamples * kTile<T>];  // (samples, kTile)
+};
+
+template <typename T>
+struct JetTiles {
+  JetTile<T> z, value, slope, curvature, third;
+};
+
+template <typename Base, bool kWithThird, typename T>
+void evaluate_jet(JetTiles<T>& tiles, int n, Homotopy<T> h) {
+  const T* z = tiles.z.values;
+  T *value = tiles.value.values, *slope = tiles.slope.values;
+  T *curvature = tiles.curvature.values, *third = tiles.third.values;
+  if constexpr (Base::kGrowth == Growth::kOscillating) {
+    if (all_within(z, n, fast_turn_limit<T>())) return evaluate_jet<FastSin, kWithThird>(tiles, n, h);
+  }
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    const JetOf<T> jet = homotopy_jet<Base>(z[i], h);
+    value[i] = jet.value;
+    slope[i] = jet.slope;
+    curvature[i] = jet.curvature;
+    if constexpr (kWithThird) third[i] = jet.third;
+  }
+}
+
+template <typename T>
+struct JetBlock {
+  TwoLayerBlock<T> neurons;
+  const T* quadratic;  // (R, count), rows as far apart as those of the weights
+  int count;           // R
+};
+
+// sum += the products of a tile's row with an array of the block's.
+template <typename T>
+HRTA_INLINE void add_products(const Vector<T>* factors, const T* row, Vector<T>& sum) {
+  Vector<T> total = sum;
+  for (int v = 0; v < kTileVectors; ++v) total = fused(factors[v], load(row + v * kLanes<T>), total);
+  sum = total;
+}
+
+// Adds to sums (samples, K). `partial`: kJetSamples K vectors.
+template <typename Base, typename T>
+void jet_forward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, Homotopy<T> h, double* sums,
+                 Vector<T>* partial) {
+  const int features = samples.features, outputs = 1 + features + block.count;
+  const int64_t stride = block.neurons.stride;
+  JetTiles<T> tiles;
+  for (int64_t first = 0; first < samples.n; first += kJetSamples) {
+    const int count = int(samples.n - first < kJetSamples ? samples.n - first : kJetSamples);
+    for (int at = 0; at < count * outputs; ++at) partial[at] = Vector<T>{};
+    for (int j = 0; j < block.neurons.count; j += kTile<T>) {
+      products(samples.x + first * features, count, features, block.neurons.weight + j, stride, tiles.z.values);
+      evaluate_jet<Base, false>(tiles, count * kTile<T>, h);
+      Vector<T> a[kTileVectors];
+      for (int v = 0; v < kTileVectors; ++v) a[v] = load(block.neurons.output_weight + j + v * kLanes<T>);
+      for (int i = 0; i < count; ++i) {
+        const int at = i * kTile<T>;
+        Vector<T>* sum = partial + i * outputs;
+        add_products(a, tiles.value.values + at, *sum++);
+        Vector<T> factors[kTileVectors];
+        for (int v = 0; v < kTileVectors; ++v) factors[v] = a[v] * load(tiles.slope.values + at + v * kLanes<T>);
+        for (int d = 0; d < features; ++d) add_products(factors, block.neurons.weight + d * stride + j, *sum++);
+        for (int v = 0; v < kTileVectors; ++v) factors[v] = a[v] * load(tiles.curvature.values + at + v * kLanes<T>);
+        for (int r = 0; r < block.count; ++r) add_products(factors, block.quadratic + r * stride + j, *sum++);
+      }
+    }
+    for (int at = 0; at < count * outputs; ++at) sums[first * outputs + at] += sum_of_lanes(partial[at]);
+  }
+}
+
+// One network's, any of them null.
+template <typename T>
+struct JetSampleGradients {
+  const T *f, *df_dx, *second;
+};
+
+// The products of a sample's numbers with the tile's arrays, `stride` apart.
+template <typename T>
+HRTA_INLINE void products_along(const T* numbers, int count, const T* arrays, int64_t stride, Vector<T>* along) {
+  for (int v = 0; v < kTileVectors; ++v) along[v] = Vector<T>{};
+  for (int d = 0; d < count; ++d) {
+    const Vector<T> number = broadcast(numbers[d]);
+    for (int v = 0; v < kTileVectors; ++v) {
+      along[v] = fused(number, load(arrays + d * stride + v * kLanes<T>), along[v]);
+    }
+  }
+}
+
+// e_ik = g sigma' + p sigma'' + q sigma''' in place of z; adds sum_i g sigma + p sigma' + q sigma'' to grad_a.
+template <typename T>
+void with_sample_terms(const JetSampleGradients<T>& given, int64_t first, int count, int features,
+                       const JetBlock<T>& block, int j, JetTiles<T>& tiles, T* grad_a) {
+  const int64_t stride = block.neurons.stride;
+  Vector<T> sums[kTileVectors] = {};
+  for (int i = 0; i < count; ++i) {
+    const int at = i * kTile<T>;
+    Vector<T> lower[kTileVectors] = {}, upper[kTileVectors] = {}, along[kTileVectors];
+    auto add = [&](const Vector<T>* factors, const T* of_lower, const T* of_upper) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        lower[v] = fused(factors[v], load(of_lower + at + v * kLanes<T>), lower[v]);
+        upper[v] = fused(factors[v], load(of_upper + at + v * kLanes<T>), upper[v]);
+      }
+    };
+    if (given.f != nullptr) {
+      for (int v = 0; v < kTileVectors; ++v) along[v] = broadcast(given.f[first + i]);
+      add(along, tiles.value.values, tiles.slope.values);
+    }
+    if (given.df_dx != nullptr) {
+      products_along(given.df_dx + (first + i) * features, features, block.neurons.weight + j, stride, along);
+      add(along, tiles.slope.values, tiles.curvature.values);
+    }
+    if (given.second != nullptr) {
+      products_along(given.second + (first + i) * block.count, block.count, block.quadratic + j, stride, along);
+      add(along, tiles.curvature.values, tiles.third.values);
+    }
+    for (int v = 0; v < kTileVectors; ++v) {
+      sums[v] = sums[v] + lower[v];
+      store(tiles.z.values + at + v * kLanes<T>, upper[v]);
+    }
+  }
+  for (int v = 0; v < kTileVectors; ++v) store(grad_a + v * kLanes<T>, load(grad_a + v * kLanes<T>) + sums[v]);
+}
+
+// What network/jet.h says of two_layer_jet_backward but for the factor m^(-1/2). `quadratic` (R, count) is scratch for
+// the gradients in V. Sums over samples are in T: a tile of samples at a time, then the tiles.
+template <typename Base, typename T>
+void jet_backward(const TwoLayerSamples<T>& samples, const SecondDerivatives& second, const JetBlock<T>& block,
+                  Homotopy<T> h, const JetSampleGradients<T>& given, const TwoLayerBlockGradients<T>& gradients,
+                  T* quadratic) {
+  const int features = samples.features;
+  const int64_t stride = block.neurons.stride;
+  JetTiles<T> tiles;
+  for (int j = 0; j < block.neurons.count; j += kTile<T>) {
+    const T* weight = block.neurons.weight + j;
+    T* grad_a = gradients.output_weight + j;
+    for (int64_t first = 0; first < samples.n; first += kJetSamples) {
+      const int count = int(samples.n - first < kJetSamples ? samples.n - first : kJetSamples);
+      const T* x = samples.x + first * features;
+      products(x, count, features, weight, stride, tiles.z.values);
+      evaluate_jet<Base, true>(tiles, count * kTile<T>, h);
+      with_sample_terms(given, first, count, features, block, j, tiles, grad_a);
+      if (!gradients.with_weight) continue;
+      add_outer(tiles.z.values, count, x, features, gradients.weight + j, gradients.stride);
+      if (given.df_dx != nullptr) {
+        add_outer(tiles.slope.values, count, given.df_dx + first * features, features, gradients.weight + j,
+                  gradients.stride);
+      }
+      if (given.second != nullptr) {
+        add_outer(tiles.curvature.values, count, given.second + first * block.count, block.count, quadratic + j,
+                  stride);
+      }
+    }
+    if (!gradients.with_weight) continue;
+    auto add_product = [&](int to, int other, int r) {
+      T* target = gradients.weight + to * gradients.stride + j;
+      for (int k = 0; k < kTile<T>; ++k) {
+        target[k] = multiply_add(weight[other * stride + k], quadratic[r * stride + j + k], target[k]);
+      }
+    };
+    if (given.second != nullptr) {
+      over_products(second, [&](int r, int c, int other) {
+        add_product(c, other, r);
+        add_product(other, c, r);
+      });
+    }
+    for (int d = 0; d < features; ++d) {
+      T* target = gradients.weight + d * gradients.stride + j;
+      for (int k = 0; k < kTile<T>; ++k) target[k] *= block.neurons.output_weight[j + k];
+    }
+  }
+}
+
+}  // namespace HRTA_SIMD_LEVEL
+}  // namespace cpu
+}  // namespace hrta
