@@ -300,7 +300,7 @@ def plot_loss(
     every = every[every.isfinite()]
     linear = None
     if bool((every < 0).any()):  # linear up to what is common: an energy ends there, and starts far above
-        linear = float(loss[loss.isfinite()].abs().median().clamp(min=1e-12)) if loss.isfinite().any() else 1.0
+        linear = 10.0 ** math.ceil(math.log10(max(float(every.abs().median()), 1e-12)))
     draw_loss(axis, loss, label="sum" if parts else None, linear_up_to=linear)
     for k, (name, values) in enumerate(parts.items()):
         draw_loss(axis, values, label=name, style=k + 1, linear_up_to=linear)

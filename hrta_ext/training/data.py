@@ -100,6 +100,10 @@ class Batches:
     def collect(self) -> None:
         """Nothing is kept of a step but its loss."""
 
+    def tensors(self) -> list[Tensor]:
+        """All of the data."""
+        return list(self.samples.given().values())
+
     def hashes(self) -> dict[str, Any]:
         """What makes the data of two runs the same."""
         return {name: hash_tensor(value) for name, value in self.samples.given().items()}

@@ -20,7 +20,7 @@ from hrta_ext.training.progress import Progress
 from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import Callback, FitResult, StepInfo
 from hrta_ext.training.run import Interrupt, Run
-from hrta_ext.training.terms import Points, Task, as_task
+from hrta_ext.training.terms import Task, as_task
 
 # Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
 CHECK_EVERY = 100
@@ -28,7 +28,7 @@ CHECK_EVERY = 100
 
 def fit(
     net: nn.Module,
-    x: Tensor | Points | Any = None,
+    x: Any = None,
     y: Tensor | None = None,
     *,
     loss: Any = None,

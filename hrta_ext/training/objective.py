@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,8 +63,7 @@ class PointTerms:
         for p in task.unknowns():
             if p.device != self.device:
                 raise ValueError(f"fit: parameters must be on the net's device, {self.device}, got {p.device}")
-        layers = homotopy_layers(net)
-        self.before = [(t, t.detach().clone()) for t in (*net.buffers(), *(layer.s for layer in layers))]
+        self.before = _besides_weights(net)
         self.values: list[list[float]] = []
         self.pending: list[Tensor] = []
         self.latest = torch.empty(0)
@@ -149,9 +149,7 @@ class PointTerms:
 
     def undo(self) -> None:
         """Before any update: the network as it was."""
-        with torch.no_grad():
-            for tensor, value in self.before:
-                tensor.copy_(value)
+        _put_back(self.before)
         for p in (*self.net.parameters(), *self.task.unknowns()):
             p.grad = None
 
@@ -181,6 +179,10 @@ class PointTerms:
         with torch.no_grad():
             for p, value in zip(self.task.parameters, state["parameters"], strict=True):
                 p.copy_(value)
+
+    def tensors(self) -> list[Tensor]:
+        """Fixed points."""
+        return list(self.fixed.values())
 
     def hashes(self) -> dict[str, Any]:
         """What makes two runs the same run."""
@@ -213,18 +215,41 @@ class PointTerms:
             "n_unknowns": sum(p.numel() for p in self.task.unknowns()),
         }
         if finished and len(self.fixed) < len(self.terms):
-            # Draws that depend on their number alone leave it to the training which it has seen.
-            first = [(self.total_steps - 1) // checked.term.resample + 1 for checked in self.terms]
-            draws = [[start + k for start in first] for k in range(_NEW_DRAWS)]
-            losses = [sum(float(value.detach()) for value in self._evaluate(draw)) for draw in draws]
-            mean, error = mean_and_error(losses)
-            facts["loss_on_new_points"] = {"mean": mean, "standard_error": error, "draws": _NEW_DRAWS}
+            try:
+                mean, error = self._on_new_points()
+                facts["loss_on_new_points"] = {"mean": mean, "standard_error": error, "draws": _NEW_DRAWS}
+            except Exception as failure:  # the training is done, and worth more than this
+                warnings.warn(f"fit: the trained loss could not be taken on new points: {failure}", stacklevel=4)
         return facts
+
+    def _on_new_points(self) -> tuple[float, float]:
+        """The loss on draws after those of the training, and its standard error; leaves the network as it is."""
+        first = [(self.total_steps - 1) // checked.term.resample + 1 for checked in self.terms]
+        before = _besides_weights(self.net)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            losses = [
+                sum(float(value.detach()) for value in self._evaluate([start + k for start in first]))
+                for k in range(_NEW_DRAWS)
+            ]
+        _put_back(before)
+        return mean_and_error(losses)
 
     def of_steps(self) -> dict[str, Tensor]:
         """The values of every term at every step, float64 on the CPU."""
         rows = torch.tensor(self.values, dtype=torch.float64).reshape(-1, len(self.terms))
         return {checked.name: rows[:, k] for k, checked in enumerate(self.terms)}
+
+
+def _besides_weights(net: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """What a forward pass or a schedule may change, and its present values."""
+    tensors = (*net.buffers(), *(layer.s for layer in homotopy_layers(net)))
+    return [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+
+def _put_back(values: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for tensor, value in values:
+            tensor.copy_(value)
 
 
 def _checked(name: str, term: Term, features: int, order: tuple[int, str]) -> _Checked:

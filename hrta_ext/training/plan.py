@@ -176,19 +176,18 @@ def _choose_engine(
     if isinstance(batches, PointTerms):
         if engine == "fused":
             raise ValueError('fit: engine "fused" trains by the squared error, not by loss; use engine="auto"')
-        if torch.is_inference_mode_enabled() or any(p.is_inference() for p in net.parameters()):
-            raise ValueError("fit: autograd needs net made, and fit called, outside of torch.inference_mode")
-        return TermsEngine(optimizer, rates, batches)
-    if engine != "torch":
+    elif engine != "torch":
         reason = why_not_fused(net, optimizer, batches.samples, batches.batch_size)
         if reason is None:
             assert isinstance(net, TwoLayerNet)
             return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
         if engine == "fused":
             raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
-    tensors = (*net.parameters(), *batches.samples.given().values())
+    tensors = (*net.parameters(), *batches.tensors())
     if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
         raise ValueError("fit: autograd needs net and data made, and fit called, outside of torch.inference_mode")
+    if isinstance(batches, PointTerms):
+        return TermsEngine(optimizer, rates, batches)
     return TorchEngine(net, optimizer, rates, batches)
 
 
