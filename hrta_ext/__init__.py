@@ -21,6 +21,8 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
+from hrta_ext.physics.boxes import Box, Interval
+from hrta_ext.physics.samplers import Sampler
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
@@ -32,15 +34,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveHomotopy",
+    "Box",
     "FitResult",
     "Gram",
     "GramPath",
     "HomotopyActivation",
     "HomotopyFunction",
     "HomotopyScheduler",
+    "Interval",
     "Jet",
     "KernelRegression",
     "PlateauHomotopyScheduler",
+    "Sampler",
     "SquareLaw",
     "TwoLayerNet",
     "backends",
