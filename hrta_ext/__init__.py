@@ -21,7 +21,9 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
-from hrta_ext.physics.losses import DeepRitz, Periodic, Residual
+from hrta_ext.physics.boxes import Box, Interval
+from hrta_ext.physics.losses import DeepRitz, Residual, periodic
+from hrta_ext.physics.samplers import Sampler
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveHomotopy",
+    "Box",
     "DeepRitz",
     "FitResult",
     "Gram",
@@ -41,11 +44,12 @@ __all__ = [
     "HomotopyActivation",
     "HomotopyFunction",
     "HomotopyScheduler",
+    "Interval",
     "Jet",
     "KernelRegression",
-    "Periodic",
     "PlateauHomotopyScheduler",
     "Residual",
+    "Sampler",
     "SquareLaw",
     "Term",
     "TwoLayerNet",
@@ -63,6 +67,7 @@ __all__ = [
     "infinite_gram",
     "infinite_gram_error",
     "lambda_min",
+    "periodic",
     "ramp",
     "random_gram_path",
     "random_weights",

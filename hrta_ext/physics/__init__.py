@@ -1,1 +1,1 @@
-"""Equations whose solution nobody knows: points of a domain, and losses for :func:`hrta_ext.fit`."""
+"""Problems given by a differential equation: where points are drawn, and losses of it for ``fit``."""

@@ -126,8 +126,7 @@ class PointTerms:
         for k, (checked, draw) in enumerate(zip(self.terms, draws, strict=True)):
             term = checked.term
             points = self._at(k, term, checked.name, draw)
-            where = term.loss.at(points) if hasattr(term.loss, "at") else points
-            jet = jet_of(self.net, where, checked.need, checked.second_columns, checked.why)
+            jet = jet_of(self.net, points, checked.need, checked.second_columns, checked.why)
             pointwise = term.loss(jet, points)
             _check_pointwise(pointwise, points.shape[0], checked)
             mean = pointwise.mean() if term.quadrature is None else (term.quadrature * pointwise).sum()

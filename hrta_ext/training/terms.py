@@ -28,8 +28,7 @@ class Term:
         loss: ``loss(jet, points)`` -> (n,), made of the :class:`Jet` of the network at the points by differentiable
             torch operations. An ``nn.Module`` has its parameters trained with the network: unknowns of the equation.
             Its attributes ``second`` and ``second_columns``, if any, stand for the arguments below; with
-            ``value_only = True`` the jet has no derivatives; with a method ``at(points)`` the jet is taken at the
-            points, (k, d), that it gives.
+            ``value_only = True`` the jet has no derivatives.
         weight: Finite. The values of :attr:`FitResult.terms` contain it.
         resample: Steps that a draw of a sampler serves.
         second: The jet's second derivatives: "laplacian", "diagonal" or "hessian"; None for value and gradient alone,
