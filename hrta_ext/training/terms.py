@@ -67,6 +67,9 @@ class Term:
                 raise TypeError(f"Term: points must be a tensor (n, d) or a sampler, got {kind}")
         elif self.quadrature is not None:
             raise ValueError("Term: quadrature goes with fixed points, got a sampler")
+        if hasattr(self.loss, "terms"):
+            kind = type(self.loss).__name__
+            raise TypeError(f"Term: loss must be that of one term, {kind} makes several: take its .terms(points)")
         if not callable(self.loss):
             raise TypeError(f"Term: loss must be a function (jet, points) -> (n,), got {type(self.loss).__name__}")
         if isinstance(self.weight, bool) or not isinstance(self.weight, Real):

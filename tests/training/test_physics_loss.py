@@ -281,5 +281,3 @@ def test_a_loss_that_turns_nan_ends_the_run_as_diverged() -> None:
     result = fit(square_net(), POINTS, loss=square, s=1.0, steps=500, optimizer="sgd", lr=1e300)
     assert result.stop_reason == "diverged"
     assert len(result.terms["square"]) == len(result.loss) <= 200
-
-
