@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hrta_ext.inputs import check_finite, shown
 from hrta_ext.network.jets import Jet
 from hrta_ext.network.second import FORMS
+from hrta_ext.training.jets import jet_of
 from hrta_ext.training.terms import Term, split_rule
 
 Field = float | Tensor | Callable[[Tensor], Tensor]  # a number, or a function of points (n, d) -> (n,)
@@ -209,6 +210,16 @@ class Residual(nn.Module):
         """(n,) values."""
         r = self.equation(jet, points)
         return 0.5 * (r.square().sum(1) if isinstance(r, Tensor) and r.dim() == 2 else r * r)
+
+    def values(self, net: nn.Module, points: Tensor) -> Tensor:
+        """What the equation leaves of a network, for a picture or to find where it is large: (n,) or (n, k).
+
+        Args:
+            net: Any network that ``fit`` trains by this loss.
+            points: (n, d), of its dtype and on its device.
+        """
+        jet = jet_of(net, points, self.second or "gradient", self.second_columns, "Residual.values: second is None")
+        return self.equation(jet, points).detach()
 
 
 def periodic(jet: Jet, points: Tensor) -> Tensor:

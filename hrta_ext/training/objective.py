@@ -202,7 +202,7 @@ class PointTerms:
             return f"{what}, at {term.points.shape[0]} points"
         own = getattr(term.points, "description", None)
         name = getattr(term.points, "__name__", type(term.points).__name__)
-        sampler = name if own is None else own if isinstance(own, str) else json.dumps(own, sort_keys=True)
+        sampler = name if own is None else own if isinstance(own, str) else json.dumps(own, sort_keys=True, default=str)
         return f"{what}, sampler {sampler}, resample {term.resample}"
 
     def facts(self, *, finished: bool) -> dict[str, Any]:

@@ -143,8 +143,10 @@ def names_of(terms: Sequence[Term]) -> list[str]:
     """One for each, all different."""
     names: list[str] = []
     for k, term in enumerate(terms):
-        name = term.name or name_of_loss(term.loss)
-        names.append(name if name not in names else f"{name} {k}")
+        name = plain = term.name or name_of_loss(term.loss)
+        while name in names:
+            name, k = f"{plain} {k}", k + 1
+        names.append(name)
     return names
 
 

@@ -168,6 +168,15 @@ def test_robin_and_several_equations_at_once() -> None:
     assert error(net, lambda x: x[:, 0].exp()) < 1e-3
 
 
+def test_what_is_left_of_the_equation() -> None:
+    """The values for a picture are those whose squares are the loss."""
+    equation = hx.Residual(lambda u, x: u.second + x[:, 0])
+    net, x = hx.TwoLayerNet(2, 5, base="sin", seed=0), hx.Sampler(SQUARE, 10)(0)
+    values = equation.values(net, x)
+    torch.testing.assert_close(0.5 * values**2, equation(net.jet(x), x).detach())
+    assert not values.requires_grad
+
+
 def test_periodic_compares_partners() -> None:
     """Against differences by hand; 0 for a function of the period."""
     points = hx.Sampler(SQUARE.pairs(0), 10, dtype=torch.float64)(0)

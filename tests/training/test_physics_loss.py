@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ def test_one_step_follows_the_gradient_of_the_dense_formula(
     torch.stack(expected).sum().backward()
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p, q - SGD["lr"] * q.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_every_backend_takes_the_same_steps(device: torch.device) -> None:
+    """Points of a sampler come from the CPU wherever the network is; so does the course of the training."""
+    courses = []
+    for where in (device, torch.device("cpu")):
+        net = square_net().to(where)
+        inside = Term(draw, lambda u, x: (u.second + x[:, 0]).square())
+        edge = Term(POINTS.to(where), lambda u, x: u.value.square() + u.gradient[:, 0], 3.0, second=None)
+        with nullcontext() if not courses else hx.use_backend("torch"):
+            courses.append(fit(net, loss=[inside, edge], s=(0.5, 1.2), steps=(3, 4), lr=1e-2))
+    torch.testing.assert_close(courses[0].loss, courses[1].loss, rtol=1e-9, atol=0.0)
+    assert courses[0].settings["device"].startswith(device.type)
 
 
 def test_a_skip_is_part_of_the_jet_and_a_switch_keeps_the_loss() -> None:
