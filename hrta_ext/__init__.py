@@ -21,27 +21,37 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
+from hrta_ext.physics.boxes import Box, Interval
+from hrta_ext.physics.losses import DeepRitz, Residual, periodic
+from hrta_ext.physics.samplers import Sampler
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
 from hrta_ext.training.ramps import ramp
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
+from hrta_ext.training.terms import Term
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveHomotopy",
+    "Box",
+    "DeepRitz",
     "FitResult",
     "Gram",
     "GramPath",
     "HomotopyActivation",
     "HomotopyFunction",
     "HomotopyScheduler",
+    "Interval",
     "Jet",
     "KernelRegression",
     "PlateauHomotopyScheduler",
+    "Residual",
+    "Sampler",
     "SquareLaw",
+    "Term",
     "TwoLayerNet",
     "backends",
     "build_info",
@@ -57,6 +67,7 @@ __all__ = [
     "infinite_gram",
     "infinite_gram_error",
     "lambda_min",
+    "periodic",
     "ramp",
     "random_gram_path",
     "random_weights",

@@ -12,7 +12,7 @@ import os
 import unicodedata
 import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -135,11 +135,18 @@ def thinned(values: Tensor, max_points: int = _MAX_POINTS) -> tuple[Tensor, Tens
     return position[chosen], values[chosen]
 
 
-def draw_loss(axis: Axes, loss: Tensor, *, label: str | None = None, style: int = 0) -> None:
-    """Add one curve of losses, shape (steps,), on a log scale. Values that are not positive cannot be shown there."""
+def draw_loss(
+    axis: Axes, loss: Tensor, *, label: str | None = None, style: int = 0, linear_up_to: float | None = None
+) -> None:
+    """Add one curve of losses, shape (steps,), on a log scale. Values that are not positive cannot be shown there.
+
+    With ``linear_up_to`` all are, on a scale that is linear where they are no larger.
+    """
     step, value = thinned(loss)
     shown = value > 0
-    if shown.any():
+    if linear_up_to is not None:
+        axis.set_yscale("symlog", linthresh=linear_up_to)
+    elif shown.any():
         axis.set_yscale("log")
         step, value = step[shown], value[shown]
     axis.plot(step.tolist(), value.tolist(), label=None if label is None else plain(label), **line_style(style))
@@ -265,14 +272,22 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if 0.01 <= value < 1000 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
 
 
-def plot_loss(loss: Tensor, s: Tensor, path: str | os.PathLike[str], *, title: str | None = None) -> None:
-    """Loss against step on a log scale, the stages marked by their s.
+def plot_loss(
+    loss: Tensor,
+    s: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    terms: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Loss against step on a log scale, the stages marked by their s; negative ones make it symmetric.
 
     Args:
         loss: Shape (steps,). A last stretch of NaN or Inf, of a run that diverged, is left out.
         s: Shape (steps,), the s of each step.
         path: Where to write; the suffix names the format.
         title: Text above the plot.
+        terms: What the loss is the sum of, shape (steps,) each; drawn where there are several.
     Raises:
         ValueError: There are no steps to draw, or the suffix is no format that matplotlib writes.
         ModuleNotFoundError: matplotlib is not installed.
@@ -280,7 +295,17 @@ def plot_loss(loss: Tensor, s: Tensor, path: str | os.PathLike[str], *, title: s
     if loss.numel() == 0:
         raise ValueError("plot_loss: there are no steps to draw")
     figure, (axis,) = new_figure()
-    draw_loss(axis, loss)
+    parts = terms if terms is not None and len(terms) > 1 else {}
+    every = torch.cat([loss, *parts.values()])
+    every = every[every.isfinite()]
+    linear = None
+    if bool((every < 0).any()):  # linear up to what is common: an energy ends there, and starts far above
+        linear = 10.0 ** math.ceil(math.log10(max(float(every.abs().median()), 1e-12)))
+    draw_loss(axis, loss, label="sum" if parts else None, linear_up_to=linear)
+    for k, (name, values) in enumerate(parts.items()):
+        draw_loss(axis, values, label=name, style=k + 1, linear_up_to=linear)
+    if parts:
+        axis.legend(frameon=False, fontsize=8.5)
     mark_stages(axis, s)
     if title:
         axis.set_title(plain(title), fontsize=10, pad=20)

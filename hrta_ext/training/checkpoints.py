@@ -6,7 +6,6 @@ it and no code in it is ever executed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -67,21 +65,15 @@ def prepare_checkpoint(path: str | os.PathLike[str], *, resume: bool) -> Path:
     return target
 
 
-def hash_tensor(tensor: Tensor) -> str:
-    """SHA-256 of shape, dtype and bytes of a tensor, wherever it lives."""
-    values = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{tuple(values.shape)} {values.dtype}".encode())
-    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def fingerprint(net: nn.Module, optimizer: Optimizer, samples: Samples, settings: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(
+    net: nn.Module, optimizer: Optimizer, hashes: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """What makes two runs the same run: the kind of model, the data, the optimizer and the settings. Not the weights.
 
     Args:
         net: Its modules, the base of every homotopy layer, and name, shape and dtype of every entry of its state.
         optimizer: Its class and hyperparameters, freshly built.
-        samples: A hash of each tensor that is there, so that older checkpoints without sample weights stay valid.
+        hashes: Of each tensor of data that is there, so that older checkpoints without sample weights stay valid.
         settings: Further plain values, compared one by one.
     """
     hyperparameters = [
@@ -100,7 +92,7 @@ def fingerprint(net: nn.Module, optimizer: Optimizer, samples: Samples, settings
         ],
         "optimizer class": type(optimizer).__name__,
         "optimizer hyperparameters": [[f"{key}={value}" for key, value in group] for group in hyperparameters],
-        **{name: hash_tensor(value) for name, value in samples.given().items()},
+        **hashes,
     }
 
 

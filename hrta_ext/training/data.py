@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hrta_ext.compiled import require_memory
 from hrta_ext.inputs import DtypeError
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """SHA-256 of shape, dtype and bytes of a tensor, wherever it lives."""
+    values = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tuple(values.shape)} {values.dtype}".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Batches:
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
         self.epoch_state = self.generator.get_state()
         self.order = torch.empty(0, dtype=torch.int64)
+        self.device, self.dtype = samples.x.device, samples.x.dtype
 
     def get(self, step: int) -> Samples:
         """Samples of step number ``step``; steps are to be asked for in order."""
@@ -85,6 +96,25 @@ class Batches:
         if self.batch_size is not None and step > 0:
             self.epoch_state = state
             self._shuffle()
+
+    def collect(self) -> None:
+        """Nothing is kept of a step but its loss."""
+
+    def tensors(self) -> list[Tensor]:
+        """All of the data."""
+        return list(self.samples.given().values())
+
+    def hashes(self) -> dict[str, Any]:
+        """What makes the data of two runs the same."""
+        return {name: hash_tensor(value) for name, value in self.samples.given().items()}
+
+    def facts(self, *, finished: bool) -> dict[str, Any]:
+        """What a report says of the data."""
+        return {
+            "sample_weight": self.samples.sample_weight is not None,
+            "target_gradient": self.samples.target_gradient is not None,
+            "n_samples": self.samples.x.shape[0],
+        }
 
 
 def check_samples(parameters: Sequence[nn.Parameter], samples: Samples) -> None:

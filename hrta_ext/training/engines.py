@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from hrta_ext.training.data import Batches
 from hrta_ext.training.losses import training_loss
+from hrta_ext.training.objective import PointTerms
 from hrta_ext.training.optimizers import LearningRate
 
 
@@ -69,3 +70,28 @@ class TorchEngine:
 
     def forget(self) -> None:
         """Nothing is remembered."""
+
+
+class TermsEngine(TorchEngine):
+    """The same for losses of the user's own."""
+
+    def __init__(self, optimizer: Optimizer, rates: LearningRate, terms: PointTerms) -> None:
+        self.optimizer, self.rates, self.terms = optimizer, rates, terms
+
+    def train(self, step: int, count: int, s: Tensor | None) -> Tensor:
+        """One step: the loss before the update, 0-dim, on the network's device."""
+        self.rates.apply(step)
+        calls = 0
+
+        def closure() -> Any:
+            nonlocal calls
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.terms.loss(step)
+            loss.backward()
+            if calls == 0:
+                self.terms.settle()
+            calls += 1
+            return loss
+
+        loss: Any = self.optimizer.step(closure)
+        return loss.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,12 +13,14 @@ from hrta_ext.inputs import check_integer
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.checkpoints import Keeper, load_checkpoint, prepare_checkpoint
 from hrta_ext.training.data import Samples
+from hrta_ext.training.objective import PointTerms
 from hrta_ext.training.optimizers import OptimizerFactory
 from hrta_ext.training.plan import Recipe, check_callbacks, prepare
 from hrta_ext.training.progress import Progress
 from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import Callback, FitResult, StepInfo
 from hrta_ext.training.run import Interrupt, Run
+from hrta_ext.training.terms import Task, as_task
 
 # Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
 CHECK_EVERY = 100
@@ -25,9 +28,11 @@ CHECK_EVERY = 100
 
 def fit(
     net: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Any = None,
+    y: Tensor | None = None,
     *,
+    loss: Any = None,
+    parameters: Iterable[nn.Parameter] = (),
     s: float | Moving | AdaptiveHomotopy | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
     keep_function: bool = False,
@@ -55,8 +60,14 @@ def fit(
 
     Args:
         net: Any module with homotopy layers; trained in place.
-        x: Samples, shape (n, ...), on the device and of the dtype of the network.
+        x: Samples, shape (n, ...), on the device and of the dtype of the network; with ``loss`` its points, (n, d), or
+            a sampler of points (:class:`Term`), and nothing with terms, each of which has its own.
         y: Targets, shape (n,) or (n, ...), the shape of ``net(x)``; a trailing dimension of 1 may be missing in either.
+        loss: In place of targets: a function ``loss(jet, points)`` -> (n,) of the :class:`Jet` of the network, whose
+            mean is minimised; a list of :class:`Term`, whose sum is; or a ready-made one, :class:`DeepRitz` or
+            :class:`Residual`. It goes with every option but those that say otherwise.
+        parameters: Unknowns in ``loss``, trained and kept like the network's; those of a loss that is an ``nn.Module``
+            are found.
         s: Homotopy parameter of each stage; one for a single stage. A :func:`ramp`, or any function of the step
             (counted from the start of the stage), in place of a number makes s move in it. It is called once for every
             step, before the first. An :class:`AdaptiveHomotopy` decides as the training goes.
@@ -110,9 +121,9 @@ def fit(
     """
     watchers = check_callbacks(callbacks)
     watched = any(every == 1 for _, every in watchers)
-    samples = Samples(x, y, sample_weight, target_gradient)
+    data = _data(x, y, loss, parameters, sample_weight, target_gradient, batch_size)
     recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size, engine, keep_function)
-    plan = prepare(net, samples, recipe, watched=watched)
+    plan = prepare(net, data, recipe, watched=watched)
     keeper, saved = None, None
     checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
     if checkpoint is not None:
@@ -128,10 +139,37 @@ def fit(
         keeper.restore(saved)
     try:
         stop_reason = train_run(run, watchers, keeper, bar)
+    except Exception:
+        if run.step == 0 and isinstance(run.batches, PointTerms):
+            run.batches.undo()
+        raise
     finally:
         if bar is not None:
             bar.bar.close()
     return plan.result(run, stop_reason)
+
+
+def _data(
+    x: Any,
+    y: Tensor | None,
+    loss: Any,
+    parameters: Iterable[nn.Parameter],
+    sample_weight: Tensor | None,
+    target_gradient: Tensor | None,
+    batch_size: int | None,
+) -> Samples | Task:
+    """What is trained on: samples and targets, or the terms of a loss."""
+    if loss is None:
+        if y is None:
+            raise TypeError("fit: y must be a tensor, got None; without targets give loss")
+        if not isinstance(parameters, tuple) or parameters:
+            raise ValueError("fit: parameters are those of a loss, got parameters without loss")
+        return Samples(x, y, sample_weight, target_gradient)
+    others = {"y": y, "sample_weight": sample_weight, "target_gradient": target_gradient, "batch_size": batch_size}
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(f"fit: {name} and loss do not go together: {name} belongs to the squared error")
+    return as_task(x, loss, parameters)
 
 
 def train_run(

@@ -71,14 +71,18 @@ def value_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
             f, df_dx = f + points @ net.skip, df_dx + net.skip
         return f, df_dx[:, : net.in_features]
     with torch.enable_grad():
-        points = x.detach().requires_grad_()
-        output = net(points)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"fit: the network must return a tensor, got {type(output).__name__}")
-        if output.requires_grad:
-            (gradient,) = torch.autograd.grad(output.sum(), points, create_graph=True, allow_unused=True)
-            if gradient is not None:
-                return output, gradient
+        return by_autograd(net, x.detach().requires_grad_(), "target_gradient")
+
+
+def by_autograd(net: nn.Module, points: Tensor, purpose: str) -> tuple[Tensor, Tensor]:
+    """As :func:`value_and_gradient`, for points that require grad; ``purpose`` is the argument that asks for it."""
+    output = net(points)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"fit: the network must return a tensor, got {type(output).__name__}")
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output.sum(), points, create_graph=True, allow_unused=True)
+        if gradient is not None:
+            return output, gradient
     raise ValueError(
-        f"fit: target_gradient needs outputs that are differentiable in x, those of {type(net).__name__} are not"
+        f"fit: {purpose} needs outputs that are differentiable in x, those of {type(net).__name__} are not"
     )

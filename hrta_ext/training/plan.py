@@ -15,15 +15,17 @@ from hrta_ext.bases import BASES
 from hrta_ext.inputs import check_integer
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.adaptive import AdaptiveHomotopy, AdaptiveScheduler, check_adapts
-from hrta_ext.training.checkpoints import fingerprint, hash_tensor
-from hrta_ext.training.data import Batches, Samples, check_samples
-from hrta_ext.training.engines import Engine, TorchEngine
+from hrta_ext.training.checkpoints import fingerprint
+from hrta_ext.training.data import Batches, Samples, check_samples, hash_tensor
+from hrta_ext.training.engines import Engine, TermsEngine, TorchEngine
 from hrta_ext.training.fused import FusedEngine, why_not_fused
+from hrta_ext.training.objective import PointTerms
 from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_optimizer
 from hrta_ext.training.ramps import Moving, ramp
 from hrta_ext.training.results import Callback, FitResult
 from hrta_ext.training.run import Run
 from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_keeps_function, check_stages
+from hrta_ext.training.terms import Task
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Plan:
     parameters: list[nn.Parameter]
     optimizer: Optimizer
     rates: LearningRate
-    batches: Batches
+    batches: Batches | PointTerms
     engine: Engine
     stages: Stages
     rule: AdaptiveHomotopy | None
@@ -59,13 +61,14 @@ class Plan:
         settings = {**self.settings, "lr_schedule factors": self.rates.samples()}
         if self.stages.path is not None:
             settings["s of every step"] = hash_tensor(self.stages.path)
-        return fingerprint(self.net, self.optimizer, self.batches.samples, settings)
+        return fingerprint(self.net, self.optimizer, self.batches.hashes(), settings)
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
         scheduler: HomotopyScheduler | AdaptiveScheduler
         if self.rule is not None:
             assert isinstance(self.net, TwoLayerNet)
+            assert isinstance(self.batches, Batches)
             scheduler = AdaptiveScheduler(self.net, self.rule, self.batches.samples)
         else:
             keep = bool(self.settings.get("keep_function"))
@@ -74,8 +77,6 @@ class Plan:
 
     def result(self, run: Run, stop_reason: str) -> FitResult:
         """What ``run`` did."""
-        samples = self.batches.samples
-        x = samples.x
         path, adaptive = self.stages.taken(run.step), {}
         if isinstance(run.scheduler, AdaptiveScheduler) and self.rule is not None:
             path = run.scheduler.path(run.step)
@@ -90,38 +91,46 @@ class Plan:
                 **self.settings,
                 **adaptive,
                 "engine": self.engine.name,
-                "sample_weight": samples.sample_weight is not None,
-                "target_gradient": samples.target_gradient is not None,
-                "n_samples": x.shape[0],
+                **self.batches.facts(finished=stop_reason in ("finished", "callback")),
                 "n_parameters": sum(p.numel() for p in self.parameters),
                 "network": type(self.net).__name__,
-                "device": str(x.device),
-                "dtype": str(x.dtype).removeprefix("torch."),
+                "device": str(self.batches.device),
+                "dtype": str(self.batches.dtype).removeprefix("torch."),
             },
+            terms=self.batches.of_steps() if isinstance(self.batches, PointTerms) else {},
         )
 
 
 def prepare(
-    net: nn.Module, samples: Samples, recipe: Recipe, *, watched: bool, stages: dict[torch.dtype, Stages] | None = None
+    net: nn.Module,
+    data: Samples | Task,
+    recipe: Recipe,
+    *,
+    watched: bool,
+    stages: dict[torch.dtype, Stages] | None = None,
 ) -> Plan:
     """Check what :func:`fit` was given.
 
     Args:
-        net, samples, recipe: Its arguments.
+        net, data, recipe: Its arguments.
         watched: There are callbacks after every single step.
         stages: Those of networks before this one, by dtype: a function of the step is called once for all.
     """
     parameters = _check_net(net)
-    check_samples(parameters, samples)
-    if samples.target_gradient is not None:
-        _check_curvature(net)
-    samples = samples.detach()
+    if isinstance(data, Samples):
+        check_samples(parameters, data)
+        if data.target_gradient is not None:
+            _check_curvature(net)
+        data = data.detach()
     rule = recipe.s if isinstance(recipe.s, AdaptiveHomotopy) else None
     if rule is not None:
         check_adapts(net)
         if recipe.keep_function:
             raise ValueError("fit: keep_function is for stages of one s each, got an AdaptiveHomotopy")
-    dtype, known = samples.x.dtype, {} if stages is None else stages
+        if isinstance(data, Task):
+            raise ValueError("fit: AdaptiveHomotopy knows the squared error alone, not loss; hx.ramp serves any")
+    dtype = data.x.dtype if isinstance(data, Samples) else parameters[0].dtype
+    known = {} if stages is None else stages
     if dtype not in known:
         known[dtype] = check_stages(recipe.s if rule is None else ramp(rule.start, rule.end, 1), recipe.steps, dtype)
     of_run = known[dtype]
@@ -129,12 +138,19 @@ def prepare(
         raise ValueError("fit: s must be a number for each stage where net learns s itself, got a function of the step")
     if recipe.keep_function:
         check_keeps_function("fit", net, of_run.values)
-    batch_size = _check_batch_size(recipe.batch_size, samples.x.shape[0], recipe.optimizer)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
+    batch_size = None
+    batches: Batches | PointTerms
+    if isinstance(data, Samples):
+        batch_size = _check_batch_size(recipe.batch_size, data.x.shape[0], recipe.optimizer)
+        batches = Batches(data, batch_size)
+    else:
+        batches = PointTerms(net, data, sum(of_run.steps))
+        known_ids = {id(p) for p in parameters}
+        parameters = [*parameters, *(p for p in data.unknowns() if id(p) not in known_ids)]
     built = build_optimizer(recipe.optimizer, parameters, recipe.lr)
     rates = LearningRate(recipe.lr_schedule, built, sum(of_run.steps))
-    batches = Batches(samples, batch_size)
     chosen = _choose_engine(recipe.engine, net, built, rates, batches, watched)
     settings = {
         "s": of_run.names() if rule is None else [repr(rule)],
@@ -150,18 +166,28 @@ def prepare(
 
 
 def _choose_engine(
-    engine: str, net: nn.Module, optimizer: Optimizer, rates: LearningRate, batches: Batches, watched: bool
+    engine: str,
+    net: nn.Module,
+    optimizer: Optimizer,
+    rates: LearningRate,
+    batches: Batches | PointTerms,
+    watched: bool,
 ) -> Engine:
-    if engine != "torch":
+    if isinstance(batches, PointTerms):
+        if engine == "fused":
+            raise ValueError('fit: engine "fused" trains by the squared error, not by loss; use engine="auto"')
+    elif engine != "torch":
         reason = why_not_fused(net, optimizer, batches.samples, batches.batch_size)
         if reason is None:
             assert isinstance(net, TwoLayerNet)
             return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
         if engine == "fused":
             raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
-    tensors = (*net.parameters(), *batches.samples.given().values())
+    tensors = (*net.parameters(), *batches.tensors())
     if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
         raise ValueError("fit: autograd needs net and data made, and fit called, outside of torch.inference_mode")
+    if isinstance(batches, PointTerms):
+        return TermsEngine(optimizer, rates, batches)
     return TorchEngine(net, optimizer, rates, batches)
 
 

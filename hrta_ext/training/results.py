@@ -55,6 +55,8 @@ class FitResult:
         stop_reason: "finished", "callback", "diverged" or "interrupted".
         seconds: Time spent training, that of the interrupted runs that this one continued included.
         settings: The arguments and the sizes, plain values.
+        terms: With ``loss``, the value of every term before the update of each step, its weight included, float64,
+            shape (steps done,), by its name: they add up to ``loss``. Empty without.
     """
 
     net: nn.Module = field(repr=False)
@@ -63,6 +65,7 @@ class FitResult:
     stop_reason: str
     seconds: float
     settings: dict[str, Any] = field(repr=False)
+    terms: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> str:
@@ -85,13 +88,22 @@ class FitResult:
             "loss": self.loss.tolist(),
             "s": self.s.tolist(),
         }
+        if self._terms():
+            content["terms"] = {name: values.tolist() for name, values in self._terms().items()}
         write_json(path, content)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw loss against step on a log scale, the stages marked by s; the suffix of ``path`` names the format."""
+        """Draw loss, and terms where there are several, against step, the stages marked by s.
+
+        On a log scale, or where values are negative on one that is linear around 0. The suffix of ``path`` names the
+        format.
+        """
         from hrta_ext.plots import plot_loss
 
-        plot_loss(self.loss, self.s, path)
+        plot_loss(self.loss, self.s, path, terms=self._terms())
+
+    def _terms(self) -> dict[str, Tensor]:
+        return vars(self).get("terms", {})  # pickles of before there were any
 
 
 FitResult.__module__ = "hrta_ext"  # pickles outlast the moves of files

@@ -17,6 +17,7 @@ from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.adaptive import AdaptiveScheduler
 from hrta_ext.training.data import Batches
 from hrta_ext.training.engines import Engine
+from hrta_ext.training.objective import PointTerms
 from hrta_ext.training.optimizers import LearningRate
 from hrta_ext.training.schedules import HomotopyScheduler
 
@@ -55,14 +56,14 @@ class Run:
         optimizer: Optimizer,
         scheduler: HomotopyScheduler | AdaptiveScheduler,
         rates: LearningRate,
-        batches: Batches,
+        batches: Batches | PointTerms,
         engine: Engine,
         path: Tensor | None,
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
         self.path = path  # s of every step, (steps,), where it moves by itself
-        self.device = batches.samples.x.device
+        self.device = batches.device
         self.step = 0
         self.seconds = 0.0
         self.loss: list[float] = []
@@ -112,12 +113,15 @@ class Run:
             return True
         values = torch.cat([losses.reshape(-1) for losses in self.pending]).tolist()
         self.pending.clear()
+        self.batches.collect()
         self.loss += values
         return all(map(math.isfinite, values))
 
     def is_finite(self) -> bool:
         """Whether every parameter is finite: an update can break them after a loss that was still a number."""
-        parts = (part for p in self.net.parameters() for part in p.detach().reshape(-1).split(_CHECKED_AT_ONCE))
+        trained = (p for group in self.optimizer.param_groups for p in group["params"])
+        distinct = {id(p): p for p in (*self.net.parameters(), *trained)}.values()
+        parts = (part for p in distinct for part in p.detach().reshape(-1).split(_CHECKED_AT_ONCE))
         return all(bool(part.isfinite().all()) for part in parts)
 
     def state(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ ORDER = [
     {"activation", "ntk"},
     {"network"},
     {"training"},
+    {"physics"},
     {"tables"},
     {"cli"},
 ]
@@ -136,6 +137,7 @@ BREACHES = [
     ("network.module", "from hrta_ext.training import fit", "does not stand left"),
     ("network.module", "from ..training import fit", "a relative import"),
     ("training.fit", "from hrta_ext import __version__", "imports hrta_ext, the package's face"),
+    ("training.fit", "from hrta_ext.physics.samplers import Sampler", "does not stand left"),
     ("tables.model", "def f():\n    from hrta_ext.cli import main", "does not stand left"),
     ("network.module", "from hrta_ext.activation import native", "its folder's own"),
     ("network.module", "from hrta_ext.ntk.reference import sums", "its folder's own"),
