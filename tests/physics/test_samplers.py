@@ -118,6 +118,7 @@ def test_measure_and_description(region: Any) -> None:
     described = [sampler.description]
     for other in (
         hx.Sampler(region, 11, method="sobol", seed=4),
+        hx.Sampler(region, 10, method="sobol", seed=4, dtype=torch.float64),
         hx.Sampler(region, 10, method="latin", seed=4),
         hx.Sampler(region, 10, method="sobol", seed=5),
         hx.Sampler(hx.Interval(0.0, 1.0), 10, method="sobol", seed=4),
