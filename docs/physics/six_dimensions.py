@@ -1,4 +1,4 @@
-"""-Laplace u + u = f in the unit cube of six dimensions, where no grid goes, by the residual at new points every step."""
+"""-Laplace u + u = f in the unit cube of six dimensions, where no grid goes, by the residual at points drawn anew."""
 
 import math
 
