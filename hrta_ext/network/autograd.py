@@ -72,8 +72,8 @@ class TwoLayer(Function):
         if not grads:
             return (None,) * 7
         (x, weight, output_weight), s = _saved(ctx)
-        arguments = (grad_f, grad_df_dx, x, weight, output_weight, s, ctx.base, ctx.needs_input_grad[:4])
-        arguments += (ctx.second, grad_second)
+        rest = ctx.base, ctx.needs_input_grad[:4], ctx.second, grad_second
+        arguments = grad_f, grad_df_dx, x, weight, output_weight, s, *rest
         with as_chosen(ctx.choice):
             if any(is_legacy_batched(grad) for grad in grads):
                 found = reference.gradients(*arguments)
@@ -238,7 +238,8 @@ def _of_gradients(
     grad_f: Tensor, grad_df_dx: Tensor | None, grad_second: Tensor | None, *rest: Any
 ) -> reference.Gradients:
     """``reference.gradients`` in the order of ``_TransformableGradients``."""
-    return reference.gradients(grad_f, grad_df_dx, *rest, grad_second)
+    gradients: Callable[..., reference.Gradients] = reference.gradients
+    return gradients(grad_f, grad_df_dx, *rest, grad_second)
 
 
 class _TransformableGradients(_Transformable):

@@ -72,7 +72,7 @@ class Problem:
 def _has_kernels(x: Tensor, second: Second) -> bool:
     """Whether the kernels of the jet take these second derivatives; torch's chunks do otherwise."""
     features, numbers = _C.TWO_LAYER_JET
-    return x.is_cpu and x.shape[-1] <= features and second.count() <= numbers
+    return x.is_cpu and x.shape[-1] <= features and second.size() <= numbers
 
 
 def _described(second: Second) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def outputs(
     f = x.new_empty((*networks, x.shape[0]))
     df_dx = x.new_empty((*networks, *x.shape)) if with_gradient else None
     if second is not None and df_dx is not None:
-        seconds = x.new_empty((*networks, x.shape[0], second.count()))
+        seconds = x.new_empty((*networks, x.shape[0], second.size()))
         problem = Problem(x, weight, output_weight, s, base)
         _C.two_layer_jet_forward(problem.call, *_described(second), *map(own, (f, df_dx, seconds)))
         return f, df_dx, seconds
@@ -180,7 +180,7 @@ def _jet_gradients(
         None if grad is None else plain(grad, f"two_layer_jet: {name}")
         for grad, name in ((grad_f, "grad_f"), (grad_df_dx, "grad_df_dx"), (grad_second, "grad_second"))
     ]
-    sizes = (1, x.shape[1], second.count())
+    sizes = (1, x.shape[1], second.size())
     places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)]
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None

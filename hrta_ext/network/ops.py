@@ -97,11 +97,10 @@ def _check(
         )
     if base not in _NAMES:
         raise ValueError(f"{function}: base must be in [0, {len(_NAMES)}), got {base}")
-    columns = () if second is None else second.columns
-    if second is not None and not (
-        columns[0] >= 0 and columns[-1] < x.shape[1] and columns == tuple(sorted(set(columns)))
-    ):
-        raise ValueError(f"{function}: columns must ascend within [0, {x.shape[1]}), got {list(columns)}")
+    if second is not None:
+        columns = list(second.columns)
+        if columns != sorted(set(columns)) or columns[0] < 0 or columns[-1] >= x.shape[1]:
+            raise ValueError(f"{function}: columns must ascend within [0, {x.shape[1]}), got {columns}")
     for (name, grad), shape in zip(grads.items(), _result_shapes(x, output_weight, second), strict=False):
         if tuple(grad.shape) != shape:
             raise ValueError(f"{function}: {name} must have shape {shape}, got {tuple(grad.shape)}")
@@ -110,7 +109,7 @@ def _check(
 def _result_shapes(x: Tensor, output_weight: Tensor, second: Second | None) -> tuple[tuple[int, ...], ...]:
     """Shapes of f, df/dx and the second derivatives."""
     outputs = (*output_weight.shape[:-1], x.shape[0])
-    return outputs, (*outputs, x.shape[1]), (*outputs, 0 if second is None else second.count())
+    return outputs, (*outputs, x.shape[1]), (*outputs, 0 if second is None else second.size())
 
 
 def _outputs(count: int) -> Callable[..., Any]:
@@ -153,7 +152,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(x, weight, output_weight, s)
 
 
-def _needed(ctx: Any, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+def _needed(ctx: Any, found: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     needed = (t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:4], strict=True))
     return *needed, *(None for _ in (ctx.base, *ctx.second))
 
@@ -192,7 +191,7 @@ def _checked(name: str, run: Callable[..., Any], grads: Sequence[str], backward:
         given, (x, weight, output_weight, s, base, *needs) = arguments[: len(grads)], arguments[len(grads) : needs_end]
         described = arguments[needs_end:]
         if described and (not 0 <= described[0] < len(FORMS) or not described[1]):
-            raise ValueError(f"{name}: form must be in [0, {len(FORMS)}) and columns not empty, got {described}")
+            raise ValueError(f"{name}: form must be in [0, {len(FORMS)}) and columns not empty, got {tuple(described)}")
         second = _second(*described)
         _check(name, x, weight, output_weight, s, base, second, **dict(zip(grads, given, strict=True)))
         return run(given, x, weight, output_weight, s, base, needs, second)

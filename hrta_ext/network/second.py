@@ -6,7 +6,7 @@ m^(-1/2) sum_k a_k sigma_s'' V_k with a row V_k of R numbers for each neuron. cs
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from torch import Tensor
 FORMS = ("laplacian", "diagonal", "hessian")  # in the order of SecondForm in csrc/network/jet.h
 
 
-class Second(NamedTuple):
+@dataclass(frozen=True)  # no tuple, which vmap would take apart
+class Second:
     """Which second derivatives: a form, over ascending columns of x."""
 
     form: str
     columns: tuple[int, ...]
 
-    def count(self) -> int:
+    def size(self) -> int:
         """R: 1, one a column, or the upper triangle of the Hessian, row by row."""
         count = len(self.columns)
         return {"laplacian": 1, "diagonal": count, "hessian": count * (count + 1) // 2}[self.form]
@@ -64,7 +65,7 @@ class Second(NamedTuple):
         count = len(self.columns)
         place = torch.empty((count, count), dtype=torch.long)
         upper = torch.triu_indices(count, count)
-        place[upper[0], upper[1]] = place[upper[1], upper[0]] = torch.arange(self.count())
+        place[upper[0], upper[1]] = place[upper[1], upper[0]] = torch.arange(self.size())
         return values[..., place.to(values.device)]
 
 

@@ -12,6 +12,7 @@ import torch
 from hrta_ext import build_info
 from hrta_ext.reproduction.claims.baselines import Baselines
 from hrta_ext.reproduction.claims.decay import Decay
+from hrta_ext.reproduction.claims.homotopy import HomotopyExperiment
 from hrta_ext.reproduction.claims.lazy import Lazy
 from hrta_ext.reproduction.claims.poisson import Poisson
 from hrta_ext.reproduction.claims.real import Real
@@ -34,6 +35,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         SinExperiment(3),
         Table1(),
         Baselines(),
+        HomotopyExperiment(),
         Poisson(),
         Real(),
     )

@@ -23,7 +23,14 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OF_THE_CPU = {"simd", "circle"}
 OF_THE_GPU = {"gpu"}
 # What torch/ sees of the ops.
-PUBLIC = {"activation/activation.h", "ntk/gram.h", "ntk/infinite.h", "network/network.h", "training/training.h"}
+PUBLIC = {
+    "activation/activation.h",
+    "ntk/gram.h",
+    "ntk/infinite.h",
+    "network/jet.h",
+    "network/network.h",
+    "training/training.h",
+}
 OPS = {"activation", "ntk", "network", "training"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 

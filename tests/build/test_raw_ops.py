@@ -27,6 +27,8 @@ NAMES = [
     "two_layer_backward",
     "two_layer_with_gradient",
     "two_layer_with_gradient_backward",
+    "two_layer_jet",
+    "two_layer_jet_backward",
 ]
 DTYPES = (torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float32, torch.float64)
 SIZES = (0, 1, 2, 3, 5, 7)
@@ -43,16 +45,21 @@ def valid(op: str, pick: random.Random) -> list[Any]:
     networks = pick.choice(((), (), (2,), (0,), (2, 3)))
     tensors = torch.randn(n, d), torch.randn(*networks, m, d), torch.randn(*networks, m)
     arguments = [t.to(dtype) for t in tensors] + [torch.rand(()).double(), base]
-    grads = [torch.randn(*networks, n).to(dtype), torch.randn(*networks, n, d).to(dtype)]
+    form, columns = pick.randrange(3), sorted(pick.sample(range(d), pick.randrange(d) + 1))
+    numbers = (1, len(columns), len(columns) * (len(columns) + 1) // 2)[form]
+    grads = [torch.randn(*networks, n, *last).to(dtype) for last in ((), (d,), (numbers,))]
     if op.endswith("backward"):
-        arguments = [*grads[: 1 + ("with_gradient" in op)], *arguments, *(pick.random() < 0.5 for _ in range(4))]
-    return arguments
+        count = 3 if "jet" in op else 1 + ("with_gradient" in op)
+        arguments = [*grads[:count], *arguments, *(pick.random() < 0.5 for _ in range(4))]
+    return [*arguments, form, columns] if "jet" in op else arguments
 
 
 def spoiled(value: Any, pick: random.Random) -> Any:
     """Another value in its place, which may be wrong or only unusual."""
     if isinstance(value, bool):
         return not value
+    if isinstance(value, list):
+        return pick.choice(([], value[::-1], [*value, value[-1]], [-1, *value], [*value, 64], [2**62]))
     if isinstance(value, int):
         return pick.choice((-1, 0, 3, 8, 2**31, 2**62, -(2**63)))
     shape = [pick.choice(SIZES) for _ in range(pick.randrange(4))]
@@ -169,6 +176,21 @@ REFUSED: list[tuple[str, tuple[Any, ...], type[Exception], str]] = [
         (torch.ones(4), torch.ones(4, 2), *NETWORK, *NEEDS),
         ValueError,
         r"grad_df_dx must have shape \(4, 3\), got \(4, 2\)",
+    ),
+    (
+        "two_layer_jet",
+        (*NETWORK, 3, [0]),
+        ValueError,
+        r"form must be in \[0, 3\) and columns not empty, got \(3, \[0\]\)",
+    ),
+    ("two_layer_jet", (*NETWORK, 0, []), ValueError, r"form must be in \[0, 3\) and columns not empty"),
+    ("two_layer_jet", (*NETWORK, 1, [0, 3]), ValueError, r"columns must ascend within \[0, 3\), got \[0, 3\]"),
+    ("two_layer_jet", (*NETWORK, 1, [1, 0]), ValueError, r"columns must ascend within \[0, 3\), got \[1, 0\]"),
+    (
+        "two_layer_jet_backward",
+        (torch.ones(4), torch.ones(4, 3), torch.ones(4, 2), *NETWORK, *NEEDS, 2, [0, 2]),
+        ValueError,
+        r"grad_second must have shape \(4, 3\), got \(4, 2\)",
     ),
 ]
 

@@ -5,7 +5,7 @@ Every method gets the same grid of learning rates, the same tuning seeds and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,9 @@ CASES = (
 )
 
 
-def best_rate(tuning: Mapping[float, list[Training]], results: Results) -> float:
-    """The learning rate with the lowest median of the final losses; the lower one of equals."""
-    medians = {lr: Spread.of([results[run.task]["final_loss"] for run in runs]).median for lr, runs in tuning.items()}
+def best_rate(tuning: Mapping[float, Sequence[Training]], results: Results, tuned: str = "final_loss") -> float:
+    """The learning rate with the lowest median of the final losses, or of another number; the lower one of equals."""
+    medians = {lr: Spread.of([results[run.task][tuned] for run in runs]).median for lr, runs in tuning.items()}
     return min(medians, key=lambda lr: (medians[lr], lr))
 
 

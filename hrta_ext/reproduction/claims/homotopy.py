@@ -1,0 +1,300 @@
+"""A homotopy that moves: ramps, switches that keep the function, an adaptive path, beside constant s and the paper's.
+
+Every method gets the same grid of learning rates, the same tuning seeds and the same number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.claims.baselines import best_rate
+from hrta_ext.reproduction.page.drawing import Runs, draw_dots, save_picture
+from hrta_ext.reproduction.page.sections import PROJECT, Claim, Figure, Scale, Section, Table
+from hrta_ext.reproduction.page.verdicts import Comparison, Spread, compare, number, verdict_of
+from hrta_ext.reproduction.runs.homotopies import Homotopy
+from hrta_ext.reproduction.runs.tasks import Results, Task
+
+TUNING_SEEDS = (1000, 1001, 1002)
+BASELINE = "s = 1"
+BESIDE = (0.56, 1.8)  # quarter decades, beside the best rate of a grid of half decades
+# The coarse grids; for SGD, which costs ten times as much, rates were cut before seeds.
+RATES = {
+    "adam": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "gd": (3e-1, 1.0, 3.0, 10.0),
+    "sgd": (1.0, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How s moves; ``ramp`` is a share of all steps."""
+
+    name: str
+    s: tuple[float, ...] = (1.0,)
+    moves: str = "stages"
+    ramp: float = 0.0
+    restart: bool = False
+
+
+METHODS = (
+    Method(BASELINE),
+    Method("s = 1.5", (1.5,)),
+    Method("s = 2", (2.0,)),
+    Method("switch 1 → 1.5", (1.0, 1.5)),
+    Method("switch 1 → 1.5, restarted", (1.0, 1.5), restart=True),
+    Method("switch 1 → 1.5, function kept", (1.0, 1.5), "kept"),
+    Method("ramp 1 → 1.5 over 1/2", (1.0, 1.5), "ramp", 1 / 2),
+    Method("ramp 1 → 2 over 1/16", (1.0, 2.0), "ramp", 1 / 16),
+    Method("ramp 1 → 2 over 1/4", (1.0, 2.0), "ramp", 1 / 4),
+    Method("ramp 0.5 → 1 over 1/4", (0.5, 1.0), "ramp", 1 / 4),
+    Method("ramp 2 → 1 over 1/4", (2.0, 1.0), "ramp", 1 / 4),
+    Method("adaptive 1 → 2", (1.0, 2.0), "adaptive"),
+)
+_SWITCH = 3 / 16  # the paper's 3000 of 16 000 steps
+_FEW = (BASELINE, "s = 1.5", "s = 2", "switch 1 → 1.5", "switch 1 → 1.5, function kept", "ramp 1 → 2 over 1/4")
+_OF_MODULES = (BASELINE, "s = 1.5", "s = 2", "switch 1 → 1.5", "ramp 1 → 2 over 1/4")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with an optimizer, and which methods are run on it.
+
+    Attributes:
+        judged: The number that methods are compared by.
+        tuned: The number that chooses the learning rate.
+        changes: Of the training.
+    """
+
+    name: str
+    title: str
+    problem: str
+    optimizer: str = "adam"
+    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
+    judged: str = "final_loss"
+    tuned: str = "final_loss"
+    total: int = 8000
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+_DOUBLE = {"dtype": "float64"}
+_BATCHES = {"batch_size": 25}
+CASES = (
+    Case("sin1d_adam", "d = 1, 100 points, Adam", "sin1d", changes=_DOUBLE),
+    Case("sin3d_adam", "d = 3, 125 points, Adam", "sin3d", changes=_DOUBLE),
+    Case("sin1d_gd", "d = 1, 100 points, gradient descent", "sin1d", "gd", changes=_DOUBLE),
+    Case("sin3d_gd", "d = 3, 125 points, gradient descent", "sin3d", "gd", changes=_DOUBLE),
+    Case("sin3d_n343_adam", "d = 3, 343 points, Adam", "sin3d", changes={"n": 343}),
+    Case("poisson_adam", "Poisson problem, 400 points, ReLU², Adam", "poisson", judged="h1_error",
+         changes={"base": "relu2"}),
+    Case("diabetes_adam", "diabetes, Adam", "diabetes", judged="error", tuned="validation_error", total=1000,
+         changes={"width": 200}),
+    Case("sin1d_noise_adam", "d = 1, noise 0.1, Adam", "sin1d", judged="error", changes={"noise": 0.1}),
+    Case("sin3d_sgd", "d = 3, 125 points, SGD in batches of 25", "sin3d", "sgd", _FEW, changes=_BATCHES),
+    Case("sin1d_sgd", "d = 1, 100 points, SGD in batches of 25", "sin1d", "sgd", _FEW, changes=_BATCHES),
+    Case("sin1d_three_layer", "d = 1, three layers of width 100, Adam", "sin1d", methods=_OF_MODULES, total=4000,
+         changes={"network": "three_layer", "width": 100}),
+)  # fmt: skip
+BY_NAME = {method.name: method for method in METHODS}
+
+
+@dataclass(frozen=True)
+class HomotopyExperiment:
+    """The experiment ``homotopy``."""
+
+    name: str = "homotopy"
+    title: str = "A homotopy without the jump: ramps, kept functions, an adaptive path"
+
+    def cases(self, scale: Scale) -> tuple[Case, ...]:
+        """The problems of this scale."""
+        return CASES[:1] if scale.name == "toy" else CASES[:2] if scale.name == "small" else CASES
+
+    def run(self, scale: Scale, case: Case, method: Method, lr: float, seed: int) -> Homotopy:
+        """One training."""
+        total = scale.pick(toy=20, small=600, full=case.total)
+        first = round(_SWITCH * total)
+        two_stages = len(method.s) == 2 and method.moves in ("stages", "kept")
+        given = {"width": 1000, **case.changes}
+        width = min(given.pop("width"), scale.pick(toy=8, small=400, full=1000))
+        return Homotopy(
+            problem=case.problem, width=width, s=method.s, steps=(first, total - first) if two_stages else (total,),
+            optimizer=case.optimizer, lr=lr, restart=method.restart, seed=seed, device=scale.device,
+            moves=method.moves, ramp_steps=max(1, round(method.ramp * total)) if method.ramp else 0, **given,
+        )  # fmt: skip
+
+    def tuning(self, scale: Scale, case: Case, method: Method, results: Results) -> dict[float, list[Homotopy]]:
+        """Learning rate -> the runs that judge it, from seeds that are used for nothing else.
+
+        The coarse grid, and once its results are there two rates beside its best one, but for SGD.
+        """
+        coarse = RATES[case.optimizer]
+        rates = scale.pick(toy=coarse[1:3], small=coarse, full=coarse)
+        seeds = scale.pick(toy=TUNING_SEEDS[:1], small=TUNING_SEEDS[:2], full=TUNING_SEEDS)
+
+        def runs(lr: float) -> list[Homotopy]:
+            return [self.run(scale, case, method, lr, seed) for seed in seeds]
+
+        grid = {lr: runs(lr) for lr in rates}
+        if case.optimizer != "sgd" and all(run.task in results for each in grid.values() for run in each):
+            best = self._best(case, grid, results)
+            grid |= {lr: runs(lr) for lr in (float(f"{best * factor:.2g}") for factor in BESIDE)}
+        return grid
+
+    def _best(self, case: Case, grid: Mapping[float, list[Homotopy]], results: Results) -> float:
+        return best_rate(grid, results, case.tuned)
+
+    def rate(self, scale: Scale, case: Case, method: Method, results: Results) -> float:
+        """The learning rate that the tuning chose."""
+        return self._best(case, self.tuning(scale, case, method, results), results)
+
+    def final(self, scale: Scale, case: Case, method: Method, results: Results) -> list[Homotopy]:
+        """The runs that are compared."""
+        lr = self.rate(scale, case, method, results)
+        return [self.run(scale, case, method, lr, seed) for seed in range(scale.seeds)]
+
+    def tasks(self, scale: Scale, results: Results) -> list[Task]:
+        """The tuning, and of every method whose tuning is done the runs at the chosen rate."""
+        tasks = []
+        for case in self.cases(scale):
+            for name in case.methods:
+                tuning = self.tuning(scale, case, BY_NAME[name], results)
+                tasks += [run.task for runs in tuning.values() for run in runs]
+                if all(run.task in results for runs in tuning.values() for run in runs):
+                    tasks += [run.task for run in self.final(scale, case, BY_NAME[name], results)]
+        return tasks
+
+    def section(self, scale: Scale, results: Results, folder: Path) -> Section:
+        """Every method against s = 1 on every problem."""
+        final: dict[Case, dict[str, Runs]] = {}
+        rates: dict[Case, dict[str, float]] = {}
+        every: list[Mapping[str, Any]] = []
+        for case in self.cases(scale):
+            final[case], rates[case] = {}, {}
+            for name in case.methods:
+                method = BY_NAME[name]
+                rates[case][name] = self.rate(scale, case, method, results)
+                final[case][name] = [results[run.task] for run in self.final(scale, case, method, results)]
+                tuning = self.tuning(scale, case, method, results)
+                every += [*final[case][name], *(results[run.task] for runs in tuning.values() for run in runs)]
+        return Section(
+            name=self.name,
+            title=self.title,
+            setting=_setting(scale),
+            readings=["None of these methods is in the paper; its switch 1 → 1.5 stands beside them."],
+            claims=judge(final),
+            figures=_draw(final, rates, folder, scale),
+            tables=[_table(case, final[case], rates[case]) for case in final],
+            n_runs=len(every),
+            n_diverged=sum(run["diverged"] for run in every),
+            seconds=sum(run["seconds"] for run in every),
+        )
+
+
+def _setting(scale: Scale) -> list[str]:
+    return [
+        "Two-layer networks of width 1000 unless said otherwise, all samples at once unless SGD is named, the learning "
+        "rate falling to 0 by a cosine; equal steps of every method of a problem. Shares are those of all steps; the "
+        "switch comes after 3/16 of them as in the paper. “Function kept”: fit(keep_function=True). “Adaptive”: "
+        "AdaptiveHomotopy with its defaults. Two-layer networks on sin without noise and with all samples at once are "
+        "trained in float64 where there are 100 or 125 of these, since float32 ends at 1e-14.",
+        f"Every method's learning rate is the best of a grid of half decades (Adam {_listed('adam')}; gradient descent "
+        f"{_listed('gd')}; SGD {_listed('sgd')}) and, but for SGD, of two more at {BESIDE[0]:g} and {BESIDE[1]:g} "
+        "times the best: the lowest median of the final loss, for diabetes of the error on rows kept for that, over "
+        f"{scale.pick(toy=1, small=2, full=3)} tuning seeds. The results are those of {scale.seeds} other seeds.",
+        "Cut, since it is dear: most rates and half of the methods for SGD, the width of the three-layer network.",
+    ]
+
+
+def _listed(optimizer: str) -> str:
+    return ", ".join(f"{lr:g}" for lr in RATES[optimizer])
+
+
+def _against(case: Case, methods: Mapping[str, Runs], name: str, other: str) -> Comparison:
+    return compare([run[case.judged] for run in methods[name]], [run[case.judged] for run in methods[other]])
+
+
+_MOVING = ("switch 1 → 1.5, function kept", "ramp 1 → 1.5 over 1/2", "ramp 1 → 2 over 1/4", "adaptive 1 → 2")
+# Claim, the cases that it is about, and which methods end lower than which others if it holds.
+_EXACT = ("sin1d_adam", "sin3d_adam")
+_DESCENT = ("sin1d_gd", "sin3d_gd", "sin1d_sgd", "sin3d_sgd")
+_ELSEWHERE = ("sin3d_n343_adam", "poisson_adam", "diabetes_adam", "sin1d_noise_adam", "sin1d_three_layer")
+_QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
+    ("Without the jump, moving s ends lower than the paper's switch (Adam)", _EXACT,
+     [(name, "switch 1 → 1.5") for name in _MOVING]),
+    ("A ramp 1 → 2 over a quarter of the steps ends lower than s = 1 (Adam)", _EXACT,
+     [("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("An adaptive path 1 → 2 ends lower than s = 1 (Adam)", _EXACT, [("adaptive 1 → 2", BASELINE)]),
+    ("A switch that keeps the function ends lower than s = 1 (Adam)", _EXACT,
+     [("switch 1 → 1.5, function kept", BASELINE)]),
+    ("It is the motion that helps: a ramp ends lower than its last s kept from the start (Adam)", _EXACT,
+     [("ramp 1 → 1.5 over 1/2", "s = 1.5"), ("ramp 1 → 2 over 1/4", "s = 2")]),
+    ("A ramp down, 2 → 1, ends lower than s = 1 (Adam)", _EXACT, [("ramp 2 → 1 over 1/4", BASELINE)]),
+    ("A ramp in the paper's first direction, 0.5 → 1, ends lower than s = 1 (Adam)", _EXACT,
+     [("ramp 0.5 → 1 over 1/4", BASELINE)]),
+    ("With gradient descent and SGD, a ramp 1 → 2 ends lower than s = 1", _DESCENT,
+     [("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("On other problems a ramp 1 → 2 ends lower than s = 1 (Adam)", _ELSEWHERE, [("ramp 1 → 2 over 1/4", BASELINE)]),
+)  # fmt: skip
+
+
+def judge(final: Mapping[Case, Mapping[str, Runs]]) -> list[Claim]:
+    """The claims, from the runs at the tuned rates."""
+    claims = []
+    for text, names, pairs in _QUESTIONS:
+        outcomes, sentences = [], []
+        for name, other in pairs:
+            compared = {
+                case.title: _against(case, methods, name, other)
+                for case, methods in final.items()
+                if case.name in names and name in methods and other in methods
+            }
+            outcomes += [comparison.outcome for comparison in compared.values()]
+            seen = "; ".join(f"{number(c.ratio)} in {title} ({c.outcome.value})" for title, c in compared.items())
+            sentences += [f"{name} over {other}: {seen}."] if seen else []
+        evidence = f"Ratios, medians over the seeds. {' '.join(sentences)}" if outcomes else "Not run here."
+        claims.append(Claim(text, "our question", PROJECT, verdict_of(outcomes), evidence))
+    return claims
+
+
+def _table(case: Case, methods: Mapping[str, Runs], rates: Mapping[str, float]) -> Table:
+    rows = []
+    for name, runs in methods.items():
+        judged = Spread.of([run[case.judged] for run in runs])
+        loss = Spread.of([run["final_loss"] for run in runs])
+        against: tuple[object, ...] = ("", "", "")
+        if name != BASELINE:
+            compared = _against(case, methods, name, BASELINE)
+            against = (compared.ratio, compared.p, compared.outcome.value)
+        last_s = Spread.of([run["last_s"] for run in runs]).median
+        rows.append((name, rates[name], judged.median, judged.low, judged.high, loss.median, last_s, *against))
+    what = {"final_loss": "final loss", "h1_error": "rel. H1 error", "error": "rel. L2 error"}[case.judged]
+    columns = (
+        "method", "tuned lr", what, "lower quartile", "upper quartile", "final training loss", "last s",
+        "ratio to s = 1", "p", "outcome",
+    )  # fmt: skip
+    return Table(f"homotopy_{case.name}", f"{case.title}: at the tuned rate", columns, tuple(rows))
+
+
+def _draw(
+    final: Mapping[Case, Mapping[str, Runs]], rates: Mapping[Case, Mapping[str, float]], folder: Path, scale: Scale
+) -> list[Figure]:
+    figures = []
+    for case, methods in final.items():
+        what = {"final_loss": "final training loss R", "h1_error": "relative H1 error"}.get(
+            case.judged, "relative L2 error"
+        )
+        figure, (axis,) = new_figure(8.6, 0.33 * len(methods) + 1.0)
+        rows = {f"{name}  (lr {rates[case][name]:g})": [run[case.judged] for run in runs]
+                for name, runs in methods.items()}  # fmt: skip
+        draw_dots(axis, rows, reference=next(iter(rows)), xlabel=what)
+        axis.set_title(f"{case.title}: {scale.seeds} seeds at the tuned learning rate", fontsize=10)
+        save_picture(figure, folder / f"homotopy_{case.name}.png")
+        caption = f"{case.title}. One dot per seed; bars: medians, lines: quartiles, dashed: s = 1."
+        figures.append(Figure(f"homotopy_{case.name}", caption))
+    return figures
