@@ -21,8 +21,10 @@ from hrta_ext.ntk.regression import KernelRegression
 from hrta_ext.ntk.spectra import SquareLaw, decay_rate, eigenvalues, lambda_min, square_law
 from hrta_ext.ntk.types import Gram
 from hrta_ext.ntk.types import GramSums as _GramSums
+from hrta_ext.physics.balls import Ball
 from hrta_ext.physics.boxes import Box, Interval
 from hrta_ext.physics.losses import DeepRitz, Residual, periodic
+from hrta_ext.physics.polygons import Polygon
 from hrta_ext.physics.samplers import Sampler
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.ensemble import fit_ensemble
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveHomotopy",
+    "Ball",
     "Box",
     "DeepRitz",
     "FitResult",
@@ -48,6 +51,7 @@ __all__ = [
     "Jet",
     "KernelRegression",
     "PlateauHomotopyScheduler",
+    "Polygon",
     "Residual",
     "Sampler",
     "SquareLaw",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hrta_ext.inputs import shown
+from hrta_ext.physics.checks import check_real, check_reals
 from hrta_ext.physics.geometry import Geometry
-from hrta_ext.physics.numbers import check_real, check_reals
 from hrta_ext.physics.regions import Mapped, Region, choose
 
 _SIDES = ("lower", "upper")
@@ -136,8 +136,9 @@ class Box(Geometry):
 
 
 class Interval(Box):
-    """The interval [start, end]: a box in one dimension, whose boundary is its two ends (each of measure 1; samples hold
-    both, as often as each other where ``count`` is even).
+    """The interval [start, end]: a box in one dimension, whose boundary is its two ends.
+
+    Each end has measure 1, and a sample of them holds both, as often as each other where ``count`` is even.
 
     Args:
         start: Its lower end.

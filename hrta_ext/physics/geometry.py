@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hrta_ext.physics.numbers import check_tolerance
+from hrta_ext.physics.checks import check_tolerance
 from hrta_ext.physics.regions import Region
+
+if TYPE_CHECKING:
+    from hrta_ext.physics.differences import Difference
+    from hrta_ext.physics.spacetime import SpaceTime
 
 _ON = 1e-6  # of the diameter: float32 rounds coordinates by less
 
@@ -61,8 +65,8 @@ class Geometry:
         Args:
             points: Shape (n, d), any floating dtype and device.
         Returns:
-            Shape (n,), float64. Differences and domains with time give a lower bound of its absolute value in places;
-            sign and zeros are exact.
+            Shape (n,), float64. Of a difference it may be nearer to 0 than the true one, with the right sign;
+            on a face that both shapes share it is 0.
         """
         return self._distance(self._checked(points, "distance"))
 
@@ -97,7 +101,7 @@ class Geometry:
             points: Points of the boundary, shape (n, d). Elsewhere it is the normal of the nearest piece.
         Returns:
             Shape (n, d), dtype and device of the points. Where pieces meet it is the normal of one of them: of a box,
-            the face of the first axis; of a polygon, the edge that comes first; of a difference, what is cut out of; of
+            the face of the first axis; of a polygon, the edge that comes first; of a difference, the second shape; of
             a domain with time, its start or end. Nothing is averaged, and such points have no measure.
         """
         return self._normals(self._checked(points, "normals")).to(points.dtype)
@@ -109,6 +113,22 @@ class Geometry:
     def sample_boundary(self, count: int, *, method: str = "uniform", seed: int = 0) -> Tensor:
         """Points of the boundary, uniform by its measure: float64 on the CPU, shape (count, d)."""
         return self.boundary.sample(count, method=method, seed=seed)
+
+    def __sub__(self, other: Geometry) -> Difference:
+        """This shape with another one cut out."""
+        from hrta_ext.physics.differences import Difference  # which is a geometry itself
+
+        return Difference(self, other) if isinstance(other, Geometry) else NotImplemented
+
+    def with_time(self, start: float, end: float) -> SpaceTime:
+        """The domain of all (t, x) with t from ``start`` to ``end`` and x in this geometry; the time is column 0.
+
+        Its ``initial`` is this geometry at the first time, its ``lateral`` the boundary at all times; both are regions
+        to draw from, and so is ``over_time(region)`` of any region of this geometry.
+        """
+        from hrta_ext.physics.spacetime import SpaceTime  # which is a geometry itself
+
+        return SpaceTime(self, start, end)
 
     def __repr__(self) -> str:
         given = ", ".join(str(value) for name, value in self.description.items() if name != "shape")

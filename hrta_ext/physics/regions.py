@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Predicate = Callable[[Tensor], Tensor]
 # Measures without a closed form come from so many points of a Sobol' sequence, scrambled with one seed for all.
 ESTIMATE_COUNT = 2**16
-_MOST_CANDIDATES = 2**24  # of one draw by rejection
+_BLOCK = 2**20  # candidates at a time
 
 
 class Region:
@@ -77,7 +77,10 @@ class Region:
         """
         if not callable(predicate):
             raise TypeError(f"where: predicate must be callable, got {shown(predicate)}")
-        return Restricted(self, predicate)
+        part = Restricted(self, predicate)
+        if part.measure == 0:
+            raise ValueError(f"where: predicate must accept one of {ESTIMATE_COUNT} points at least, got none")
+        return part
 
     def sample(self, count: int, *, method: str = "uniform", seed: int = 0) -> Tensor:
         """Points of the region, float64 on the CPU: draw 0 of a :class:`Sampler`.
@@ -110,34 +113,34 @@ class Mapped(Region):
 class Restricted(Region):
     """The part of a region where a predicate holds."""
 
-    def __init__(
-        self, region: Region, predicate: Predicate, name: dict[str, Any] | None = None, measure: float | None = None
-    ) -> None:
+    def __init__(self, region: Region, predicate: Predicate, measure: float | None = None) -> None:
         super().__init__(region.geometry, region.description, region.coordinates, region.extent)
         self.copies, self.finite = region.copies, region.finite
         self._region, self._predicate = region, predicate
-        if measure is None or name is None:
-            u = UnitPoints("sobol", self.coordinates, 0, 0).take(ESTIMATE_COUNT)
-            mask = self.place(u)[1].numpy()
-            if measure is None:
-                measure = self.extent * float(mask.mean())
-        # A function has no name that tells it from others: the points that it accepts do.
-        code = name or {"digest": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16]}
-        self.description = {"where": code, "of": region.description}
-        if not measure > 0:
-            raise ValueError(f"where: the part must hold some of {ESTIMATE_COUNT} points, got none")
+        if measure is None:
+            points, outer = region.place(UnitPoints("sobol", self.coordinates, 0, 0).take(ESTIMATE_COUNT))
+            outer = points.new_ones(len(points), dtype=torch.bool) if outer is None else outer
+            mask = (self._accept(points) & outer).numpy()
+            measure = region.measure * int(mask.sum()) / max(1, int(outer.sum()))
+            # A function has no name that tells it from others: the points that it accepts do.
+            digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16]
+            self.description = {"where": digest, "of": region.description}
         self.measure = measure
 
     def place(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Points of the whole region, with the mask."""
         points, outer = self._region.place(u)
+        mask = self._accept(points)
+        return points, mask if outer is None else mask & outer
+
+    def _accept(self, points: Tensor) -> Tensor:
         mask = self._predicate(points)
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             got = f"a tensor of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(f"where: predicate must return a mask of torch.bool, got {got}")
         if mask.shape != points.shape[:1]:
             raise ValueError(f"where: predicate must return shape ({len(points)},), got {tuple(mask.shape)}")
-        return points, mask if outer is None else mask & outer
+        return mask
 
     def complete(self, points: Tensor) -> Tensor:
         """As the whole region does."""
@@ -151,6 +154,7 @@ class Union(Region):
         description = {"region": name, **geometry.description}
         extents = [region.extent for region in regions]
         super().__init__(geometry, description, max(region.coordinates for region in regions), math.fsum(extents))
+        self.finite = all(region.finite for region in regions)
         self._regions = regions
         self._extents = torch.tensor(extents, dtype=torch.float64, device="cpu")
         self.measure = math.fsum(region.measure for region in regions)
@@ -194,22 +198,17 @@ def draw(region: Region, count: int, method: str, seed: int, number: int) -> Ten
     """Points (count, d) of a draw, a function of the arguments alone."""
     wanted = count // region.copies
     source = EvenPoints() if region.finite else UnitPoints(method, region.coordinates, seed, number)
-    points, mask = region.place(source.take(math.ceil(wanted * _surplus(region, wanted))))
-    if mask is None:
-        return region.complete(points)
-    found, candidates = [points[mask]], len(points)
-    while (missing := wanted - sum(map(len, found))) > 0:
-        if candidates > max(_MOST_CANDIDATES, 64 * wanted):
+    per_point = region.extent / region.measure
+    found, missing, candidates = [], wanted, 0
+    while missing > 0:
+        # All are wanted where nothing is cut out; else so many that four times in five no second round is needed.
+        ahead = missing
+        if per_point > 1:
+            ahead = math.ceil(missing * per_point * (1 + missing**-0.5))
+            ahead = min(max(ahead, candidates), max(missing, _BLOCK))
+        points, mask = region.place(source.take(ahead))
+        found.append((points if mask is None else points[mask])[:missing])
+        missing, candidates = missing - len(found[-1]), candidates + ahead
+        if missing and candidates > 4 * wanted * per_point + _BLOCK:
             raise ValueError(f"sample: the region must be easier to hit, got {wanted - missing} of {wanted} points")
-        points, mask = region.place(source.take(math.ceil(missing * _surplus(region, missing))))
-        assert mask is not None
-        found.append(points[mask])
-        candidates += len(points)
-    return region.complete(torch.cat(found)[:wanted])
-
-
-def _surplus(region: Region, wanted: int) -> float:
-    """Candidates per point, so that four draws by rejection in five need no second round."""
-    if region.measure == region.extent:
-        return 1.0
-    return region.extent / region.measure * (1 + 1 / math.sqrt(wanted))
+    return region.complete(torch.cat(found))

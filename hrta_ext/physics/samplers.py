@@ -33,11 +33,12 @@ class Sampler:
         count: Number of points per draw, at least 1.
         method: "uniform", "latin" or "sobol".
         seed: An int in [-2^63, 2^64).
-        dtype: Of what a call returns, float32 or float64; None: torch's default when the sampler is made.
+        dtype: Of what a call returns, float32 or float64; None: torch's default when the sampler is made. A network in
+            float64 wants float64, or its points are rounded first.
         device: Of what a call returns.
     Attributes:
         geometry, measure: The geometry, and the measure of the region in it: volumes and areas of energies.
-        description: All of the above as a dict that JSON can hold, by which a checkpoint knows the sampler again.
+        description: All of this but the device, as a dict that JSON can hold: by it checkpoints know a sampler again.
     Raises:
         TypeError, ValueError: A region, count, method, seed or dtype that is none.
 
@@ -84,7 +85,8 @@ class Sampler:
     @property
     def description(self) -> dict[str, Any]:
         """Everything that decides the points, as a dict that JSON can hold."""
-        return {"points": self.region.description, "count": self.count, "method": self.method, "seed": self.seed}
+        drawn = {"count": self.count, "method": self.method, "seed": self.seed, "dtype": str(self.dtype)}
+        return {"points": self.region.description, **drawn}
 
     def draw(self, k: int) -> Tensor:
         """Draw k as it is made: float64 on the CPU, shape (count, d)."""
