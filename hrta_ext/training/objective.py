@@ -227,7 +227,8 @@ class PointTerms:
         """The loss on draws after those of the training, and its standard error; leaves the network as it is."""
         first = [(self.total_steps - 1) // checked.term.resample + 1 for checked in self.terms]
         before = _besides_weights(self.net)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.enable_grad(), torch.random.fork_rng(devices):
             losses = [
                 sum(float(value.detach()) for value in self._evaluate([start + k for start in first]))
                 for k in range(_NEW_DRAWS)
