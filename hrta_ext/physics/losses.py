@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hrta_ext.inputs import check_finite, shown
 from hrta_ext.network.jets import Jet
 from hrta_ext.network.second import FORMS
-from hrta_ext.training.jets import jet_of
+from hrta_ext.training.jets import Need, jet_of
 from hrta_ext.training.terms import Term, split_rule
 
 Field = float | Tensor | Callable[[Tensor], Tensor]  # a number, or a function of points (n, d) -> (n,)
@@ -218,7 +218,8 @@ class Residual(nn.Module):
             net: Any network that ``fit`` trains by this loss.
             points: (n, d), of its dtype and on its device.
         """
-        jet = jet_of(net, points, self.second or "gradient", self.second_columns, "Residual.values: second is None")
+        columns = None if self.second_columns is None else tuple(self.second_columns)
+        jet = jet_of(net, points, Need(self.second or "gradient", columns, "Residual.values: second is None"))
         return self.equation(jet, points).detach()
 
 

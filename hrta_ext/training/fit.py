@@ -61,7 +61,8 @@ def fit(
     Args:
         net: Any module with homotopy layers; trained in place.
         x: Samples, shape (n, ...), on the device and of the dtype of the network; with ``loss`` its points, (n, d), or
-            a sampler of points (:class:`Term`), and nothing with terms, each of which has its own.
+            a sampler of points (:class:`Sampler`), a mapping of these for parts of a boundary (:class:`DeepRitz`), or
+            nothing with terms, each of which has its own.
         y: Targets, shape (n,) or (n, ...), the shape of ``net(x)``; a trailing dimension of 1 may be missing in either.
         loss: In place of targets: a function ``loss(jet, points)`` -> (n,) of the :class:`Jet` of the network, whose
             mean is minimised; a list of :class:`Term`, whose sum is; or a ready-made one, :class:`DeepRitz` or

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.losses import by_autograd, is_plain, value_and_gradient
 
 _SERVE = ("relu2, tanh, gelu, silu, softplus, erf and sin serve", "tanh, gelu, silu, softplus, erf and sin serve")
+_FEW = 4  # times as many points has a pass that points join which need less
 
 
 def trainable_order(net: nn.Module) -> tuple[int, str]:
@@ -43,6 +45,21 @@ def untrainable(order: int, base: str) -> str:
     return f"{kind} of base {base!r} are constant between its kinks, which nothing can train; {_SERVE[order]}"
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a term looks at.
+
+    Attributes:
+        kind: "laplacian", "diagonal" or "hessian"; "gradient" or "value" for no more than that.
+        columns: Those of the second derivatives; None for all.
+        why: What touching a derivative that is not there says.
+    """
+
+    kind: str
+    columns: tuple[int, ...] | None = None
+    why: str = ""
+
+
 class WithoutSecond(Jet):
     """A jet of value and gradient."""
 
@@ -63,40 +80,82 @@ class ValueAlone(WithoutSecond):
         raise ValueError(self.why)
 
 
-def jet_of(net: nn.Module, x: Tensor, need: str, second_columns: Sequence[int] | None, why: str) -> Jet:
+def passes_of(needs: Sequence[Need], counts: Sequence[int]) -> list[list[int]]:
+    """Which of the terms, with so many points, go through the neurons together; the first of each needs the most.
+
+    A pass has a cost of its own: terms of one need share one, and few points join a pass that gives more than they
+    need. Shapes alone decide.
+    """
+    alike: dict[tuple[str, tuple[int, ...] | None], list[int]] = {}
+    for k, need in enumerate(needs):
+        alike.setdefault((need.kind, need.columns), []).append(k)
+    rank = {"value": 0, "gradient": 1}
+    groups = sorted(alike.values(), key=lambda group: -rank.get(needs[group[0]].kind, 2))
+    passes: list[list[int]] = []
+    for group in groups:
+        count, kind = sum(counts[k] for k in group), needs[group[0]].kind
+        hosts = [p for p in passes if rank.get(needs[p[0]].kind, 2) > rank.get(kind, 2)]
+        host = max(hosts, key=lambda p: sum(counts[k] for k in p), default=[])
+        if host and count * _FEW <= sum(counts[k] for k in host):
+            host += group
+        else:
+            passes.append(list(group))
+    return passes
+
+
+def jets_of(net: nn.Module, points: Sequence[Tensor], needs: Sequence[Need], passes: list[list[int]]) -> list[Jet]:
+    """The jets of all terms, each with what it needs."""
+    jets: dict[int, Jet] = {}
+    for members in passes:
+        if len(members) == 1:
+            jets[members[0]] = jet_of(net, points[members[0]], needs[members[0]])
+            continue
+        sizes = [len(points[k]) for k in members]
+        whole = jet_of(net, torch.cat([points[k] for k in members]), needs[members[0]])
+        parts = [[None] * len(sizes) if part is None else part.split(sizes) for part in tuple(whole)]
+        for k, value, gradient, second in zip(members, *parts, strict=True):
+            jets[k] = _seen(needs[k], value, gradient, second)
+    return [jets[k] for k in range(len(points))]
+
+
+def _seen(need: Need, value: Tensor, gradient: Tensor | None, second: Tensor | None) -> Jet:
+    if need.kind not in ("value", "gradient"):
+        return Jet(value, cast(Tensor, gradient), cast(Tensor, second))
+    kind: type[WithoutSecond] = ValueAlone if need.kind == "value" else WithoutSecond
+    jet = kind(value, cast(Tensor, None if need.kind == "value" else gradient), cast(Tensor, None))
+    jet.why = need.why
+    return jet
+
+
+def jet_of(net: nn.Module, x: Tensor, need: Need) -> Jet:
     """u, grad u and second derivatives of scalar outputs at x (n, d), differentiable in all parameters.
 
     Args:
         net: Outputs (n,) or (n, 1), each of its own point alone.
         x: Points, without the bias column: derivatives are those in its d columns.
-        need: "laplacian", "diagonal" or "hessian" of ``second_columns``; "gradient" or "value" for no more than that.
-        second_columns: None for all.
-        why: What touching a derivative that is not there says.
+        need: What of it.
     """
     if is_plain(net):
         assert isinstance(net, TwoLayerNet)
-        if need not in ("value", "gradient"):
-            return net.jet(x, second=need, second_columns=second_columns)
-        parts = (net(x), None) if need == "value" else value_and_gradient(net, x)
-    elif need == "value":
+        if need.kind not in ("value", "gradient"):
+            return net.jet(x, second=need.kind, second_columns=need.columns)
+        parts = (net(x), None) if need.kind == "value" else value_and_gradient(net, x)
+    elif need.kind == "value":
         parts = net(x), None
     else:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             parts = by_autograd(net, x, "loss")
     value, gradient = _scalar(parts[0], x), parts[1]
-    if gradient is None or need == "gradient":
-        kind: type[WithoutSecond] = ValueAlone if gradient is None else WithoutSecond
-        jet = kind(value, cast(Tensor, gradient), cast(Tensor, None))
-        jet.why = why
-        return jet
+    if gradient is None or need.kind == "gradient":
+        return _seen(need, value, gradient, None)
     with torch.enable_grad():
-        columns = list(range(x.shape[1]) if second_columns is None else second_columns)
+        columns = list(range(x.shape[1]) if need.columns is None else need.columns)
         rows = [_derivative(gradient[:, column], x) for column in columns]
-    if need == "hessian":
+    if need.kind == "hessian":
         return Jet(value, gradient, torch.stack([row[:, columns] for row in rows], 1))
     diagonal = torch.stack([row[:, column] for row, column in zip(rows, columns, strict=True)], 1)
-    return Jet(value, gradient, diagonal.sum(1) if need == "laplacian" else diagonal)
+    return Jet(value, gradient, diagonal.sum(1) if need.kind == "laplacian" else diagonal)
 
 
 def _derivative(values: Tensor, x: Tensor) -> Tensor:

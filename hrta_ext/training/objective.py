@@ -16,7 +16,7 @@ from hrta_ext.compiled import require_memory
 from hrta_ext.inputs import DtypeError, check_columns
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.data import hash_tensor
-from hrta_ext.training.jets import jet_of, trainable_order, untrainable
+from hrta_ext.training.jets import Need, jets_of, passes_of, trainable_order, untrainable
 from hrta_ext.training.terms import AUTO, Task, Term, mean_and_error, name_of_loss, names_of
 
 _NEW_DRAWS = 16  # of every sampler, after the last one of the training: what the loss is on points not trained on
@@ -28,9 +28,7 @@ class _Checked:
 
     name: str
     term: Term
-    need: str  # of the jet
-    second_columns: list[int] | None
-    why: str  # the jet has no more
+    need: Need
 
     @property
     def label(self) -> str:
@@ -60,6 +58,9 @@ class PointTerms:
                 self.fixed[k] = self._points(term.points, name).detach()
                 _check_quadrature(term, name)
             self.terms.append(_checked(name, term, self._at(k, term, name, 0).shape[1], order))
+        self.needs = [checked.need for checked in self.terms]
+        counts = [len(self._at(k, checked.term, checked.name, 0)) for k, checked in enumerate(self.terms)]
+        self.passes = passes_of(self.needs, counts)
         for p in task.unknowns():
             if p.device != self.device:
                 raise ValueError(f"fit: parameters must be on the net's device, {self.device}, got {p.device}")
@@ -123,10 +124,11 @@ class PointTerms:
 
     def _evaluate(self, draws: list[int]) -> list[Tensor]:
         values = []
-        for k, (checked, draw) in enumerate(zip(self.terms, draws, strict=True)):
+        numbered = enumerate(zip(self.terms, draws, strict=True))
+        every = [self._at(k, checked.term, checked.name, draw) for k, (checked, draw) in numbered]
+        jets = jets_of(self.net, every, self.needs, self.passes)
+        for checked, points, jet in zip(self.terms, every, jets, strict=True):
             term = checked.term
-            points = self._at(k, term, checked.name, draw)
-            jet = jet_of(self.net, points, checked.need, checked.second_columns, checked.why)
             pointwise = term.loss(jet, points)
             _check_pointwise(pointwise, points.shape[0], checked)
             mean = pointwise.mean() if term.quadrature is None else (term.quadrature * pointwise).sum()
@@ -195,9 +197,9 @@ class PointTerms:
 
     def _description(self, checked: _Checked) -> str:
         term = checked.term
-        what = f"{checked.name}: {name_of_loss(term.loss)}, weight {term.weight:g}, {checked.need}"
-        if checked.second_columns is not None:
-            what += f" of columns {checked.second_columns}"
+        what = f"{checked.name}: {name_of_loss(term.loss)}, weight {term.weight:g}, {checked.need.kind}"
+        if checked.need.columns is not None:
+            what += f" of columns {list(checked.need.columns)}"
         if isinstance(term.points, Tensor):
             return f"{what}, at {term.points.shape[0]} points"
         own = getattr(term.points, "description", None)
@@ -225,7 +227,8 @@ class PointTerms:
         """The loss on draws after those of the training, and its standard error; leaves the network as it is."""
         first = [(self.total_steps - 1) // checked.term.resample + 1 for checked in self.terms]
         before = _besides_weights(self.net)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.enable_grad(), torch.random.fork_rng(devices):
             losses = [
                 sum(float(value.detach()) for value in self._evaluate([start + k for start in first]))
                 for k in range(_NEW_DRAWS)
@@ -267,9 +270,9 @@ def _checked(name: str, term: Term, features: int, order: tuple[int, str]) -> _C
     else:
         need = asked
     if need in ("value", "gradient"):
-        return _Checked(name, term, need, None, why)
+        return _Checked(name, term, Need(need, None, why))
     chosen = None if columns is None else check_columns(columns, features, f"fit: second_columns of term {name!r}")
-    return _Checked(name, term, need, chosen, why)
+    return _Checked(name, term, Need(need, None if chosen is None else tuple(chosen), why))
 
 
 def _check_quadrature(term: Term, name: str) -> None:

@@ -126,7 +126,8 @@ def as_task(points: object, loss: object, parameters: Iterable[nn.Parameter]) ->
     given = list(parameters)
     for k, parameter in enumerate(given):
         if not isinstance(parameter, nn.Parameter) or not parameter.requires_grad:
-            raise TypeError(f"fit: parameters[{k}] must be an nn.Parameter that requires grad, got {shown(parameter)}")
+            kind = type(parameter).__name__
+            raise TypeError(f"fit: parameters[{k}] must be an nn.Parameter that requires grad, got {kind}")
     return Task(terms, given)
 
 

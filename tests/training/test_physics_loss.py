@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import hrta_ext as hx
 from hrta_ext.training.fit import fit
+from hrta_ext.training.jets import Need, passes_of
 from hrta_ext.training.results import StepInfo
 from hrta_ext.training.terms import Term
 
@@ -70,29 +71,42 @@ def pointwise(parts: tuple[Tensor, ...], x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("make", [square_net, deep])
 @pytest.mark.parametrize(("second", "columns"), ALL)
+@pytest.mark.parametrize("inside_count", [9, 28])  # all terms go through the neurons together where one has the most
 def test_one_step_follows_the_gradient_of_the_dense_formula(
-    make: Any, second: str | None, columns: list[int] | None
+    make: Any, second: str | None, columns: list[int] | None, inside_count: int
 ) -> None:
     """Jets, their mean with weights, and the update: the native jet and that by autograd of other networks."""
     net, twin = make(), make()
     hx.set_homotopy(twin, SGD["s"])
-    rule = torch.rand(12, dtype=torch.float64)
+    inside, few = draw(3, inside_count), POINTS[:4]
+    rule = torch.rand(4, dtype=torch.float64)
     terms = [
-        Term(POINTS, lambda u, x: pointwise(tuple(u) if second else (u.value, u.gradient), x), 0.3, second=second,
+        Term(draw(7, 3), lambda u, x: u.value.exp(), second=None, name="b"),
+        Term(inside, lambda u, x: pointwise(tuple(u) if second else (u.value, u.gradient), x), 0.3, second=second,
              second_columns=columns, name="a"),
-        Term(draw(7, 5), lambda u, x: u.value.exp(), second=None, name="b"),
-        Term(POINTS, lambda u, x: u.value * u.gradient[:, 1], -2.0, second=None, quadrature=rule, name="c"),
+        Term(few, lambda u, x: u.value * u.gradient[:, 1], -2.0, second=None, quadrature=rule, name="c"),
     ]  # fmt: skip
     result = fit(net, loss=terms, **SGD)
-    first = 0.3 * pointwise(dense_jet(twin, POINTS, second, columns), POINTS).mean()
-    others = dense_jet(twin, POINTS, None, None)
-    third = -2.0 * (rule * others[0] * others[1][:, 1]).sum()
-    expected = [first, dense_jet(twin, draw(7, 5), None, None)[0].exp().mean(), third]
+    others = dense_jet(twin, few, None, None)
+    expected = [
+        dense_jet(twin, draw(7, 3), None, None)[0].exp().mean(),
+        0.3 * pointwise(dense_jet(twin, inside, second, columns), inside).mean(),
+        -2.0 * (rule * others[0] * others[1][:, 1]).sum(),
+    ]
     torch.testing.assert_close(torch.cat([*result.terms.values()]), torch.stack(expected).detach())
     torch.testing.assert_close(result.loss, torch.stack(expected).sum().detach()[None])
     torch.stack(expected).sum().backward()
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p, q - SGD["lr"] * q.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_terms_share_passes_where_that_is_cheaper() -> None:
+    """Equal needs always, lesser ones where their points are few; the first of a pass needs the most."""
+    value, gradient, full, other = Need("value"), Need("gradient"), Need("laplacian"), Need("diagonal", (0,))
+    assert passes_of([value, full, gradient, full], [10, 300, 90, 100]) == [[1, 3, 2, 0]]
+    assert passes_of([value, full, gradient], [10, 100, 90]) == [[1, 0], [2]]
+    assert passes_of([value, gradient, full, other], [40, 9, 30, 30]) == [[2], [3], [1], [0]]
+    assert passes_of([gradient, value, gradient], [100, 10, 100]) == [[0, 2, 1]]
 
 
 def test_every_backend_takes_the_same_steps(device: torch.device) -> None:
@@ -148,7 +162,8 @@ def test_a_sampler_is_asked_for_the_draws_in_turn() -> None:
         seen.append(x)
         return u.value.square()
 
-    result = fit(net, loss=[Term(draw, loss, resample=3, second=None)], s=1.0, steps=7, optimizer="sgd", lr=1e-9)
+    with torch.no_grad():  # as the torch engine goes on under it
+        result = fit(net, loss=[Term(draw, loss, resample=3, second=None)], s=1.0, steps=7, optimizer="sgd", lr=1e-9)
     assert all(torch.equal(x, draw(k // 3).float()) for k, x in enumerate(seen[:7]))
     assert all(torch.equal(x, draw(3 + k).float()) for k, x in enumerate(seen[7:]))
     values = torch.stack([net(draw(3 + k).float()).square().mean() for k in range(16)]).double()
