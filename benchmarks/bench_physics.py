@@ -1,10 +1,10 @@
 """One training step of a PINN: hx.fit beside DeepXDE, the same problem, points, width, optimizer and number of steps.
 
--Laplace u = 2 pi^2 sin(pi x) sin(pi y) on the unit square, u = 0 on its boundary, tanh, one hidden layer, the mean square of
-the residual and of the values on the boundary, Adam. DeepXDE (pip install deepxde, its PyTorch backend) differentiates by
-autograd, n x m at a time. Times are medians of interleaved rounds (timing.py), a call of several steps; memory is the growth of
-the largest resident set in a process of its own. With --error both sides train 5 networks at the best of the same learning
-rates, and the errors against the solution are compared.
+-Laplace u = 2 pi^2 sin(pi x) sin(pi y) on the unit square, u = 0 on its boundary, tanh, one hidden layer, the mean
+square of the residual and of the values on the boundary, Adam. DeepXDE (pip install deepxde, its PyTorch backend)
+differentiates by autograd, n x m at a time. Times are medians of interleaved rounds (timing.py), a call of several
+steps; memory is the growth of the largest resident set in a process of its own. With --error both sides train 5
+networks at the best of the same learning rates, and the errors against the solution are compared.
 """
 
 from __future__ import annotations
@@ -129,6 +129,12 @@ def train_theirs(case: Case, seed: int = 0) -> tuple[Callable[[int, float], obje
     return train, lambda x: torch.as_tensor(model.predict(x.double().numpy()))[:, 0]
 
 
+def calls_of(case: Case) -> dict[str, Callable[[], object]]:
+    """What is timed."""
+    ours, theirs = train_ours(case)[0], train_theirs(case)[0]
+    return {OURS: lambda: ours(case.steps, 1e-3), PEER: lambda: theirs(case.peer_steps, 1e-3)}
+
+
 def grown_memory(case: Case, side: str, threads: int) -> float:
     """Bytes by which the largest resident set grows in the first steps, in a process of its own."""
     command = [sys.executable, __file__, "--memory-of", side, json.dumps([case.n, case.width, case.dtype])]
@@ -193,18 +199,14 @@ def main() -> None:
             break
         print(f"[{number + 1}/{len(cases)}] {case.name}", file=sys.stderr)
         effort = QUICK if arguments.quick else budget.share(Effort(rounds=7, sample_seconds=0.0), len(cases) - number)
-        ours, theirs = train_ours(case)[0], train_theirs(case)[0]
-        calls = {OURS: lambda: ours(case.steps, 1e-3), PEER: lambda: theirs(case.peer_steps, 1e-3)}
-        times = measure(calls, effort)
+        times = measure(calls_of(case), effort)
         mine = [s / case.steps for s in times[OURS].seconds]
         peer = [s / case.peer_steps for s in times[PEER].seconds]
         ratio = statistics.median(p / m for p, m in zip(peer, mine, strict=True))
-        memory = {side: grown_memory(case, side, arguments.threads) for side in calls}
-        rows.append(
-            (case.name, format_seconds(statistics.median(mine)), format_seconds(statistics.median(peer)), f"{ratio:.1f}",
-             f">= {case.goal:g}", "yes" if ratio >= case.goal else "NO",
-             f"{memory[OURS] / 2**20:.0f} MiB", f"{memory[PEER] / 2**20:.0f} MiB")
-        )  # fmt: skip
+        memory = {side: grown_memory(case, side, arguments.threads) for side in (OURS, PEER)}
+        of_times = [format_seconds(statistics.median(seconds)) for seconds in (mine, peer)]
+        of_goal = [f"{ratio:.1f}", f">= {case.goal:g}", "yes" if ratio >= case.goal else "NO"]
+        rows.append([case.name, *of_times, *of_goal, *(f"{grown / 2**20:.0f} MiB" for grown in memory.values())])
         saved.append({"case": vars(case), "ours": mine, "deepxde": peer, "ratio": ratio, "memory": memory})
     columns = ("a step", OURS, PEER, "ratio", "goal", "met?", "memory", "DeepXDE's")
     print(format_table(columns, rows, left=1))
