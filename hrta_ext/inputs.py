@@ -8,6 +8,7 @@ from numbers import Real
 from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
@@ -52,6 +53,13 @@ def check_integer(value: object, name: str) -> int:
     if number >= 2**63:
         raise ValueError(f"{name} must be below 2^63, got {shown(number)}")
     return number
+
+
+def check_flag(value: object, name: str) -> bool:
+    """``value`` (a bool, of NumPy too) as a bool; TypeError naming it otherwise."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, got {shown(value)}")
+    return bool(value)
 
 
 def check_seed(seed: object, name: str) -> int:

@@ -39,7 +39,7 @@ from hrta_ext.callers import (
     transforms_active,
     wants_grad,
 )
-from hrta_ext.inputs import Parameter, check_activation, check_target
+from hrta_ext.inputs import Parameter, check_activation, check_flag, check_target
 
 # What the fast lane of `homotopy` looks up on every call.
 _KINDS = compiled.KINDS
@@ -123,6 +123,8 @@ def homotopy(x: Tensor, s: Parameter = 1.0, base: str = "relu", *, order: int = 
         >>> torch.autograd.grad(y.sum(), x)
         (tensor([-0.5000,  1.0000]),)
     """
+    if save_slope is not False:
+        save_slope = check_flag(save_slope, "homotopy: save_slope")
     # torch's own leaky_relu on few elements: the same bits, of every derivative too, under transforms and tracers as
     # well. Few questions, since each costs half a microsecond in a training step. Not at s = 1, where it has 0 times
     # -inf; and not in place, where it keeps the result, which nobody may then overwrite, and has no backward for s > 1.

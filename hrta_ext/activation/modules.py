@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hrta_ext.activation.functions import homotopy
 from hrta_ext.bases import get_base
 from hrta_ext.callers import dispatch_modes, functorch_active, is_dynamo_compiling, tracing_state
-from hrta_ext.inputs import Parameter, check_homotopy_parameter, check_integer
+from hrta_ext.inputs import Parameter, check_flag, check_homotopy_parameter, check_integer
 
 
 class HomotopyLayer(nn.Module):
@@ -95,10 +95,9 @@ class HomotopyActivation(HomotopyLayer):
         num_features: int | None = None,
         save_slope: bool = False,
     ) -> None:
+        learnable = check_flag(learnable, "HomotopyActivation: learnable")
         super().__init__(s, base, learnable=learnable, num_features=num_features)
-        if not isinstance(save_slope, bool):
-            raise TypeError(f"HomotopyActivation: save_slope must be a bool, got {type(save_slope).__name__}")
-        self.save_slope = save_slope
+        self.save_slope = check_flag(save_slope, "HomotopyActivation: save_slope")
 
     def forward(self, x: Tensor) -> Tensor:
         """sigma_s(x), of x's shape and dtype."""

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.modules import HomotopyLayer, shown
 from hrta_ext.callers import stand_in
-from hrta_ext.inputs import Parameters, check_homotopy_parameter, check_integer, check_seed, with_bias
+from hrta_ext.inputs import Parameters, check_flag, check_homotopy_parameter, check_integer, check_seed, with_bias
 from hrta_ext.network.functions import two_layer
 from hrta_ext.network.jets import Jet, two_layer_jet
+from hrta_ext.network.keeping import rescale
 from hrta_ext.ntk.gram import gram
 from hrta_ext.ntk.types import Gram
-
-_NEURONS_AT_ONCE = 1 << 20  # of sums in float64, whose temporaries stay small beside a wide network
 
 
 class TwoLayerNet(HomotopyLayer):
@@ -62,7 +61,7 @@ class TwoLayerNet(HomotopyLayer):
         self.register_buffer("skip", None)
         self.in_features = check_integer(in_features, "TwoLayerNet: in_features")
         self.width = check_integer(width, "TwoLayerNet: width")
-        self.bias = bool(bias)
+        self.bias = check_flag(bias, "TwoLayerNet: bias")
         seed = None if seed is None else check_seed(seed, "TwoLayerNet: seed")
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         weight = torch.randn(self.width, self.in_features + self.bias, generator=generator)
@@ -122,35 +121,9 @@ class TwoLayerNet(HomotopyLayer):
             ValueError: s not finite; with ``keep_function`` s = 0, now or then: at s = 0 the network is linear.
         """
         value = check_homotopy_parameter(s, dtype=self.s.dtype)
-        if keep_function:
-            self._rescale(float(self.s), value)
+        if check_flag(keep_function, "TwoLayerNet.set_s: keep_function"):
+            rescale(self, value)
         super().set_s(value)
-
-    @torch.no_grad()
-    def _rescale(self, now: float, then: float) -> None:
-        if now == then:
-            return
-        if now == 0.0 or then == 0.0:
-            raise ValueError(
-                "TwoLayerNet.set_s: keep_function=True needs an s other than 0 before and after, "
-                f"got {now:g} and {then:g}: at s = 0 the network is linear, and no output weights make up for that"
-            )
-        if "output_weight" not in self._parameters:
-            raise ValueError("TwoLayerNet.set_s: keep_function=True needs output_weight as a plain parameter")
-        weights, outputs = self.weight.detach(), self.output_weight.detach()
-        most, largest = torch.finfo(outputs.dtype).max, float(torch.linalg.vector_norm(outputs, torch.inf))
-        if largest * abs(now / then) > most:
-            raise ValueError(f"TwoLayerNet.set_s: keep_function=True from s = {now:g} needs a larger s, got {then:g}")
-        linear = torch.zeros(weights.shape[1], dtype=torch.float64, device=weights.device)
-        for w, a in zip(weights.split(_NEURONS_AT_ONCE), outputs.split(_NEURONS_AT_ONCE), strict=True):
-            before = a.to(torch.float64, copy=True)
-            a.copy_(before * (now / then))
-            linear += ((1.0 - now) * before - (1.0 - then) * a.double()) @ w.double()
-        linear *= self.width**-0.5
-        if self.skip is None:
-            with torch.inference_mode(False):
-                self.skip = torch.zeros_like(weights[0])
-        self.skip.copy_(self.skip.double() + linear)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if "skip" in self._buffers:  # there or not, as in what is loaded

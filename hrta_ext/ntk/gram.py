@@ -21,6 +21,7 @@ from hrta_ext.inputs import (
     Parameters,
     check_budget,
     check_draw,
+    check_flag,
     check_integer,
     check_result_dtype,
     check_samples,
@@ -317,7 +318,7 @@ def _reporter(
     """What to call with the number of neurons done, if anybody wants to know, and when all is over."""
     if callable(progress):
         return lambda done: progress(done, width), lambda: None
-    if not progress:
+    if not check_flag(progress, "random_gram_path: progress"):
         return None, lambda: None
     from tqdm import tqdm
 

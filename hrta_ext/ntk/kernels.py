@@ -102,7 +102,9 @@ def finite_kernel(network: Any, s: float | None) -> NetworkKernel | DrawnKernel:
     """The kernel of a TwoLayerNet (or what has its attributes) or of a GramPath; an error that says what is missing."""
     if isinstance(network, GramPath):
         if network.drawn is None or network.x2 is not None:
-            what = "of given weights, which it does not hold" if network.drawn is None else "of cross-kernels (x2)"
+            what = "of cross-kernels (x2)"
+            if network.drawn is None:
+                what = "of given weights or of one batch of neurons (GramPath.batch), which it does not hold"
             raise ValueError(
                 "KernelRegression: network must be a path of random_gram_path on the training samples, to be drawn "
                 f"again for new ones, got a path {what}; a TwoLayerNet has its weights"

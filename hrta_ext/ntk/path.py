@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.backends import serve
-from hrta_ext.inputs import Parameters, parameter_values
+from hrta_ext.inputs import Parameters, parameter_values, shown
 from hrta_ext.ntk import native, reference
 from hrta_ext.ntk.files import load_path, save_path
 from hrta_ext.ntk.types import Drawn, Gram, GramSums
@@ -72,6 +72,8 @@ class GramPath:
             >>> path.batch(1)
             GramPath(n=2, D=2, width=200, base='relu', batches=1)
         """
+        if isinstance(b, bool) or not hasattr(b, "__index__"):
+            raise TypeError(f"GramPath.batch: b must be an int, got {shown(b)}")
         if not 0 <= b < self.batches:
             raise ValueError(f"GramPath.batch: b must be from 0 to {self.batches - 1}, got {b}")
         sums = GramSums(*(value[b : b + 1] for value in self.sums))

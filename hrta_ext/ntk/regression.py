@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.callers import aligned
-from hrta_ext.inputs import DtypeError, as_float, check_finite, shown, with_bias
+from hrta_ext.inputs import DtypeError, as_float, check_finite, check_flag, shown, with_bias
 from hrta_ext.ntk.kernels import InfiniteKernel, finite_kernel
 from hrta_ext.ntk.types import Gram
 
@@ -112,6 +112,7 @@ class KernelRegression:
             ValueError: Shapes that do not match, values that are not finite or masked, parameters out of range.
             TypeError: Sparse or complex data, text, dates; it is a ValueError too.
         """
+        check_flag(self.bias, "KernelRegression: bias")
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'KernelRegression: kernel must be "ntk" or "nngp", got {self.kernel!r}')
         if self.s is not None:

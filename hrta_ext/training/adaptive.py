@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.data import Samples
 from hrta_ext.training.losses import is_plain
 from hrta_ext.training.schedules import Schedule
+from hrta_ext.training.states import Checks, increasing, many, whole
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class AdaptiveHomotopy:
     and a = |g|^2 towards the end it is tolerance p / (b + (b^2 + a tolerance p)^(1/2)). It needs two forward passes.
 
     ``result.s`` of :func:`fit` says which s every step had, ``result.settings["s_reached_end"]`` whether the end was
-    reached: where the loss falls very low, the steps that it allows are very small.
+    reached: where the loss falls very low, the steps that it allows are very small. With ``keep_function`` in
+    :func:`fit` no step of s adds anything to the loss, and s keeps the pace that it would have without.
 
     Args:
         start: s of the first steps.
@@ -78,13 +81,17 @@ class AdaptiveScheduler(Schedule):
         net: What :func:`check_adapts` has nothing against.
         rule: Start, end and how to get there.
         samples: What the loss is over.
+        keep_function: As in :class:`HomotopyScheduler`.
     """
 
-    _saved = ("values", "stage", "last_step", "changes")
-    moves = keep_function = False
+    _saved: ClassVar[Checks] = {"values": many, "stage": whole, "last_step": whole, "changes": increasing}
+    moves = False
 
-    def __init__(self, net: TwoLayerNet, rule: AdaptiveHomotopy, samples: Samples) -> None:
+    def __init__(
+        self, net: TwoLayerNet, rule: AdaptiveHomotopy, samples: Samples, *, keep_function: bool = False
+    ) -> None:
         self.rule, self.samples, self.net = rule, samples, net
+        self.keep_function = keep_function
         self.last_step = 0
         self.changes: tuple[int, ...] = (0,)  # the first step of every value
         super().__init__(net, (rule.start,))
@@ -105,6 +112,11 @@ class AdaptiveScheduler(Schedule):
     def next_change(self, step: int) -> int | None:
         """The first step after ``step`` that may have another s."""
         return None if self.get_last_s() == self.rule.end else step + self.rule.patience - step % self.rule.patience
+
+    def _misfit(self) -> str | None:
+        if len(self.changes) != len(self.values) or self.changes[0] != 0 or self.changes[-1] > self.last_step:
+            return "changes"
+        return None if self.stage == len(self.values) - 1 else "stage"
 
     def path(self, steps: int) -> Tensor:
         """s of so many steps."""

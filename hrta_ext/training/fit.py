@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hrta_ext.inputs import check_integer
+from hrta_ext.inputs import check_flag, check_integer
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.checkpoints import Keeper, load_checkpoint, prepare_checkpoint
 from hrta_ext.training.data import Samples
@@ -73,9 +73,9 @@ def fit(
             (counted from the start of the stage), in place of a number makes s move in it. It is called once for every
             step, before the first. An :class:`AdaptiveHomotopy` decides as the training goes.
         steps: Number of steps of each stage; where s is no sequence of as many, their sum is the length of the run.
-        keep_function: A change of s between two stages leaves the function of the network as it is
-            (:meth:`TwoLayerNet.set_s`), so that the loss does not jump; the optimizer's moments of the output weights
-            grow by s'/s, as their gradients do. For a :class:`TwoLayerNet` and numbers s other than 0.
+        keep_function: A change of s leaves the function of the network as it is (:meth:`TwoLayerNet.set_s`), between
+            two stages or from step to step, so that the loss does not jump; the optimizer's moments of the output
+            weights grow by s'/s, as their gradients do. For a :class:`TwoLayerNet` and an s other than 0 throughout.
         optimizer: "adam"; "sgd", without momentum; "gd", the same on all samples at once (no ``batch_size``); or a
             ``torch.optim`` class or any callable ``(parameters, lr=lr) -> Optimizer``, such as a ``functools.partial``.
         lr: Learning rate.
@@ -120,6 +120,7 @@ def fit(
         >>> result.stop_reason, result.loss.shape, bool(result.loss[-1] < result.loss[0])
         ('finished', torch.Size([150]), True)
     """
+    progress, resume = check_flag(progress, "fit: progress"), check_flag(resume, "fit: resume")
     watchers = check_callbacks(callbacks)
     watched = any(every == 1 for _, every in watchers)
     data = _data(x, y, loss, parameters, sample_weight, target_gradient, batch_size)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.bases import BASES
-from hrta_ext.inputs import check_integer
+from hrta_ext.inputs import check_flag, check_integer
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.adaptive import AdaptiveHomotopy, AdaptiveScheduler, check_adapts
 from hrta_ext.training.checkpoints import fingerprint
@@ -66,12 +66,12 @@ class Plan:
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
         scheduler: HomotopyScheduler | AdaptiveScheduler
+        keep = bool(self.settings.get("keep_function"))
         if self.rule is not None:
             assert isinstance(self.net, TwoLayerNet)
             assert isinstance(self.batches, Batches)
-            scheduler = AdaptiveScheduler(self.net, self.rule, self.batches.samples)
+            scheduler = AdaptiveScheduler(self.net, self.rule, self.batches.samples, keep_function=keep)
         else:
-            keep = bool(self.settings.get("keep_function"))
             scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones, keep_function=keep)
         return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, self.stages.path)
 
@@ -116,6 +116,7 @@ def prepare(
         watched: There are callbacks after every single step.
         stages: Those of networks before this one, by dtype: a function of the step is called once for all.
     """
+    keep_function = check_flag(recipe.keep_function, "fit: keep_function")
     parameters = _check_net(net)
     if isinstance(data, Samples):
         check_samples(parameters, data)
@@ -125,8 +126,8 @@ def prepare(
     rule = recipe.s if isinstance(recipe.s, AdaptiveHomotopy) else None
     if rule is not None:
         check_adapts(net)
-        if recipe.keep_function:
-            raise ValueError("fit: keep_function is for stages of one s each, got an AdaptiveHomotopy")
+        if keep_function and rule.start * rule.end <= 0.0:
+            raise ValueError(f"fit: keep_function needs a start and an end of one sign, other than 0, got {rule}")
         if isinstance(data, Task):
             raise ValueError("fit: AdaptiveHomotopy knows the squared error alone, not loss; hx.ramp serves any")
     dtype = data.x.dtype if isinstance(data, Samples) else parameters[0].dtype
@@ -136,8 +137,8 @@ def prepare(
     of_run = known[dtype]
     if of_run.path is not None and any(isinstance(layer.s, nn.Parameter) for layer in homotopy_layers(net)):
         raise ValueError("fit: s must be a number for each stage where net learns s itself, got a function of the step")
-    if recipe.keep_function:
-        check_keeps_function("fit", net, of_run.values)
+    if keep_function:
+        check_keeps_function("fit", net, of_run.values, of_run.path)
     if recipe.engine not in ("auto", "fused", "torch"):
         raise ValueError(f'fit: engine must be "auto", "fused" or "torch", got {recipe.engine!r}')
     batch_size = None
@@ -160,7 +161,7 @@ def prepare(
         "lr_schedule": rates.name,
         "batch_size": batch_size,
     }
-    if recipe.keep_function:
+    if keep_function:
         settings["keep_function"] = True
     return Plan(net, parameters, built, rates, batches, chosen, of_run, rule, settings)
 

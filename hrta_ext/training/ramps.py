@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,19 +110,28 @@ def described(value: float | Moving, reached: int) -> float | list[Any]:
     return ["function", name_of(value), [[step, value_at(value, step, "s")] for step in steps]]
 
 
-def restored(description: float | Sequence[Any], own: float | Moving | None) -> float | Moving:
+def restored(description: Any, own: float | Moving | None) -> float | Moving:
     """The value that :func:`described` told of; ``own`` is what stands in its place now.
 
     Raises:
         ValueError: It was a function, and ``own`` is none with these values.
     """
-    if not isinstance(description, Sequence):
-        return description
-    kind, *rest = description
-    if kind == "ramp":
-        return Ramp(*rest)
-    name, points = rest
-    if own is None or isinstance(own, float) or any(own(step) != value for step, value in points):
-        shown = own if own is None or isinstance(own, float) else name_of(own)
-        raise ValueError(f"s must be the function of the step that was saved, {name}, got {shown}")
+    if not isinstance(description, (list, tuple)):
+        if isinstance(description, bool) or not isinstance(description, (int, float)) or not math.isfinite(description):
+            raise ValueError(f"finite numbers, ramps and functions, got {shown(description)}")
+        return float(description)
+    try:
+        kind, *rest = description
+        if kind == "ramp":
+            start, end, steps, shape = rest
+            return ramp(start, end, steps, shape=shape)
+        name, points = rest
+        pairs = [(check_integer(step + 1, "step") - 1, float(value)) for step, value in points]
+        if kind != "function":
+            raise ValueError(kind)
+    except (TypeError, ValueError):
+        raise ValueError(f"finite numbers, ramps and functions, got {shown(description)}") from None
+    if own is None or isinstance(own, float) or any(own(step) != value for step, value in pairs):
+        given = own if own is None or isinstance(own, float) else name_of(own)
+        raise ValueError(f"those saved: s must be the function of the step that was saved, {name}, got {given}")
     return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+from bisect import bisect_right
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
@@ -63,6 +64,7 @@ class Run:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
         self.path = path  # s of every step, (steps,), where it moves by itself
+        self.changes: list[int] = [] if path is None else (path.diff().nonzero()[:, 0] + 1).tolist()
         self.device = batches.device
         self.step = 0
         self.seconds = 0.0
@@ -79,11 +81,14 @@ class Run:
     def enter(self, most: int) -> int:
         """Set the s of the next step; how many steps of its stage, up to ``most``, are best done at once."""
         if self.step > 0:  # before the step, so that callbacks and the final net see the s that was trained
-            before, stage = self.scheduler.get_last_s(), self.scheduler.stage
+            before = self.scheduler.get_last_s()
             self.scheduler.step()
-            if self.scheduler.keep_function and self.scheduler.stage != stage:
+            if self.scheduler.keep_function and self.scheduler.get_last_s() != before:
                 self._rescale_moments(self.scheduler.get_last_s() / before)
         stage_end = self.scheduler.next_change(self.step) or self.rates.total_steps
+        if self.scheduler.keep_function:  # the weights change with s, between two calls of an engine
+            following = bisect_right(self.changes, self.step)
+            stage_end = min([stage_end, *self.changes[following : following + 1]])
         return min(most, stage_end - self.step, self.engine.steps_at_once())
 
     def _rescale_moments(self, ratio: float) -> None:
@@ -96,7 +101,7 @@ class Run:
 
     def upcoming(self, count: int) -> Tensor | None:
         """s of so many steps and of the one after them, (count + 1,); None where it stays that of the network."""
-        if not self.scheduler.moves or self.path is None:
+        if not self.scheduler.moves or self.scheduler.keep_function or self.path is None:
             return None
         last = self.path.numel() - 1
         return self.path[torch.arange(self.step, self.step + count + 1).clamp(max=last)]

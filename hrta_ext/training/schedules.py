@@ -7,15 +7,17 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hrta_ext.activation.modules import homotopy_layers, set_homotopy
-from hrta_ext.inputs import as_float, check_homotopy_parameter, check_integer, shown
+from hrta_ext.inputs import as_float, check_flag, check_homotopy_parameter, check_integer, shown
+from hrta_ext.network.keeping import Rest, empty_rest, rescale
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.ramps import Listed, Moving, Ramp, described, is_moving, name_of, restored, value_at
+from hrta_ext.training.states import Checks, fraction, increasing, many, number, positive, tensors, whole
 
 
 def _check_values(values: Any, name: str, module: nn.Module, *, may_move: bool = False) -> tuple[float | Moving, ...]:
@@ -94,15 +96,17 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
     return Stages(values, counts, torch.cat(parts) if moves else None)
 
 
-def check_keeps_function(name: str, module: object, values: Sequence[float | Moving]) -> None:
-    """ValueError unless every change of s between the values can leave the function of the module as it is."""
+def check_keeps_function(
+    name: str, module: object, values: Sequence[float | Moving], path: Tensor | None = None
+) -> None:
+    """ValueError unless every change of s can leave the function of the module as it is; ``path``: s of every step."""
     if not isinstance(module, TwoLayerNet) or isinstance(module.s, nn.Parameter):
         raise ValueError(f"{name}: keep_function needs a TwoLayerNet with s as a buffer, got {type(module).__name__}")
     for p, value in enumerate(values):
-        if not isinstance(value, float):
-            raise ValueError(f"{name}: keep_function is for stages of one s each, value {p} is {name_of(value)}")
         if value == 0.0 and len(values) > 1:
             raise ValueError(f"{name}: keep_function needs an s other than 0 in every stage, value {p} is 0")
+    for step in [] if path is None else (path == 0.0).nonzero()[:1, 0].tolist():
+        raise ValueError(f"{name}: keep_function needs an s other than 0 at every step, step {step} has 0")
 
 
 def _is_many(value: object) -> bool:
@@ -114,16 +118,23 @@ def _is_many(value: object) -> bool:
 class Schedule:
     """The stages s_1, ..., s_M of a module. Subclasses decide in ``step`` when to go on to the next one."""
 
-    _saved: tuple[str, ...] = ("values", "stage")
+    _saved: ClassVar[Checks] = {"values": many, "stage": whole}  # with their checks
+    _may_move = False  # from step to step within a stage
+    keep_function = False
+    rest: Rest | None = None  # with keep_function: what rounding left of the rescaled weights
 
     def __init__(self, module: nn.Module, values: Sequence[float | Moving]) -> None:
         self.values = tuple(values)
         self.module = module
         self.stage = 0
-        set_homotopy(module, self.get_last_s())
+        self._last = self._scheduled()
+        set_homotopy(module, self._last)
 
     def get_last_s(self) -> float:
         """The scheduled s of the current step, the one last set on the module."""
+        return self._last
+
+    def _scheduled(self) -> float:
         value = self.values[self.stage]
         return value if isinstance(value, float) else value_at(value, self._reached, type(self).__name__)
 
@@ -139,13 +150,21 @@ class Schedule:
             self._set()
 
     def _set(self) -> None:
-        set_homotopy(self.module, self.get_last_s())
+        s = self._scheduled()
+        if self.keep_function:
+            assert isinstance(self.module, TwoLayerNet)
+            if self.rest is None:
+                self.rest = empty_rest(self.module)
+            rescale(self.module, s, self.rest)
+        set_homotopy(self.module, s)
+        self._last = s
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the module, as plain Python values."""
+        """Everything but the module, as plain Python values; with ``keep_function``, tensors of rounding errors too."""
         state = {key: getattr(self, key) for key in self._saved}
         reached = [self._reached if p == self.stage else 0 for p in range(len(self.values))]
-        return {**state, "values": tuple(map(described, self.values, reached))}
+        rest = {} if self.rest is None else {"rest": list(self.rest)}
+        return {**state, "values": tuple(map(described, self.values, reached)), **rest}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where the scheduler that made ``state_dict`` stood; its schedule replaces this one's.
@@ -154,24 +173,53 @@ class Schedule:
         to be loaded after this scheduler is constructed.
 
         Raises:
-            ValueError: ``state_dict`` has other keys, so it is not of this kind of scheduler; or it was saved with a
-                function of the step, which it cannot hold, and this scheduler has none with its values in that place.
+            ValueError: ``state_dict`` has other keys, so it is not of this kind of scheduler; a value is damaged; or it
+                was saved with a function of the step, which it cannot hold, and this scheduler has none with its values
+                in that place. The scheduler is then as before.
         """
-        if set(state_dict) != set(self._saved):
+        name = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{name}: state must be a dict, got {type(state_dict).__name__}")
+        if set(state_dict) - ({"rest"} if self.keep_function else set()) != set(self._saved):
             expected, found = ", ".join(sorted(self._saved)), ", ".join(sorted(map(str, state_dict)))
-            raise ValueError(f"{type(self).__name__}.load_state_dict: state must have the keys {expected}, got {found}")
-        own = dict(enumerate(self.values))
+            raise ValueError(f"{name}: state must have the keys {expected}, got {found}")
+        own, before = dict(enumerate(self.values)), dict(vars(self))
+        layers = [layer for layer in homotopy_layers(self.module) if not isinstance(layer.s, nn.Parameter)]
+        key = ""
         try:
-            values = tuple(restored(value, own.get(p)) for p, value in enumerate(state_dict["values"]))
-        except ValueError as error:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: {error}") from None
-        for key in self._saved:
-            value = state_dict[key]
-            setattr(self, key, tuple(value) if isinstance(value, (list, tuple)) else value)
-        self.values = values
-        for layer in homotopy_layers(self.module):
-            if not isinstance(layer.s, nn.Parameter):
-                layer.set_s(self.get_last_s())
+            for key, check in self._saved.items():
+                setattr(self, key, check(state_dict[key]))
+            key = "values"
+            self.values = tuple(restored(value, own.get(p)) for p, value in enumerate(self.values))
+            if not self._may_move and not all(isinstance(value, float) for value in self.values):
+                raise ValueError(f"finite numbers, got {shown(state_dict[key])}")
+            key = "rest"
+            rest = state_dict.get("rest")
+            self.rest = None
+            if rest is not None:
+                assert isinstance(self.module, TwoLayerNet)
+                of_outputs, of_skip = tensors(rest, empty_rest(self.module))
+                self.rest = of_outputs, of_skip
+            key = self._misfit() or ""
+            if key:
+                raise ValueError(f"one that goes with the other values, got {shown(state_dict[key])}")
+            key = "values"
+            self._last = self._scheduled()
+            for layer in layers:
+                if abs(self._last) > torch.finfo(layer.s.dtype).max:
+                    raise ValueError(f"finite in {layer.s.dtype}, got {self._last}")
+        except Exception as error:
+            vars(self).clear()
+            vars(self).update(before)
+            if not isinstance(error, ValueError):
+                raise
+            raise ValueError(f"{name}: {key} must be {error}") from None
+        for layer in layers:
+            layer.set_s(self._last)
+
+    def _misfit(self) -> str | None:
+        """Which of the values loaded does not go with the others."""
+        return "stage" if self.stage >= len(self.values) else None
 
 
 class HomotopyScheduler(Schedule):
@@ -188,7 +236,8 @@ class HomotopyScheduler(Schedule):
         values: s_1, ..., s_{k+1}, finite, or functions of the step; one function may stand alone.
         milestones: k numbers of steps, positive and increasing, after which the next value applies.
         keep_function: A change of s leaves the function as it is (:meth:`TwoLayerNet.set_s`), so that the loss does not
-            jump. ``module`` must be a :class:`TwoLayerNet`, the values numbers other than 0.
+            jump. ``module`` must be a :class:`TwoLayerNet`, and no s 0. The output weights keep the rounding errors of
+            many small changes in ``state_dict``.
     Raises:
         TypeError, ValueError: No values, a value not finite, milestones not increasing or not one fewer than the
             values, a module without homotopy layers, or one that learns s beside a value that moves; what
@@ -206,7 +255,8 @@ class HomotopyScheduler(Schedule):
         2 1.0
     """
 
-    _saved = ("values", "stage", "milestones", "last_step")
+    _may_move = True
+    _saved: ClassVar[Checks] = {"values": many, "stage": whole, "milestones": increasing, "last_step": whole}
 
     def __init__(
         self,
@@ -229,9 +279,9 @@ class HomotopyScheduler(Schedule):
             )
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise ValueError(f"HomotopyScheduler: milestones must increase strictly, got {list(self.milestones)}")
-        if keep_function:
+        self.keep_function = check_flag(keep_function, "HomotopyScheduler: keep_function")
+        if self.keep_function:
             check_keeps_function("HomotopyScheduler", module, checked)
-        self.keep_function = keep_function
         self.last_step = 0
         super().__init__(module, checked)
 
@@ -250,16 +300,16 @@ class HomotopyScheduler(Schedule):
     def advance(self, steps: int) -> None:
         """Count several steps of training, and set the s of the one after them."""
         self.last_step += steps
-        self._enter(bisect_right(self.milestones, self.last_step))
-        if steps > 0 and self.moves:
+        stage = bisect_right(self.milestones, self.last_step)
+        if stage != self.stage:
+            self._enter(stage)
+        elif steps > 0 and self.moves:
             self._set()
 
-    def _set(self) -> None:
-        if self.keep_function:
-            assert isinstance(self.module, TwoLayerNet)
-            self.module.set_s(self.get_last_s(), keep_function=True)
-        else:
-            super()._set()
+    def _misfit(self) -> str | None:
+        if len(self.milestones) != len(self.values) - 1:
+            return "milestones"
+        return None if self.stage == bisect_right(self.milestones, self.last_step) else "stage"
 
     @property
     def moves(self) -> bool:
@@ -293,7 +343,14 @@ class PlateauHomotopyScheduler(Schedule):
         1.5
     """
 
-    _saved = ("values", "stage", "patience", "threshold", "best", "num_bad_steps")
+    _saved: ClassVar[Checks] = {
+        "values": many,
+        "stage": whole,
+        "patience": positive,
+        "threshold": fraction,
+        "best": number,
+        "num_bad_steps": whole,
+    }
 
     def __init__(self, module: nn.Module, values: Sequence[float], *, patience: int, threshold: float = 1e-3) -> None:
         self.patience = check_integer(patience, "PlateauHomotopyScheduler: patience")

@@ -95,5 +95,5 @@ def test_what_is_refused() -> None:
         ValueError, match=r"homotopy: save_slope must be False where order is not 0, got True and order 1"
     ):
         hx.homotopy(x, 0.5, "gelu", order=1, save_slope=True)
-    with pytest.raises(TypeError, match="HomotopyActivation: save_slope must be a bool, got int"):
+    with pytest.raises(TypeError, match="HomotopyActivation: save_slope must be a bool, got 1"):
         hx.HomotopyActivation(0.5, save_slope=1)

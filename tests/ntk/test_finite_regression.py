@@ -136,7 +136,11 @@ HIDDEN = torch.nn.Linear(2, 3)
 BAD = {
     "no network": ({"network": "net"}, TypeError, "network must be a TwoLayerNet, a path of random_gram_path or None"),
     "layer": ({"network": HIDDEN}, TypeError, "network must be a TwoLayerNet"),
-    "batch": ({"network": PATH.batch(0)}, ValueError, "got a path of given weights, which it does not hold"),
+    "batch": (
+        {"network": PATH.batch(0)},
+        ValueError,
+        "path of given weights or of one batch of neurons",
+    ),
     "cross": ({"network": hx.random_gram_path(PATH.x, 20, x2=PATH.x)}, ValueError, r"path of cross-kernels \(x2\)"),
     "bias": (
         {"network": NET, "bias": False},

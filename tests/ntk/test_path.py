@@ -366,6 +366,12 @@ def test_a_batch_that_is_not_there(b: int) -> None:
         path.batch(b)
 
 
+@pytest.mark.parametrize("b", [True, 0.5, "0", None])
+def test_a_batch_has_a_whole_number(b: object) -> None:
+    with pytest.raises(TypeError, match=r"GramPath.batch: b must be an int, got "):
+        hx.random_gram_path(torch.eye(2), 50, batches=4).batch(b)
+
+
 @pytest.mark.parametrize("base", ["tanh", "sin"])
 def test_derivative_where_sigma_is_nearly_the_identity(device: torch.device, base: str) -> None:
     """At |z| of 1e-3 it is a millionth of the terms it comes from: the float32 class keeps its 1e-6 all the same."""

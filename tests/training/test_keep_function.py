@@ -1,5 +1,6 @@
 """Stages that meet without a jump of the loss: both engines, moments, resuming, and what is refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,8 @@ def test_an_ensemble_has_the_bits_of_fit() -> None:
     ("s", "steps", "message"),
     [
         ((0.0, 1.0), (5, 5), "an s other than 0 in every stage, value 0 is 0"),
-        (hx.ramp(0.5, 1.0, 5), 10, "stages of one s each, value 0 is ramp"),
-        (hx.AdaptiveHomotopy(0.5, 1.0), 10, "stages of one s each, got an AdaptiveHomotopy"),
+        (hx.ramp(-0.5, 0.5, 4), 10, "an s other than 0 at every step, step 2 has 0"),
+        (hx.AdaptiveHomotopy(-0.5, 1.0), 10, "a start and an end of one sign, other than 0"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(s: Any, steps: Any, message: str) -> None:
@@ -137,3 +138,108 @@ def test_a_skip_that_learns_goes_by_autograd() -> None:
     assert not torch.equal(net.skip, before)
     with pytest.raises(ValueError, match=r"it cannot learn s, nor net\.skip"):
         hx.fit(net, x, y, s=1.0, steps=3, engine="fused")
+
+
+def wave(step: int) -> float:
+    return 1.0 + 0.3 * math.sin(step)
+
+
+MOVING: dict[str, dict[str, Any]] = {
+    "ramp": {"s": hx.ramp(1.0, 2.0, 20), "steps": 40},
+    "stages": {"s": (0.5, hx.ramp(1.0, 1.5, 12, shape="cosine"), 0.8), "steps": (10, 20, 10)},
+    "function": {"s": wave, "steps": 40},
+    "adaptive": {"s": hx.AdaptiveHomotopy(1.5, 0.5, tolerance=0.01, patience=3), "steps": 40},
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize("optimizer", ["adam", "gd"])
+def test_a_moving_s_by_hand(name: str, optimizer: str) -> None:
+    """Every step by autograd, s and weights by set_s, moments by the ratio; result.s is what the steps had."""
+    x, y = task()
+    results = {}
+    nets = {engine: net_of() for engine in ("fused", "torch")}
+    for engine, net in nets.items():
+        options = {"optimizer": optimizer, "lr": 1e-2, "keep_function": True, "engine": engine}
+        results[engine] = hx.fit(net, x, y, **options, **MOVING[name])
+    s, net = results["torch"].s, net_of()
+    assert s.unique().numel() > 3
+    net.set_s(float(s[0]))
+    rule = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)(net.parameters(), lr=1e-2)
+    losses = []
+    for value in s.tolist():
+        ratio = value / net.s.item()
+        net.set_s(value, keep_function=True)
+        for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
+            if key in rule.state.get(net.output_weight, {}):
+                rule.state[net.output_weight][key].mul_(ratio**power)
+        rule.zero_grad()
+        loss = (net(x) - y).square().mean() / 2
+        loss.backward()
+        rule.step()
+        losses.append(loss.detach())
+    for engine, result in results.items():
+        torch.testing.assert_close(result.s, s, rtol=1e-9, atol=0.0)
+        torch.testing.assert_close(result.loss, torch.stack(losses), rtol=1e-9, atol=0.0)
+        torch.testing.assert_close(nets[engine].skip, net.skip, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("change", "steps"), [(0.5, 4000), (4e-6, 400)])
+def test_thousands_of_changes_keep_float32(change: float, steps: int) -> None:
+    """b = s a without the roundings of the steps; changes of 1e-8 are such as a product in float32 would not see."""
+    net = hx.TwoLayerNet(3, 500, seed=0)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    first, before = net.output_weight.detach().clone(), net(x).detach().double()
+    size = (net.output_weight.abs() * net.weight.norm(dim=1)).sum() / 500**0.5 * hx.with_bias(x).norm(dim=1).max()
+    scheduler = hx.HomotopyScheduler(net, hx.ramp(1.0, 1.0 + change, steps), keep_function=True)
+    for _ in range(steps):
+        scheduler.step()
+    assert net.s.item() == 1.0 + change
+    torch.testing.assert_close(net.output_weight.double(), first.double() / (1.0 + change), rtol=6e-8, atol=1e-30)
+    assert (net(x).detach() - before).abs().max() < 1e-6 * size.detach()
+    linear = (1 - 1 / (1 + change)) * (first.double() @ net.weight.detach().double()) / 500**0.5
+    torch.testing.assert_close(net.skip.double(), linear, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["fused", "torch"])
+@pytest.mark.parametrize("name", ["stages", "adaptive"])
+@pytest.mark.parametrize("at", [10, 17])
+def test_resuming_a_moving_s_has_the_same_bits(engine: str, name: str, at: int, tmp_path: Path) -> None:
+    """float32, where the rounding errors that are carried along count: they are in the checkpoint."""
+    x, y = (part.float() for part in task())
+    options = {"engine": engine, "lr": 1e-2, "keep_function": True, **MOVING[name]}
+    whole = net_of().float()
+    expected = hx.fit(whole, x, y, **options)
+
+    def stop(info: hx.training.StepInfo) -> None:
+        if info.step == at:
+            raise StopIteration
+
+    path = tmp_path / "run.pt"
+    hx.fit(net_of().float(), x, y, checkpoint=path, callbacks=[stop], **options)
+    fresh = net_of(seed=1).float()
+    result = hx.fit(fresh, x, y, checkpoint=path, resume=True, **options)
+    assert torch.equal(result.loss, expected.loss)
+    assert torch.equal(result.s, expected.s)
+    assert all(torch.equal(fresh.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
+def test_a_moving_ensemble_has_the_bits_of_fit() -> None:
+    x, y = task()
+    nets = [[net_of(seed=seed) for seed in range(2)] for _ in range(2)]
+    options = {"lr": 1e-2, "keep_function": True, **MOVING["ramp"]}
+    for result, twin in zip(hx.fit_ensemble(nets[0], x, y, **options), nets[1], strict=True):
+        assert torch.equal(result.loss, hx.fit(twin, x, y, **options).loss)
+
+
+def test_a_state_of_rounding_errors_is_checked() -> None:
+    net = net_of()
+    scheduler = hx.HomotopyScheduler(net, hx.ramp(1.0, 2.0, 4), keep_function=True)
+    scheduler.step()
+    state = scheduler.state_dict()
+    with pytest.raises(ValueError, match=r"load_state_dict: rest must be float64 tensors of shapes"):
+        scheduler.load_state_dict({**state, "rest": [torch.zeros(3)]})
+    with pytest.raises(ValueError, match=r"state must have the keys"):
+        hx.HomotopyScheduler(net_of(), hx.ramp(1.0, 2.0, 4)).load_state_dict(state)
+    scheduler.load_state_dict(state)
+    assert torch.equal(scheduler.rest[0], state["rest"][0])

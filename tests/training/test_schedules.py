@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+import hrta_ext as hx
 from hrta_ext.activation.modules import HomotopyActivation
 from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.training.adaptive import AdaptiveScheduler
 from hrta_ext.training.data import Batches, Samples
 from hrta_ext.training.optimizers import LearningRate
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
@@ -210,6 +212,82 @@ def test_a_state_of_the_other_scheduler_is_refused() -> None:
         ValueError, match=r"^HomotopyScheduler.load_state_dict: state must have the keys last_step, mile"
     ):
         HomotopyScheduler(two_layers(), [1.0], []).load_state_dict(state)
+
+
+def adaptive() -> AdaptiveScheduler:
+    x = torch.linspace(0, 1, 5)[:, None]
+    rule = hx.AdaptiveHomotopy(1.0, 1.5, tolerance=0.01, patience=1)
+    return AdaptiveScheduler(hx.TwoLayerNet(1, 8, seed=0), rule, Samples(x, x[:, 0], None, None))
+
+
+SCHEDULERS = {
+    "homotopy": lambda: HomotopyScheduler(two_layers(), [0.5, hx.ramp(1.0, 2.0, 4)], [2]),
+    "plateau": lambda: PlateauHomotopyScheduler(two_layers(), [1.0, 1.5], patience=2),
+    "adaptive": adaptive,
+}
+DAMAGED = [
+    ("homotopy", "values", None),
+    ("homotopy", "values", []),
+    ("homotopy", "values", [0.5, "1"]),
+    ("homotopy", "values", [0.5, math.nan]),
+    ("homotopy", "values", [0.5, ["ramp", 1.0, 2.0, 0, "linear"]]),
+    ("homotopy", "values", [0.5, ["function", "f"]]),
+    ("homotopy", "values", [0.5, ["curve", "f", []]]),
+    ("homotopy", "stage", 1.0),
+    ("homotopy", "stage", 1),
+    ("homotopy", "milestones", 2),
+    ("homotopy", "milestones", [2, 2]),
+    ("homotopy", "milestones", [2, 5]),
+    ("homotopy", "last_step", True),
+    ("homotopy", "last_step", -1),
+    ("plateau", "values", [1.0, ["ramp", 1.0, 2.0, 3, "linear"]]),
+    ("plateau", "stage", 2),
+    ("plateau", "patience", 0),
+    ("plateau", "threshold", 1.0),
+    ("plateau", "threshold", "0"),
+    ("plateau", "best", math.nan),
+    ("plateau", "num_bad_steps", None),
+    ("adaptive", "changes", (1,)),
+    ("adaptive", "changes", (0, 1)),
+    ("adaptive", "values", (math.inf,)),
+    ("adaptive", "stage", 1),
+    ("adaptive", "last_step", "3"),
+]
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), DAMAGED)
+def test_a_damaged_state_names_the_key_and_changes_nothing(kind: str, key: str, value: object) -> None:
+    scheduler = SCHEDULERS[kind]()
+    state, s = scheduler.state_dict(), scheduler.get_last_s()
+    with pytest.raises(ValueError, match=rf"Scheduler\.load_state_dict: {key} must be "):
+        scheduler.load_state_dict({**state, key: value})
+    with pytest.raises(ValueError, match=rf"Scheduler\.load_state_dict: state must have the keys .*{key}"):
+        scheduler.load_state_dict({name: kept for name, kept in state.items() if name != key})
+    assert scheduler.state_dict() == state
+    assert scheduler.get_last_s() == s
+    scheduler.load_state_dict(state)
+    assert scheduler.state_dict() == state
+
+
+def test_a_state_is_a_dict() -> None:
+    with pytest.raises(TypeError, match=r"load_state_dict: state must be a dict, got list"):
+        SCHEDULERS["plateau"]().load_state_dict([1])
+
+
+def test_a_function_of_the_step_is_called_once_for_a_step() -> None:
+    """A function that draws or counts says one s a step; asking for the last one asks nobody."""
+    called: list[int] = []
+
+    def s(step: int) -> float:
+        called.append(step)
+        return 1.0 + step
+
+    scheduler = HomotopyScheduler(two_layers(), [0.5, s, 3.0], [2, 5])
+    called.clear()
+    for _ in range(6):
+        scheduler.step()
+        assert scheduler.get_last_s() == scheduler.get_last_s()
+    assert called == [0, 1, 2]
 
 
 def test_cosine_learning_rate_is_that_of_torch() -> None:
