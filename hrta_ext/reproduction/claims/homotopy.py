@@ -25,7 +25,7 @@ BESIDE = (0.56, 1.8)  # quarter decades, beside the best rate of a grid of half 
 RATES = {
     "adam": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     "gd": (3e-1, 1.0, 3.0, 10.0),
-    "sgd": (1.0, 3.0),
+    "sgd": (1.0, 3.0, 10.0),
 }
 
 
@@ -96,9 +96,11 @@ CASES = (
     Case("diabetes_adam", "diabetes, Adam", "diabetes", judged="error", tuned="validation_error", total=1000,
          changes={"width": 200}),
     Case("sin1d_noise_adam", "d = 1, noise 0.1, Adam", "sin1d", judged="error", changes={"noise": 0.1}),
-    Case("sin3d_sgd", "d = 3, 125 points, SGD in batches of 25", "sin3d", "sgd", _FEW, changes=_BATCHES),
-    Case("sin1d_sgd", "d = 1, 100 points, SGD in batches of 25", "sin1d", "sgd", _FEW, changes=_BATCHES),
-    Case("sin1d_three_layer", "d = 1, three layers of width 100, Adam", "sin1d", methods=_OF_MODULES, total=4000,
+    Case("sin3d_sgd", "d = 3, 125 points, SGD in batches of 25", "sin3d", "sgd", _FEW, total=2000,
+         changes=_BATCHES),
+    Case("sin1d_sgd", "d = 1, 100 points, SGD in batches of 25", "sin1d", "sgd", _FEW, total=2000,
+         changes=_BATCHES),
+    Case("sin1d_three_layer", "d = 1, three layers of width 100, Adam", "sin1d", methods=_OF_MODULES, total=2000,
          changes={"network": "three_layer", "width": 100}),
 )  # fmt: skip
 BY_NAME = {method.name: method for method in METHODS}
