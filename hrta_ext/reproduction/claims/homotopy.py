@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrta_ext.plots import new_figure
 from hrta_ext.reproduction.claims.baselines import best_rate
 from hrta_ext.reproduction.page.drawing import Runs, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import PROJECT, Claim, Figure, Scale, Section, Table
-from hrta_ext.reproduction.page.verdicts import Comparison, Spread, compare, number, verdict_of
+from hrta_ext.reproduction.page.verdicts import Comparison, Outcome, Spread, compare, number, verdict_of
 from hrta_ext.reproduction.runs.homotopies import Homotopy
 from hrta_ext.reproduction.runs.tasks import Results, Task
 
@@ -103,6 +105,7 @@ CASES = (
     Case("sin1d_three_layer", "d = 1, three layers of width 100, Adam", "sin1d", methods=_OF_MODULES, total=2000,
          changes={"network": "three_layer", "width": 100}),
 )  # fmt: skip
+_DECADES = 2  # of the overview's colours
 BY_NAME = {method.name: method for method in METHODS}
 
 
@@ -190,7 +193,7 @@ class HomotopyExperiment:
             setting=_setting(scale),
             readings=["None of these methods is in the paper; its switch 1 → 1.5 stands beside them."],
             claims=judge(final),
-            figures=_draw(final, rates, folder, scale),
+            figures=[_draw_overview(final, folder), *_draw(final, rates, folder, scale)],
             tables=[_table(case, final[case], rates[case]) for case in final],
             n_runs=len(every),
             n_diverged=sum(run["diverged"] for run in every),
@@ -281,6 +284,32 @@ def _table(case: Case, methods: Mapping[str, Runs], rates: Mapping[str, float]) 
         "ratio to s = 1", "p", "outcome",
     )  # fmt: skip
     return Table(f"homotopy_{case.name}", f"{case.title}: at the tuned rate", columns, tuple(rows))
+
+
+def _draw_overview(final: Mapping[Case, Mapping[str, Runs]], folder: Path) -> Figure:
+    """Every method on every problem: the ratio to s = 1, and an arrow where the rule calls it lower or higher."""
+    names = [method.name for method in METHODS if method.name != BASELINE]
+    figure, (axis,) = new_figure(3.6 + 0.95 * len(final), 0.4 * len(names) + 2.6)
+    colors = np.full((len(names), len(final)), np.nan)
+    for column, (case, methods) in enumerate(final.items()):
+        for row, name in enumerate(names):
+            if name in methods:
+                compared = _against(case, methods, name, BASELINE)
+                colors[row, column] = np.clip(np.log10(max(compared.ratio, 1e-300)), -_DECADES, _DECADES)
+                arrow = {Outcome.LOWER: "↓ ", Outcome.HIGHER: "↑ "}.get(compared.outcome, "")
+                weight = "bold" if arrow else "normal"
+                text = f"{arrow}{number(compared.ratio)}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=8, fontweight=weight)
+    axis.imshow(colors, cmap="PuOr_r", vmin=-1.3 * _DECADES, vmax=1.3 * _DECADES, aspect="auto")
+    axis.set_xticks(range(len(final)), [case.title for case in final], rotation=35, ha="right", fontsize=8)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(False)
+    axis.set_title("ratio to s = 1: ↓ lower, ↑ higher", fontsize=10)
+    save_picture(figure, folder / "homotopy_overview.png")
+    return Figure(
+        "homotopy_overview",
+        "Ratios to s = 1 of what each problem is judged by, medians over the seeds. Without an arrow: no difference.",
+    )
 
 
 def _draw(
