@@ -64,7 +64,7 @@ PAPER_METHODS = (
     Method("HRTA 1 → 1.5", (1.0, 1.5)),
 )
 # What `hrta reproduce homotopy` found to help where the paper's switches do not.
-METHODS = (*PAPER_METHODS, Method("ramp 1 → 2", (1.0, 2.0), ramp=1 / 4))
+METHODS = (*PAPER_METHODS, Method("ramp 1 → 1.5", (1.0, 1.5), ramp=1 / 2))
 
 
 @dataclass(frozen=True)

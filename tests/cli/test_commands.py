@@ -32,7 +32,7 @@ COMMANDS = ("demo", "train", "predict", "gram", "doctor", "bench")
 def test_demo_writes_results_and_pictures(tmp_path, capsys):
     assert main(["demo", *TINY, "--out", str(tmp_path / "demo")]) == 0
     captured = capsys.readouterr()
-    methods = ("ReLU (s = 1)", "HRTA 0.5 → 1", "HRTA 1 → 1.5", "ramp 1 → 2")
+    methods = ("ReLU (s = 1)", "HRTA 0.5 → 1", "HRTA 1 → 1.5", "ramp 1 → 1.5")
     for expected in (*methods, "4 + 6 steps, 2 seeds", "too few seeds"):
         assert expected in captured.out
     results = json.loads((tmp_path / "demo" / "results.json").read_text())

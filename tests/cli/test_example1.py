@@ -73,12 +73,12 @@ def test_a_run_is_what_fit_does(runs):
     assert run.error == pytest.approx(error, rel=1e-5)
 
 
-def test_the_ramp_moves_in_a_quarter_of_all_steps(runs):
-    """The method as it should be used: s goes from 1 to 2 in steps 0 to 4 of 16, and stays."""
+def test_the_ramp_moves_in_half_of_all_steps(runs):
+    """The method as it should be used: s goes from 1 to 1.5 in steps 0 to 8 of 16, and stays."""
     x = torch.linspace(0, 1, 100)[:, None]
     net = hx.TwoLayerNet(1, 16, seed=0)
     y = torch.sin(2 * math.pi * x[:, 0])
-    result = fit(net, x, y, s=lambda step: min(1 + step / 4, 2.0), steps=16, lr=1e-2, lr_schedule="cosine")
+    result = fit(net, x, y, s=lambda step: min(1 + step / 16, 1.5), steps=16, lr=1e-2, lr_schedule="cosine")
     run = runs_of(runs, METHODS[-1])[0]
     torch.testing.assert_close(run.loss, result.loss)
 
@@ -124,7 +124,7 @@ def test_the_demo_and_the_reproduction_tell_one_example():
     relu, *schedules = PAPER_METHODS
     assert {method.s for method in schedules} == {method.s for method in sin.METHODS[1:]}
     assert set(relu.s) == set(sin.METHODS[0].s)
-    ramp, judged = METHODS[-1], homotopy.BY_NAME["ramp 1 → 2 over 1/4"]
+    ramp, judged = METHODS[-1], homotopy.BY_NAME["ramp 1 → 1.5 over 1/2"]
     assert (ramp.s, ramp.ramp) == (judged.s, judged.ramp)
 
 
@@ -137,7 +137,7 @@ def test_results_are_plain_values(runs, tmp_path):
     content = as_json(SETTINGS, runs)
     write_json(tmp_path / "results.json", content)
     assert len(content["runs"]) == 2 * len(METHODS)
-    assert content["summary"]["ramp 1 → 2"]["ramp"] == 0.25
+    assert content["summary"]["ramp 1 → 1.5"]["ramp"] == 0.5
     assert content["runs"][0]["loss"]["value"] == runs[0].loss.tolist()
     assert content["settings"]["seeds"] == (0, 1)
 

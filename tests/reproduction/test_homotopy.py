@@ -162,5 +162,5 @@ def test_a_claim_holds_where_every_comparison_is_lower():
 
 def test_noise_is_judged_by_the_error_against_the_true_function():
     """A lower training loss on noisy targets is no success."""
-    text = "On other problems a ramp 1 → 2 ends lower than s = 1 (Adam)"
+    text = "On a measured table and with noise, a ramp up gives a lower error than s = 1 (Adam)"
     assert judged(sin1d_noise_adam={RAMP: 0.01})[text].verdict is Verdict.FAILS

@@ -232,8 +232,12 @@ _ELSEWHERE = ("sin3d_n343_adam", "poisson_adam", "diabetes_adam", "sin1d_noise_a
 _QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
     ("Without the jump, moving s ends lower than the paper's switch (Adam)", _EXACT,
      [(name, "switch 1 → 1.5") for name in _MOVING]),
+    ("A ramp 1 → 1.5 over half of the steps ends lower than s = 1 (Adam)", _EXACT,
+     [("ramp 1 → 1.5 over 1/2", BASELINE)]),
     ("A ramp 1 → 2 over a quarter of the steps ends lower than s = 1 (Adam)", _EXACT,
      [("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("A short ramp 1 → 2, over a sixteenth of the steps, ends lower than s = 1 (Adam)", _EXACT,
+     [("ramp 1 → 2 over 1/16", BASELINE)]),
     ("An adaptive path 1 → 2 ends lower than s = 1 (Adam)", _EXACT, [("adaptive 1 → 2", BASELINE)]),
     ("A switch that keeps the function ends lower than s = 1 (Adam)", _EXACT,
      [("switch 1 → 1.5, function kept", BASELINE)]),
@@ -242,9 +246,12 @@ _QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
     ("A ramp down, 2 → 1, ends lower than s = 1 (Adam)", _EXACT, [("ramp 2 → 1 over 1/4", BASELINE)]),
     ("A ramp in the paper's first direction, 0.5 → 1, ends lower than s = 1 (Adam)", _EXACT,
      [("ramp 0.5 → 1 over 1/4", BASELINE)]),
-    ("With gradient descent and SGD, a ramp 1 → 2 ends lower than s = 1", _DESCENT,
-     [("ramp 1 → 2 over 1/4", BASELINE)]),
-    ("On other problems a ramp 1 → 2 ends lower than s = 1 (Adam)", _ELSEWHERE, [("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("With gradient descent and SGD, a ramp up ends lower than s = 1", _DESCENT,
+     [("ramp 1 → 1.5 over 1/2", BASELINE), ("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("With gradient descent and SGD, a ramp ends lower than s = 1.5 from the start", _DESCENT,
+     [("ramp 1 → 1.5 over 1/2", "s = 1.5"), ("ramp 1 → 2 over 1/4", "s = 1.5")]),
+    ("On a measured table and with noise, a ramp up gives a lower error than s = 1 (Adam)", _ELSEWHERE,
+     [("ramp 1 → 1.5 over 1/2", BASELINE), ("ramp 1 → 2 over 1/4", BASELINE)]),
 )  # fmt: skip
 
 
