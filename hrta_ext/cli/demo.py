@@ -54,10 +54,11 @@ def demo(
     lr: Annotated[float, typer.Option(help="Adam's learning rate; decays to 0 by a cosine.")] = Settings.lr,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier demo.")] = False,
 ) -> None:
-    """Compare Adam on ReLU with two homotopy schedules on the paper's Example 1 (d = 1).
+    """Compare Adam on ReLU with the paper's two homotopy schedules and a ramp on its Example 1 (d = 1).
 
-    100 uniform points on [0, 1], target sin(2 pi x): plain ReLU (s = 1), s = 0.5 then 1, and s = 1 then 1.5,
-    with the same steps, learning rates and starting weights. Writes results.json, loss.png and fitted.png.
+    100 uniform points on [0, 1], target sin(2 pi x): plain ReLU (s = 1), s = 0.5 then 1, s = 1 then 1.5, and s moving
+    from 1 to 1.5 in half of all steps, with the same steps, learning rates and starting weights. Writes
+    results.json, loss.png and fitted.png.
 
     Example: `hrta demo --out demo --seeds 5`
     """

@@ -37,7 +37,7 @@ def plot_losses(runs: Sequence[Run], settings: Settings, path: str | os.PathLike
     axis.set_ylabel("training loss R")
     switch = settings.steps[0]
     axis.axvline(switch, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-    axis.text(switch, 1.01, "s changes", transform=axis.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
+    axis.text(switch, 1.01, "s switches", transform=axis.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
     label_ends(axis, ends, sum(settings.steps))
     n = len(settings.seeds)
     spread = f"median of {n} seeds; bands: lowest to highest" if n > 1 else "one seed"

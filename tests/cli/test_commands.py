@@ -32,12 +32,13 @@ COMMANDS = ("demo", "train", "predict", "gram", "doctor", "bench")
 def test_demo_writes_results_and_pictures(tmp_path, capsys):
     assert main(["demo", *TINY, "--out", str(tmp_path / "demo")]) == 0
     captured = capsys.readouterr()
-    for expected in ("ReLU (s = 1)", "HRTA 0.5 → 1", "HRTA 1 → 1.5", "4 + 6 steps, 2 seeds", "too few seeds"):
+    methods = ("ReLU (s = 1)", "HRTA 0.5 → 1", "HRTA 1 → 1.5", "ramp 1 → 1.5")
+    for expected in (*methods, "4 + 6 steps, 2 seeds", "too few seeds"):
         assert expected in captured.out
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert len(results["runs"]) == 6
+    assert len(results["runs"]) == 8
     assert results["settings"]["seeds"] == [0, 1]
-    assert captured.err.count("seed ") == 6  # plain lines where there is no terminal
+    assert captured.err.count("seed ") == 8  # plain lines where there is no terminal
     assert "\x1b" not in captured.out + captured.err
     pytest.importorskip("matplotlib")
     assert (tmp_path / "demo" / "loss.png").stat().st_size > 1000

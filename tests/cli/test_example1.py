@@ -11,6 +11,7 @@ import hrta_ext as hx
 from hrta_ext.cli.example1 import (
     METHODS,
     N_POINTS,
+    PAPER_METHODS,
     PAPER_STEPS,
     Run,
     Settings,
@@ -37,13 +38,14 @@ def fake_runs(*losses: list[float]) -> list[Run]:
     """Runs of each method with the given final losses, one per seed."""
     return [
         Run(method, seed, torch.ones(3), loss, loss, torch.zeros(1001), 0.0)
-        for method, of_method in zip(METHODS, losses, strict=True)
+        for method, of_method in zip(PAPER_METHODS, losses, strict=True)
         for seed, loss in enumerate(of_method)
     ]
 
 
 def test_methods_are_those_of_the_paper():
-    assert [method.s for method in METHODS] == [(1.0, 1.0), (0.5, 1.0), (1.0, 1.5)]
+    assert [method.s for method in PAPER_METHODS] == [(1.0, 1.0), (0.5, 1.0), (1.0, 1.5)]
+    assert METHODS[: len(PAPER_METHODS)] == PAPER_METHODS
     assert PAPER_STEPS == (3000, 13000)
     assert Settings().width == 1000
 
@@ -51,7 +53,7 @@ def test_methods_are_those_of_the_paper():
 def test_every_method_shares_seeds_steps_and_start(runs):
     assert [(run.method, run.seed) for run in runs] == [(m, seed) for seed in (0, 1) for m in METHODS]
     assert all(run.loss.shape == (16,) for run in runs)
-    relu, _, relaxation = (runs_of(runs, method)[0] for method in METHODS)
+    relu, _, relaxation = (runs_of(runs, method)[0] for method in PAPER_METHODS)
     # Both start at s = 1 from the same weights, so the first stage is the same run.
     assert torch.equal(relu.loss[:6], relaxation.loss[:6])
     assert not torch.equal(relu.loss[7:], relaxation.loss[7:])
@@ -69,6 +71,16 @@ def test_a_run_is_what_fit_does(runs):
         exact = torch.sin(2 * math.pi * grid)
         error = float((net(grid[:, None]) - exact).norm() / exact.norm())
     assert run.error == pytest.approx(error, rel=1e-5)
+
+
+def test_the_ramp_moves_in_half_of_all_steps(runs):
+    """The method as it should be used: s goes from 1 to 1.5 in steps 0 to 8 of 16, and stays."""
+    x = torch.linspace(0, 1, 100)[:, None]
+    net = hx.TwoLayerNet(1, 16, seed=0)
+    y = torch.sin(2 * math.pi * x[:, 0])
+    result = fit(net, x, y, s=lambda step: min(1 + step / 16, 1.5), steps=16, lr=1e-2, lr_schedule="cosine")
+    run = runs_of(runs, METHODS[-1])[0]
+    torch.testing.assert_close(run.loss, result.loss)
 
 
 def test_comparison_says_difference_only_beyond_the_spread():
@@ -100,7 +112,7 @@ def test_the_reproduction_takes_nothing_back():
 
 
 def test_the_demo_and_the_reproduction_tell_one_example():
-    from hrta_ext.reproduction.claims import sin
+    from hrta_ext.reproduction.claims import homotopy, sin
     from hrta_ext.reproduction.runs.problems import make_problem
 
     problem = make_problem("sin1d")
@@ -109,9 +121,11 @@ def test_the_demo_and_the_reproduction_tell_one_example():
     torch.testing.assert_close(problem.y, target(problem.x[:, 0]), rtol=0, atol=1e-6)
     assert sin.PAPER_STEPS == PAPER_STEPS
     assert Settings().lr in sin.RATES
-    relu, *schedules = METHODS
+    relu, *schedules = PAPER_METHODS
     assert {method.s for method in schedules} == {method.s for method in sin.METHODS[1:]}
     assert set(relu.s) == set(sin.METHODS[0].s)
+    ramp, judged = METHODS[-1], homotopy.BY_NAME["ramp 1 → 1.5 over 1/2"]
+    assert (ramp.s, ramp.ramp) == (judged.s, judged.ramp)
 
 
 def test_summary():
@@ -122,7 +136,8 @@ def test_summary():
 def test_results_are_plain_values(runs, tmp_path):
     content = as_json(SETTINGS, runs)
     write_json(tmp_path / "results.json", content)
-    assert len(content["runs"]) == 6
+    assert len(content["runs"]) == 2 * len(METHODS)
+    assert content["summary"]["ramp 1 → 1.5"]["ramp"] == 0.5
     assert content["runs"][0]["loss"]["value"] == runs[0].loss.tolist()
     assert content["settings"]["seeds"] == (0, 1)
 

@@ -9,6 +9,7 @@ import pytest
 
 from hrta_ext.reproduction.page.sections import Scale
 from hrta_ext.reproduction.reproduce import EXPERIMENTS
+from hrta_ext.reproduction.runs.homotopies import Homotopy
 from hrta_ext.reproduction.runs.tasks import MODULES, Results, Task
 from hrta_ext.reproduction.runs.trainings import Training
 
@@ -34,6 +35,9 @@ KEYS: list[tuple[str, dict[str, Any], str]] = [
 ]
 TRAINING = Training("sin1d", width=200, steps=(2000,))
 POISSON = Training("poisson", base="relu2", steps=(1812,), lr=0.01)
+HOMOTOPY = Homotopy(
+    "sin1d", width=400, s=(1.0, 2.0), steps=(600,), lr=0.01, moves="ramp", ramp_steps=150, dtype="float64"
+)
 SMALL = Scale("small", 11, "cpu")
 
 
@@ -45,6 +49,7 @@ def test_keys_are_those_of_stored_results(function, parameters, key):
 def test_keys_of_trainings_are_those_of_stored_results(tmp_path):
     """Their parameters are the fields of Training: a new field, or another default, would lose every stored one."""
     assert TRAINING.task.key == "247e66b5e8dca3c47b9c"
+    assert HOMOTOPY.task.key == "2fdab2588d51c423a923"  # a Homotopy is another kind of task, so those above stay
     poisson = EXPERIMENTS["poisson"].tasks(SMALL, Results(tmp_path))
     solve = Task.of("poisson.solve", {**vars(POISSON), "s": [1.0], "steps": [1812]}, 1.0)
     assert solve.key == "b635bf739a054e69d4e3"
@@ -53,7 +58,7 @@ def test_keys_of_trainings_are_those_of_stored_results(tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_task_of_a_claim_is_found_by_its_name(name, tmp_path):
-    known = {"trainings.train", "poisson.solve", *(function for function, _, _ in KEYS)}
+    known = {"trainings.train", "homotopies.train", "poisson.solve", *(function for function, _, _ in KEYS)}
     functions = {task.function for task in EXPERIMENTS[name].tasks(SMALL, Results(tmp_path))}
     assert functions
     assert functions <= known, "a key of each kind of task stands above"

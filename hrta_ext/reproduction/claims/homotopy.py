@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrta_ext.plots import new_figure
 from hrta_ext.reproduction.claims.baselines import best_rate
 from hrta_ext.reproduction.page.drawing import Runs, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import PROJECT, Claim, Figure, Scale, Section, Table
-from hrta_ext.reproduction.page.verdicts import Comparison, Spread, compare, number, verdict_of
+from hrta_ext.reproduction.page.verdicts import Comparison, Outcome, Spread, compare, number, verdict_of
 from hrta_ext.reproduction.runs.homotopies import Homotopy
 from hrta_ext.reproduction.runs.tasks import Results, Task
 
@@ -25,7 +27,7 @@ BESIDE = (0.56, 1.8)  # quarter decades, beside the best rate of a grid of half 
 RATES = {
     "adam": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     "gd": (3e-1, 1.0, 3.0, 10.0),
-    "sgd": (1.0, 3.0),
+    "sgd": (1.0, 3.0, 10.0),
 }
 
 
@@ -96,11 +98,14 @@ CASES = (
     Case("diabetes_adam", "diabetes, Adam", "diabetes", judged="error", tuned="validation_error", total=1000,
          changes={"width": 200}),
     Case("sin1d_noise_adam", "d = 1, noise 0.1, Adam", "sin1d", judged="error", changes={"noise": 0.1}),
-    Case("sin3d_sgd", "d = 3, 125 points, SGD in batches of 25", "sin3d", "sgd", _FEW, changes=_BATCHES),
-    Case("sin1d_sgd", "d = 1, 100 points, SGD in batches of 25", "sin1d", "sgd", _FEW, changes=_BATCHES),
-    Case("sin1d_three_layer", "d = 1, three layers of width 100, Adam", "sin1d", methods=_OF_MODULES, total=4000,
+    Case("sin3d_sgd", "d = 3, 125 points, SGD in batches of 25", "sin3d", "sgd", _FEW, total=2000,
+         changes=_BATCHES),
+    Case("sin1d_sgd", "d = 1, 100 points, SGD in batches of 25", "sin1d", "sgd", _FEW, total=2000,
+         changes=_BATCHES),
+    Case("sin1d_three_layer", "d = 1, three layers of width 100, Adam", "sin1d", methods=_OF_MODULES, total=2000,
          changes={"network": "three_layer", "width": 100}),
 )  # fmt: skip
+_DECADES = 2  # of the overview's colours
 BY_NAME = {method.name: method for method in METHODS}
 
 
@@ -188,7 +193,7 @@ class HomotopyExperiment:
             setting=_setting(scale),
             readings=["None of these methods is in the paper; its switch 1 → 1.5 stands beside them."],
             claims=judge(final),
-            figures=_draw(final, rates, folder, scale),
+            figures=[_draw_overview(final, folder), *_draw(final, rates, folder, scale)],
             tables=[_table(case, final[case], rates[case]) for case in final],
             n_runs=len(every),
             n_diverged=sum(run["diverged"] for run in every),
@@ -215,8 +220,9 @@ def _listed(optimizer: str) -> str:
     return ", ".join(f"{lr:g}" for lr in RATES[optimizer])
 
 
-def _against(case: Case, methods: Mapping[str, Runs], name: str, other: str) -> Comparison:
-    return compare([run[case.judged] for run in methods[name]], [run[case.judged] for run in methods[other]])
+def _against(case: Case, methods: Mapping[str, Runs], name: str, other: str, number_of: str = "") -> Comparison:
+    key = number_of or case.judged
+    return compare([run[key] for run in methods[name]], [run[key] for run in methods[other]])
 
 
 _MOVING = ("switch 1 → 1.5, function kept", "ramp 1 → 1.5 over 1/2", "ramp 1 → 2 over 1/4", "adaptive 1 → 2")
@@ -227,8 +233,12 @@ _ELSEWHERE = ("sin3d_n343_adam", "poisson_adam", "diabetes_adam", "sin1d_noise_a
 _QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
     ("Without the jump, moving s ends lower than the paper's switch (Adam)", _EXACT,
      [(name, "switch 1 → 1.5") for name in _MOVING]),
+    ("A ramp 1 → 1.5 over half of the steps ends lower than s = 1 (Adam)", _EXACT,
+     [("ramp 1 → 1.5 over 1/2", BASELINE)]),
     ("A ramp 1 → 2 over a quarter of the steps ends lower than s = 1 (Adam)", _EXACT,
      [("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("A short ramp 1 → 2, over a sixteenth of the steps, ends lower than s = 1 (Adam)", _EXACT,
+     [("ramp 1 → 2 over 1/16", BASELINE)]),
     ("An adaptive path 1 → 2 ends lower than s = 1 (Adam)", _EXACT, [("adaptive 1 → 2", BASELINE)]),
     ("A switch that keeps the function ends lower than s = 1 (Adam)", _EXACT,
      [("switch 1 → 1.5, function kept", BASELINE)]),
@@ -237,20 +247,33 @@ _QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
     ("A ramp down, 2 → 1, ends lower than s = 1 (Adam)", _EXACT, [("ramp 2 → 1 over 1/4", BASELINE)]),
     ("A ramp in the paper's first direction, 0.5 → 1, ends lower than s = 1 (Adam)", _EXACT,
      [("ramp 0.5 → 1 over 1/4", BASELINE)]),
-    ("With gradient descent and SGD, a ramp 1 → 2 ends lower than s = 1", _DESCENT,
-     [("ramp 1 → 2 over 1/4", BASELINE)]),
-    ("On other problems a ramp 1 → 2 ends lower than s = 1 (Adam)", _ELSEWHERE, [("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("With gradient descent and SGD, a ramp up ends lower than s = 1", _DESCENT,
+     [("ramp 1 → 1.5 over 1/2", BASELINE), ("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("With gradient descent and SGD, a ramp ends lower than s = 1.5 from the start", _DESCENT,
+     [("ramp 1 → 1.5 over 1/2", "s = 1.5"), ("ramp 1 → 2 over 1/4", "s = 1.5")]),
+    ("On a measured table and with noise, a ramp up gives a lower error than s = 1 (Adam)", _ELSEWHERE,
+     [("ramp 1 → 1.5 over 1/2", BASELINE), ("ramp 1 → 2 over 1/4", BASELINE)]),
+)  # fmt: skip
+
+
+# Seen only after the runs, and so no question of the plan: errors off the training points.
+_ERRORS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
+    ("A ramp up has a lower error off the training points than s = 1 (Adam)", _EXACT,
+     [("ramp 1 → 1.5 over 1/2", BASELINE), ("ramp 1 → 2 over 1/4", BASELINE)]),
+    ("A constant s above 1 has a lower error off the training points than s = 1 (Adam)", _EXACT,
+     [("s = 1.5", BASELINE), ("s = 2", BASELINE)]),
 )  # fmt: skip
 
 
 def judge(final: Mapping[Case, Mapping[str, Runs]]) -> list[Claim]:
     """The claims, from the runs at the tuned rates."""
     claims = []
-    for text, names, pairs in _QUESTIONS:
+    questions = [(question, "") for question in _QUESTIONS] + [(question, "error") for question in _ERRORS]
+    for (text, names, pairs), number_of in questions:
         outcomes, sentences = [], []
         for name, other in pairs:
             compared = {
-                case.title: _against(case, methods, name, other)
+                case.title: _against(case, methods, name, other, number_of)
                 for case, methods in final.items()
                 if case.name in names and name in methods and other in methods
             }
@@ -258,7 +281,8 @@ def judge(final: Mapping[Case, Mapping[str, Runs]]) -> list[Claim]:
             seen = "; ".join(f"{number(c.ratio)} in {title} ({c.outcome.value})" for title, c in compared.items())
             sentences += [f"{name} over {other}: {seen}."] if seen else []
         evidence = f"Ratios, medians over the seeds. {' '.join(sentences)}" if outcomes else "Not run here."
-        claims.append(Claim(text, "our question", PROJECT, verdict_of(outcomes), evidence))
+        place = "seen after the runs" if number_of else "our question"
+        claims.append(Claim(text, place, PROJECT, verdict_of(outcomes), evidence))
     return claims
 
 
@@ -266,19 +290,45 @@ def _table(case: Case, methods: Mapping[str, Runs], rates: Mapping[str, float]) 
     rows = []
     for name, runs in methods.items():
         judged = Spread.of([run[case.judged] for run in runs])
-        loss = Spread.of([run["final_loss"] for run in runs])
+        loss, error = (Spread.of([run[key] for run in runs]).median for key in ("final_loss", "error"))
         against: tuple[object, ...] = ("", "", "")
         if name != BASELINE:
             compared = _against(case, methods, name, BASELINE)
             against = (compared.ratio, compared.p, compared.outcome.value)
         last_s = Spread.of([run["last_s"] for run in runs]).median
-        rows.append((name, rates[name], judged.median, judged.low, judged.high, loss.median, last_s, *against))
+        rows.append((name, rates[name], judged.median, judged.low, judged.high, loss, error, last_s, *against))
     what = {"final_loss": "final loss", "h1_error": "rel. H1 error", "error": "rel. L2 error"}[case.judged]
     columns = (
-        "method", "tuned lr", what, "lower quartile", "upper quartile", "final training loss", "last s",
-        "ratio to s = 1", "p", "outcome",
+        "method", "tuned lr", what, "lower quartile", "upper quartile", "median training loss", "median test error",
+        "last s", "ratio to s = 1", "p", "outcome",
     )  # fmt: skip
     return Table(f"homotopy_{case.name}", f"{case.title}: at the tuned rate", columns, tuple(rows))
+
+
+def _draw_overview(final: Mapping[Case, Mapping[str, Runs]], folder: Path) -> Figure:
+    """Every method on every problem: the ratio to s = 1, and an arrow where the rule calls it lower or higher."""
+    names = [method.name for method in METHODS if method.name != BASELINE]
+    figure, (axis,) = new_figure(3.6 + 0.95 * len(final), 0.4 * len(names) + 2.6)
+    colors = np.full((len(names), len(final)), np.nan)
+    for column, (case, methods) in enumerate(final.items()):
+        for row, name in enumerate(names):
+            if name in methods:
+                compared = _against(case, methods, name, BASELINE)
+                colors[row, column] = np.clip(np.log10(max(compared.ratio, 1e-300)), -_DECADES, _DECADES)
+                arrow = {Outcome.LOWER: "↓ ", Outcome.HIGHER: "↑ "}.get(compared.outcome, "")
+                weight = "bold" if arrow else "normal"
+                text = f"{arrow}{number(compared.ratio)}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=8, fontweight=weight)
+    axis.imshow(colors, cmap="PuOr_r", vmin=-1.3 * _DECADES, vmax=1.3 * _DECADES, aspect="auto")
+    axis.set_xticks(range(len(final)), [case.title for case in final], rotation=35, ha="right", fontsize=8)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(False)
+    axis.set_title("ratio to s = 1: ↓ lower, ↑ higher", fontsize=10)
+    save_picture(figure, folder / "homotopy_overview.png")
+    return Figure(
+        "homotopy_overview",
+        "Ratios to s = 1 of what each problem is judged by, medians over the seeds. Without an arrow: no difference.",
+    )
 
 
 def _draw(

@@ -19,8 +19,8 @@ RULE = (
     "Runs of equal seed are paired; a diverged run counts as the highest value. A method is called lower (higher) than "
     f"another when a two-sided Wilcoxon signed-rank test on the logarithms gives p < {LEVEL:g} and each median lies "
     "outside the quartiles of the other. Everything else is called no difference. "
-    f"Fewer than {FEWEST_PAIRS} pairs decide nothing. The level is strict because the page makes some two hundred "
-    "comparisons: if all methods were equal, it would be passed by chance about once in five pages."
+    f"Fewer than {FEWEST_PAIRS} pairs decide nothing. The level is strict because the page makes some three hundred "
+    "comparisons: if all methods were equal, it would be passed by chance about once in three pages."
 )
 _HIGHEST = 1e300
 _LOWEST = 1e-300

@@ -43,8 +43,12 @@ def train(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``final_loss``, ``error`` and the like as of :func:`trainings.train`; ``last_s``; ``diverged``; ``seconds``.
+    Raises:
+        ValueError: ``moves`` is none of MOVES.
     """
     training = Homotopy(**{**parameters, "s": tuple(parameters["s"]), "steps": tuple(parameters["steps"])})
+    if training.moves not in MOVES:
+        raise ValueError(f"train: moves must be one of {', '.join(MOVES)}, got {training.moves!r}")
     problem = make_problem(training.problem, n=training.n, noise=training.noise, seed=training.seed)
     dtype: torch.dtype = getattr(torch, training.dtype)
     tensors = {field.name: getattr(problem, field.name) for field in fields(Problem)}
