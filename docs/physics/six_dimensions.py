@@ -17,7 +17,7 @@ def exact(x: Tensor) -> Tensor:
     return torch.cos(math.pi * x).mean(1)
 
 
-def solve(*, s: object = 1.0, steps: int = 4000, width: int = 500, seed: int = 0) -> Solved:
+def solve(*, s: object = 1.0, steps: int = 3000, width: int = 500, seed: int = 0) -> Solved:
     """du/dn = 0 is a residual of the gradient and the outward normals."""
     cube = hx.Box([0.0] * D, [1.0] * D)
     equation = hx.Residual(lambda u, x: (u.value - u.second - (1 + math.pi**2) * exact(x)) / 10)
@@ -27,10 +27,10 @@ def solve(*, s: object = 1.0, steps: int = 4000, width: int = 500, seed: int = 0
         hx.Term(hx.Sampler(cube.boundary, 512, seed=seed), flux, name="flux"),
     ]
     net = hx.TwoLayerNet(D, width, base="tanh", seed=seed)
-    result = hx.fit(net, loss=terms, s=s, steps=steps, lr=1e-2, lr_schedule="cosine")
+    result = hx.fit(net, loss=terms, s=s, steps=steps, lr=0.1, lr_schedule="cosine")
     test = cube.sample(4000, seed=10**6)
     return Solved(net, result, test.float(), exact(test))
 
 
 if __name__ == "__main__":
-    main(solve, TITLE, 4000)
+    main(solve, TITLE, 3000)
