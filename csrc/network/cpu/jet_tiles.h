@@ -26,9 +26,9 @@ struct JetTiles {
   JetTile<T> z, value, slope, curvature, third;
 };
 
-// The sine's quadrants are scalars.
+// Lanes have a fused multiply-add alone; the sine's quadrants are scalars.
 template <typename Base>
-constexpr bool kJetInLanes = true;
+constexpr bool kJetInLanes = kHasFusedMultiplyAdd<float>;
 template <bool kFast>
 constexpr bool kJetInLanes<SinBase<kFast>> = false;
 
