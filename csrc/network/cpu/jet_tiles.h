@@ -28,7 +28,7 @@ struct JetTiles {
 
 // Lanes have a fused multiply-add alone; the sine's quadrants are scalars.
 template <typename Base>
-constexpr bool kJetInLanes = kHasFusedMultiplyAdd<float>;
+constexpr bool kJetInLanes = kHasFusedMultiplyAdd<double>;
 template <bool kFast>
 constexpr bool kJetInLanes<SinBase<kFast>> = false;
 
