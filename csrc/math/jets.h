@@ -12,6 +12,36 @@ struct JetOf {
   T value, slope, curvature, third;
 };
 
+// exp(x) and expm1(x) for x <= 0, to a few ulp. Below the lowest they stay at its normal numbers, so that no scale
+// needs care for denormals.
+template <typename T>
+HRTA_INLINE T lowest_jet_exponent() {
+  return sizeof(Scalar<T>) == 4 ? T(-80) : T(-700);
+}
+
+template <typename T>
+HRTA_INLINE TanhParts<T> jet_exp(T x) {
+  using Traits = FloatTraits<Scalar<T>>;
+  x = at_least(x, lowest_jet_exponent<T>());
+  const T shifted = multiply_add(x, T(Traits::kLog2E), T(Traits::kRoundingMagic));
+  const T n = shifted - T(Traits::kRoundingMagic);
+  const T r = multiply_add(n, T(-0.693147180559945309417232121458L), x);
+  const T reduced = multiply_add(r * r, expm1_core(r), r), scale = power_of_two(shifted, Traits::kExponentBias);
+  return {multiply_add(reduced, scale, scale), multiply_add(reduced, scale, scale - T(1))};
+}
+
+// The logistic function at a = |x|, bounded, and at -a.
+template <typename T>
+struct JetLogistic {
+  T a, above, below;
+};
+
+template <typename T>
+HRTA_INLINE JetLogistic<T> jet_logistic(T x) {
+  const T a = at_most(absolute(x), -lowest_jet_exponent<T>()), e = jet_exp(-a).e, above = T(1) / (T(1) + e);
+  return {a, above, e * above};
+}
+
 template <typename Base>
 struct BaseJet;
 
@@ -36,9 +66,9 @@ template <>
 struct BaseJet<Tanh> {
   template <typename T>
   static HRTA_INLINE JetOf<T> at(T x) {
-    const TanhParts<T> parts = tanh_parts(absolute(x));
+    const TanhParts<T> parts = jet_exp(T(-2) * absolute(x));
     const T inverse = T(1) / (T(2) + parts.em1);
-    const T t = with_sign(parts.em1, x) * inverse, p = T(4) * parts.e * inverse * inverse;
+    const T t = with_sign(parts.em1, x) * inverse, p = T(4) * parts.e * (inverse * inverse);
     return {t, p, T(-2) * t * p, p * multiply_add(T(4) * t, t, T(-2) * p)};
   }
 };
@@ -60,7 +90,7 @@ template <>
 struct BaseJet<Silu> {
   template <typename T>
   static HRTA_INLINE JetOf<T> at(T x) {
-    const LogisticPair<T> pair = logistic_pair<false>(x);
+    const JetLogistic<T> pair = jet_logistic(x);
     const T p = pair.above * pair.below, difference = pair.below - pair.above;
     const T rest = pair.below * multiply_add(-pair.a, pair.above, T(1));
     const T third = p * multiply_add(pair.a, multiply_add(T(-6), p, T(1)), T(3) * difference);
@@ -73,10 +103,11 @@ template <>
 struct BaseJet<Softplus> {
   template <typename T>
   static HRTA_INLINE JetOf<T> at(T x) {
-    const LogisticPair<T> pair = logistic_pair<false>(x);
-    const Pair<T> tail = log1p_of_unit(times_exp(T(1), pair.e));
-    const T p = pair.above * pair.below, third = p * (pair.below - pair.above);
-    return {at_least(x, T(0)) + (tail.high + tail.low), where(x > T(0), pair.above, pair.below), p,
+    const T e = jet_exp(-absolute(x)).e, one = T(1) + e, two = T(2) + e, inverse = T(1) / (one * two);
+    const T above = two * inverse, below = e * above;
+    const T t = e * (one * inverse), u = t * t;  // log(1 + e) = 2 atanh(t)
+    const T p = above * below, third = p * (below - above);
+    return {at_least(x, T(0)) + multiply_add((t + t) * u, log1p_core(u), t + t), where(x > T(0), above, below), p,
             where(x > T(0), third, -third)};
   }
 };
@@ -103,10 +134,10 @@ struct BaseJet<SinBase<kFast>> {
 
 // Of sigma_s.
 template <typename Base, typename T>
-HRTA_INLINE JetOf<T> homotopy_jet(T x, Homotopy<T> h) {
+HRTA_INLINE JetOf<T> homotopy_jet(T x, Homotopy<Scalar<T>> h) {
   const JetOf<T> jet = BaseJet<Base>::at(x);
-  return {multiply_add(h.linear, x, h.s * jet.value), multiply_add(h.s, jet.slope, h.linear), h.s * jet.curvature,
-          h.s * jet.third};
+  const T s(h.s), linear(h.linear);
+  return {multiply_add(linear, x, s * jet.value), multiply_add(s, jet.slope, linear), s * jet.curvature, s * jet.third};
 }
 
 }  // namespace HRTA_SIMD_LEVEL

@@ -48,7 +48,7 @@ JetBlock<T> pack_jet(const TwoLayerCall& call, const SecondDerivatives& second, 
   over_products(second, [&](int r, int c, int other) {
     T* target = scratch.quadratic + r * stride;
     const T *left = scratch.weight + c * stride, *right = scratch.weight + other * stride;
-    for (int j = 0; j < padded; ++j) target[j] = multiply_add(left[j], right[j], target[j]);
+    for (int j = 0; j < padded; ++j) target[j] = hrta::multiply_add(left[j], right[j], target[j]);
   });
   return {{scratch.weight, scratch.output_weight, stride, padded}, scratch.quadratic, quadratic_count};
 }

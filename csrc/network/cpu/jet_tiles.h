@@ -6,6 +6,7 @@
 #include "network/cpu/block.h"
 #include "network/cpu/tiles.h"
 #include "network/jet.h"
+#include "simd/lanes.h"
 #include "simd/vector.h"
 
 namespace hrta {
@@ -25,6 +26,12 @@ struct JetTiles {
   JetTile<T> z, value, slope, curvature, third;
 };
 
+// Lanes have a fused multiply-add alone; the sine's quadrants are scalars.
+template <typename Base>
+constexpr bool kJetInLanes = kHasFusedMultiplyAdd<double>;
+template <bool kFast>
+constexpr bool kJetInLanes<SinBase<kFast>> = false;
+
 template <typename Base, bool kWithThird, typename T>
 void evaluate_jet(JetTiles<T>& tiles, int n, Homotopy<T> h) {
   const T* z = tiles.z.values;
@@ -33,13 +40,25 @@ void evaluate_jet(JetTiles<T>& tiles, int n, Homotopy<T> h) {
   if constexpr (Base::kGrowth == Growth::kOscillating) {
     if (all_within(z, n, fast_turn_limit<T>())) return evaluate_jet<FastSin, kWithThird>(tiles, n, h);
   }
+  auto put = [&](int i, const auto& jet) {
+    store(value + i, jet.value);
+    store(slope + i, jet.slope);
+    store(curvature + i, jet.curvature);
+    if constexpr (kWithThird) store(third + i, jet.third);
+  };
+  if constexpr (kJetInLanes<Base>) {
+    constexpr int kRegisters = 2;
+    static_assert(kTile<T> % (kRegisters * kLanes<T>) == 0, "whole steps");
+    for (int i = 0; i < n; i += kRegisters * kLanes<T>) put(i, homotopy_jet<Base>(load_lanes<kRegisters>(z + i), h));
+  } else {
 #pragma GCC ivdep
-  for (int i = 0; i < n; ++i) {
-    const JetOf<T> jet = homotopy_jet<Base>(z[i], h);
-    value[i] = jet.value;
-    slope[i] = jet.slope;
-    curvature[i] = jet.curvature;
-    if constexpr (kWithThird) third[i] = jet.third;
+    for (int i = 0; i < n; ++i) {
+      const JetOf<T> jet = homotopy_jet<Base>(z[i], h);
+      value[i] = jet.value;
+      slope[i] = jet.slope;
+      curvature[i] = jet.curvature;
+      if constexpr (kWithThird) third[i] = jet.third;
+    }
   }
 }
 
@@ -174,7 +193,7 @@ void jet_backward(const TwoLayerSamples<T>& samples, const SecondDerivatives& se
     auto add_product = [&](int to, int other, int r) {
       T* target = gradients.weight + to * gradients.stride + j;
       for (int k = 0; k < kTile<T>; ++k) {
-        target[k] = multiply_add(weight[other * stride + k], quadratic[r * stride + j + k], target[k]);
+        target[k] = hrta::multiply_add(weight[other * stride + k], quadratic[r * stride + j + k], target[k]);
       }
     };
     if (given.second != nullptr) {
