@@ -103,7 +103,8 @@ class PointTerms:
             return points
         if self.drawn.get(k, (-1,))[0] != draw:
             assert not isinstance(term.points, Tensor)
-            points = self._points(term.points(draw), name).detach().to(self.device, self.dtype)
+            exact = getattr(term.points, "draw", term.points)  # of an hx.Sampler: before it is rounded to its own dtype
+            points = self._points(exact(draw), name).detach().to(self.device, self.dtype)
             self.drawn[k] = draw, points
         return self.drawn[k][1]
 

@@ -116,6 +116,40 @@ def two_layer(draw: Draw) -> None:
                 check(f"two_layer, gradient in {name}", mine, right, size)
 
 
+def two_layer_jet(draw: Draw) -> None:
+    """Beside the torch backend in float64: its own tests compare that with the Hessian."""
+    dtype = draw.one_of(FLOATS)
+    x, weight, output_weight = _problem(draw, dtype, 65)
+    s, base, form = draw.s(), draw.base(), draw.one_of(["laplacian", "diagonal", "hessian"])
+    features = x.shape[-1]
+    columns = draw.one_of([None, [0], list(range(min(features, 7)))[::-1]])
+    if isinstance(s, Tensor) and s.numel() != 1:
+        draw.fair = False
+    if draw.chance(0.05):
+        columns, draw.fair = draw.one_of([[0, 0], [-1], [], [features], [2**70], [0.5], 1, "0"]), False
+    keywords = {"base": base, "second": form, "columns": columns}
+
+    def run(tensors: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        leaves = [tensors[0].detach(), *(tensor.detach().requires_grad_() for tensor in tensors[1:])]
+        jet = hx.two_layer_jet(*leaves, s.detach() if isinstance(s, Tensor) else s, **keywords)
+        grads = [torch.ones_like(part) for part in jet]
+        return tuple(jet), torch.autograd.grad(tuple(jet), leaves[1:], grads)
+
+    found = attempt(draw, lambda: run([x, weight, output_weight]))
+    if found is None or not draw.tame or (base in ("relu", "relu2") and _near_a_kink(x, weight)):
+        return
+    with hx.use_backend("torch"):
+        exact = run([tensor.double() for tensor in (x, weight, output_weight)])
+    z = 1.0 + _largest(x) * _largest(weight) * features
+    size = (2.0 + 2.0 * abs(float(s))) * _largest(output_weight) * z * z * (1.0 + _largest(weight)) ** 2 * features
+    for name, mine, right in zip(("value", "gradient", "second"), found[0], exact[0], strict=True):
+        same(f"two_layer_jet, {name}", mine, right, _ROUNDING[dtype] * (size + _largest(right)), dtype)
+    size = (size + z * z * (1.0 + _largest(weight)) ** 2) * (1.0 + _largest(x)) * (1.0 + _largest(weight))
+    size *= max(1, x.shape[0]) * (1 + features)
+    for name, mine, right in zip(("weight", "output_weight"), found[1], exact[1], strict=True):
+        same(f"two_layer_jet, gradient in {name}", mine, right, _ROUNDING[dtype] * (size + _largest(right)), dtype)
+
+
 def op_backward(draw: Draw) -> None:
     """``torch.ops.hrta_ext.two_layer*_backward``: whatever comes, no memory is read that is not the tensors'."""
     dtype = draw.one_of(FLOATS)

@@ -22,11 +22,13 @@ from fuzz.activations import activation
 from fuzz.draws import Draw
 from fuzz.files import FILES
 from fuzz.judge import Finding
-from fuzz.networks import gram, op_backward, training, two_layer
+from fuzz.networks import gram, op_backward, training, two_layer, two_layer_jet
 
 import hrta_ext as hx
 
-OPS: tuple[Callable[[Draw], None], ...] = (*[activation] * 6, *[two_layer] * 3, op_backward, *[gram] * 2, training)
+OPS: tuple[Callable[[Draw], None], ...] = (
+    *[activation] * 6, *[two_layer] * 3, two_layer_jet, op_backward, *[gram] * 2, training,
+)  # fmt: skip
 
 
 def ops(seed: int) -> str:
