@@ -61,7 +61,9 @@ def draw(solved: Solved, title: str, file: Path) -> None:
         ("difference", found - solved.exact),
     )
     for axis, (name, values) in zip(axes, panels, strict=True):
-        drawn = axis.scatter(x, y, c=values, s=6, cmap="RdBu" if name == "difference" else "viridis", linewidths=0)
+        most = float(values.abs().max()) if name == "difference" else None  # white is no difference
+        colours = {"cmap": "RdBu", "vmin": -most, "vmax": most} if most else {"cmap": "viridis"}
+        drawn = axis.scatter(x, y, c=values, s=6, linewidths=0, **colours)
         figure.colorbar(drawn, ax=axis)
         axis.set_title(name, fontsize=10)
         axis.set_aspect("equal")
