@@ -10,7 +10,7 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -
 .PHONY: help demo test fuzz sanitize bench lint format cuda oldest test-matrix clean
 
 help:
-	@echo "make demo         train the paper's first example three ways and draw it (demo/)"
+	@echo "make demo         train the paper's first example four ways and draw it (demo/)"
 	@echo "make test         the whole test suite"
 	@echo "make fuzz         random calls, damaged files and kills, FUZZ_SECONDS=600 of each"
 	@echo "make sanitize     the C++ sources under AddressSanitizer and UBSan: tests and fuzzer, SANITIZE_SECONDS=300 a level"
