@@ -68,7 +68,7 @@ def draw(solved: Solved, title: str, file: Path) -> None:
         axis.set_title(name, fontsize=10)
         axis.set_aspect("equal")
     figure.suptitle(f"{title}: relative L2 error {solved.error:.1e}", fontsize=11)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=80)
     plt.close(figure)
 
 
