@@ -234,7 +234,7 @@ X, WEIGHT, OUTPUT = torch.ones(4, 3), torch.ones(5, 3), torch.ones(5)
         ({"columns": "01"}, TypeError, "columns must be a sequence of integers, got '01'"),
         ({"second_columns": [0.5]}, TypeError, r"second_columns must be a sequence of integers, got \[0.5\]"),
         ({"second_columns": [True]}, TypeError, "second_columns must be a sequence of integers"),
-        ({"base": "cube"}, ValueError, "base must be one of"),
+        ({"base": "quartic"}, ValueError, "base must be one of"),
     ],
 )
 def test_bad_arguments(named: dict[str, Any], error: type[Exception], message: str) -> None:

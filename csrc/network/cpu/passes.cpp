@@ -4,7 +4,7 @@
 
 #include "network/cpu/arcs.h"
 #include "network/cpu/loops.h"
-#include "network/cpu/plan.h"
+#include "network/cpu/tasks.h"
 #include "network/network.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
@@ -16,8 +16,8 @@ HRTA_PICK_TABLE(TwoLayerLoops, kTwoLayerLoops, two_layer_loops)
 
 namespace {
 
-Buffer<char> block_memory(const TwoLayerCall& call) {
-  return Buffer<char>(block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8));
+int64_t scratch_bytes(const TwoLayerCall& call) {
+  return block_scratch(call.features) * (call.dtype == ScalarKind::kFloat32 ? 4 : 8);
 }
 
 // Sums over each chunk of neurons: f (networks, chunks, n) and df_dx (networks, chunks, n, D), those that are wanted.
@@ -31,22 +31,10 @@ struct PartialSums {
     const int64_t parts = call.networks * cut.chunks;
     if (want_f) f.assign(static_cast<size_t>(parts * call.n), 0.0);
     if (want_df_dx) df_dx.assign(static_cast<size_t>(parts * call.n * call.features), 0.0);
-    const int64_t pairs = std::min(cut.range_samples, call.n) * std::min(cut.chunk_neurons, call.width);
-    const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);
-    run_parallel(parallel_for, parts * cut.ranges, grain, [&](int64_t begin, int64_t end) {
-      const auto scratch = block_memory(call);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t part = task / cut.ranges;
-        TwoLayerRange range;
-        range.network = part / cut.chunks;
-        range.first_neuron = part % cut.chunks * cut.chunk_neurons;
-        range.last_neuron = std::min(range.first_neuron + cut.chunk_neurons, call.width);
-        range.first_sample = task % cut.ranges * cut.range_samples;
-        range.last_sample = std::min(range.first_sample + cut.range_samples, call.n);
-        const int64_t at = part * call.n + range.first_sample;
-        two_layer_loops().forward(call, quantity, range, want_f ? f.data() + at : nullptr,
-                                  want_df_dx ? df_dx.data() + at * call.features : nullptr, scratch.get());
-      }
+    forward_tasks(call, cut, scratch_bytes(call), parallel_for, [&](const auto& range, int64_t part, void* scratch) {
+      const int64_t at = part * call.n + range.first_sample;
+      two_layer_loops().forward(call, quantity, range, want_f ? f.data() + at : nullptr,
+                                want_df_dx ? df_dx.data() + at * call.features : nullptr, scratch);
     });
   }
 
@@ -126,23 +114,8 @@ double two_layer_parameter_gradient(const TwoLayerCall& call, const void* grad_f
 
 void two_layer_backward(const TwoLayerCall& call, const TwoLayerGradients& gradients, ParallelFor parallel_for) {
   if (arcs_win(call) && arc_backward(call, gradients, parallel_for)) return;
-  const int64_t chunks = ceil_div(call.width, kChunkNeurons);
-  const int64_t pairs = std::max<int64_t>(call.n, 1) * kChunkNeurons;
-  const int64_t grain = std::max<int64_t>(kGrainPairs / pairs, 1);
-  run_parallel(parallel_for, call.networks * chunks, grain, [&](int64_t begin, int64_t end) {
-    const auto scratch = block_memory(call);
-    while (begin < end) {  // chunks that lie side by side in one network make longer blocks
-      const int64_t network = begin / chunks;
-      const int64_t last = std::min(end, (network + 1) * chunks);
-      TwoLayerRange range;
-      range.network = network;
-      range.first_neuron = begin % chunks * kChunkNeurons;
-      range.last_neuron = std::min((last - network * chunks) * kChunkNeurons, call.width);
-      range.first_sample = 0;
-      range.last_sample = call.n;
-      two_layer_loops().backward(call, gradients, range, scratch.get());
-      begin = last;
-    }
+  backward_tasks(call, scratch_bytes(call), parallel_for, [&](const auto& range, void* scratch) {
+    two_layer_loops().backward(call, gradients, range, scratch);
   });
 }
 
