@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -203,13 +203,28 @@ class Residual(nn.Module):
         if second is not None and second not in FORMS:
             raise ValueError(f"Residual: second must be one of {', '.join(FORMS)} or None, got {shown(second)}")
         self.equation, self.second = equation, second
+        if second_columns is not None and not isinstance(second_columns, Iterable):
+            raise TypeError(f"Residual: second_columns must be a sequence of integers, got {shown(second_columns)}")
         self.second_columns = None if second_columns is None else list(second_columns)
         self.name = getattr(equation, "__name__", type(equation).__name__).replace("<lambda>", "residual")
 
     def forward(self, jet: Jet, points: Tensor) -> Tensor:
         """(n,) values."""
+        r = self._left(jet, points)
+        return 0.5 * (r.square().sum(1) if r.dim() == 2 else r * r)
+
+    def _left(self, jet: Jet, points: Tensor) -> Tensor:
+        """What the equation leaves, (n,) or (n, k)."""
         r = self.equation(jet, points)
-        return 0.5 * (r.square().sum(1) if isinstance(r, Tensor) and r.dim() == 2 else r * r)
+        if not isinstance(r, Tensor):
+            raise TypeError(f"Residual: equation must return a tensor (n,) or (n, k), got {type(r).__name__}")
+        n, d = points.shape
+        if r.dim() == 2 and r.shape == (n, n) and n > 1 + d + d * d:  # more equations than a jet has numbers
+            raise ValueError(
+                f"Residual: equation must return (n,) or (n, k), got {(n, n)}: values (n,) beside values (n, 1), "
+                "such as points[:, :1] in place of points[:, 0], make a square"
+            )
+        return r
 
     def values(self, net: nn.Module, points: Tensor) -> Tensor:
         """What the equation leaves of a network, for a picture or to find where it is large: (n,) or (n, k).
@@ -220,7 +235,7 @@ class Residual(nn.Module):
         """
         columns = None if self.second_columns is None else tuple(self.second_columns)
         jet = jet_of(net, points, Need(self.second or "gradient", columns, "Residual.values: second is None"))
-        return self.equation(jet, points).detach()
+        return self._left(jet, points).detach()
 
 
 def periodic(jet: Jet, points: Tensor) -> Tensor:
@@ -240,6 +255,8 @@ def periodic(jet: Jet, points: Tensor) -> Tensor:
         >>> bool(result.loss[-1] < result.loss[0])
         True
     """
+    if len(points) % 2:
+        raise ValueError(f"periodic: points must be n and then their n partners, got {len(points)}")
     one, other = torch.cat([jet.value[:, None], jet.gradient], 1).chunk(2)
     return 0.5 * (one - other).square().sum(1).repeat(2)
 
