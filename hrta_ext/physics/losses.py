@@ -149,15 +149,19 @@ class _EnergyPart(nn.Module):
 
     def __init__(self, energy: DeepRitz, name: str, measure: float | Tensor) -> None:
         super().__init__()
-        self.energy, self.name, self.measure = energy, name, measure
+        self.energy, self.part, self.measure = energy, name, measure
+        fields = {"interior": ("source", "reaction"), "dirichlet": ("dirichlet", "penalty"), "neumann": ("neumann",)}
+        numbers = {field: getattr(energy, field) for field in fields[name]}  # by which a checkpoint knows an energy
+        known = [f"{field} {number!r}" for field, number in numbers.items() if isinstance(number, Real)]
+        self.name = " ".join([name, *known])
         self.value_only = name != "interior"
 
     def forward(self, jet: Jet, x: Tensor) -> Tensor:
         """(n,) values."""
         energy, u = self.energy, jet.value
-        if self.name == "neumann":
+        if self.part == "neumann":
             return -_at(energy.neumann, x) * u  # type: ignore[arg-type]
-        if self.name == "dirichlet":
+        if self.part == "dirichlet":
             return 0.5 * energy.penalty * (u - _at(energy.dirichlet, x)).square()  # type: ignore[arg-type]
         density = 0.5 * jet.gradient.square().sum(1) - _at(energy.source, x) * u
         if not isinstance(energy.reaction, Real) or energy.reaction != 0:

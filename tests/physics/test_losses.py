@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -289,3 +290,19 @@ def test_as_many_equations_as_points_are_served_where_a_jet_has_as_many_numbers(
     """The gradient at two points of a plane is (2, 2)."""
     loss = hx.Residual(lambda u, x: u.gradient, second=None)
     assert hx.fit(hx.TwoLayerNet(2, 4, base="tanh"), INSIDE[:2], loss=loss, s=1.0, steps=1).stop_reason == "finished"
+
+
+def test_a_checkpoint_of_another_energy_is_refused(tmp_path: Path) -> None:
+    """Its numbers are compared, functions are not."""
+    points = {"interior": hx.Sampler(SQUARE, 8), "dirichlet": hx.Sampler(SQUARE.boundary, 8)}
+    net, path = hx.TwoLayerNet(2, 4, base="tanh", seed=0), tmp_path / "run.pt"
+    given: dict[str, Any] = {"s": 1.0, "steps": 2, "checkpoint": path}
+    hx.fit(net, points, loss=hx.DeepRitz(1.0, dirichlet=0.0), **given)
+    changed = (
+        hx.DeepRitz(2.0, dirichlet=0.0),
+        hx.DeepRitz(1.0, dirichlet=0.5),
+        hx.DeepRitz(1.0, dirichlet=0.0, penalty=5),
+    )
+    for loss in changed:
+        with pytest.raises(ValueError, match="of another run"):
+            hx.fit(net, points, loss=loss, resume=True, **given)
