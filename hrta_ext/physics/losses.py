@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -149,15 +149,19 @@ class _EnergyPart(nn.Module):
 
     def __init__(self, energy: DeepRitz, name: str, measure: float | Tensor) -> None:
         super().__init__()
-        self.energy, self.name, self.measure = energy, name, measure
+        self.energy, self.part, self.measure = energy, name, measure
+        fields = {"interior": ("source", "reaction"), "dirichlet": ("dirichlet", "penalty"), "neumann": ("neumann",)}
+        numbers = {field: getattr(energy, field) for field in fields[name]}  # by which a checkpoint knows an energy
+        known = [f"{field} {number!r}" for field, number in numbers.items() if isinstance(number, Real)]
+        self.name = " ".join([name, *known])
         self.value_only = name != "interior"
 
     def forward(self, jet: Jet, x: Tensor) -> Tensor:
         """(n,) values."""
         energy, u = self.energy, jet.value
-        if self.name == "neumann":
+        if self.part == "neumann":
             return -_at(energy.neumann, x) * u  # type: ignore[arg-type]
-        if self.name == "dirichlet":
+        if self.part == "dirichlet":
             return 0.5 * energy.penalty * (u - _at(energy.dirichlet, x)).square()  # type: ignore[arg-type]
         density = 0.5 * jet.gradient.square().sum(1) - _at(energy.source, x) * u
         if not isinstance(energy.reaction, Real) or energy.reaction != 0:
@@ -203,13 +207,28 @@ class Residual(nn.Module):
         if second is not None and second not in FORMS:
             raise ValueError(f"Residual: second must be one of {', '.join(FORMS)} or None, got {shown(second)}")
         self.equation, self.second = equation, second
+        if second_columns is not None and not isinstance(second_columns, Iterable):
+            raise TypeError(f"Residual: second_columns must be a sequence of integers, got {shown(second_columns)}")
         self.second_columns = None if second_columns is None else list(second_columns)
         self.name = getattr(equation, "__name__", type(equation).__name__).replace("<lambda>", "residual")
 
     def forward(self, jet: Jet, points: Tensor) -> Tensor:
         """(n,) values."""
+        r = self._left(jet, points)
+        return 0.5 * (r.square().sum(1) if r.dim() == 2 else r * r)
+
+    def _left(self, jet: Jet, points: Tensor) -> Tensor:
+        """What the equation leaves, (n,) or (n, k)."""
         r = self.equation(jet, points)
-        return 0.5 * (r.square().sum(1) if isinstance(r, Tensor) and r.dim() == 2 else r * r)
+        if not isinstance(r, Tensor):
+            raise TypeError(f"Residual: equation must return a tensor (n,) or (n, k), got {type(r).__name__}")
+        n, d = points.shape
+        if r.dim() == 2 and r.shape == (n, n) and n > 1 + d + d * d:  # more equations than a jet has numbers
+            raise ValueError(
+                f"Residual: equation must return (n,) or (n, k), got {(n, n)}: values (n,) beside values (n, 1), "
+                "such as points[:, :1] in place of points[:, 0], make a square"
+            )
+        return r
 
     def values(self, net: nn.Module, points: Tensor) -> Tensor:
         """What the equation leaves of a network, for a picture or to find where it is large: (n,) or (n, k).
@@ -220,7 +239,7 @@ class Residual(nn.Module):
         """
         columns = None if self.second_columns is None else tuple(self.second_columns)
         jet = jet_of(net, points, Need(self.second or "gradient", columns, "Residual.values: second is None"))
-        return self.equation(jet, points).detach()
+        return self._left(jet, points).detach()
 
 
 def periodic(jet: Jet, points: Tensor) -> Tensor:
@@ -240,6 +259,8 @@ def periodic(jet: Jet, points: Tensor) -> Tensor:
         >>> bool(result.loss[-1] < result.loss[0])
         True
     """
+    if len(points) % 2:
+        raise ValueError(f"periodic: points must be n and then their n partners, got {len(points)}")
     one, other = torch.cat([jet.value[:, None], jet.gradient], 1).chunk(2)
     return 0.5 * (one - other).square().sum(1).repeat(2)
 

@@ -194,11 +194,14 @@ class PointTerms:
             rule = checked.term.quadrature
             weights = "" if rule is None else f", quadrature {hash_tensor(rule)}"
             terms.append(f"{self._description(checked)}, points {numbers}{weights}")
-        return {"terms": terms, "unknowns": [f"{tuple(p.shape)} {p.dtype}" for p in self.task.unknowns()]}
+        unknowns = [f"{tuple(p.shape)} {p.dtype}" for p in self.task.unknowns()]
+        losses = [checked.term.loss for checked in self.terms if isinstance(checked.term.loss, nn.Module)]
+        buffers = [f"{name} {tuple(b.shape)} {b.dtype}" for loss in losses for name, b in loss.named_buffers()]
+        return {"terms": terms, "unknowns": unknowns + buffers}
 
     def _description(self, checked: _Checked) -> str:
         term = checked.term
-        what = f"{checked.name}: {name_of_loss(term.loss)}, weight {term.weight:g}, {checked.need.kind}"
+        what = f"{checked.name}: {name_of_loss(term.loss)}, weight {_digits(term.weight)}, {checked.need.kind}"
         if checked.need.columns is not None:
             what += f" of columns {list(checked.need.columns)}"
         if isinstance(term.points, Tensor):
@@ -241,6 +244,12 @@ class PointTerms:
         """The values of every term at every step, float64 on the CPU."""
         rows = torch.tensor(self.values, dtype=torch.float64).reshape(-1, len(self.terms))
         return {checked.name: rows[:, k] for k, checked in enumerate(self.terms)}
+
+
+def _digits(number: float) -> str:
+    """A number as short as can be, without loss."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _besides_weights(net: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -300,6 +309,8 @@ def _check_pointwise(values: object, n: int, checked: _Checked) -> None:
         raise ValueError(
             f"fit: loss must return pointwise values, shape ({n},), {checked.label} gave {tuple(values.shape)}"
         )
+    if values.is_complex():
+        raise TypeError(f"fit: loss must return real values, {checked.label} gave {values.dtype}")
     if not values.requires_grad:
         raise ValueError(
             f"fit: loss must be made of the jet by differentiable operations, that of {checked.label} has no graph"

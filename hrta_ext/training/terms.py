@@ -101,6 +101,8 @@ def as_task(points: object, loss: object, parameters: Iterable[nn.Parameter]) ->
 
     A loss with a method ``terms(points)`` makes the terms itself.
     """
+    if isinstance(loss, type):
+        raise TypeError(f"fit: loss must be an object, got the class {loss.__name__} itself")
     if isinstance(loss, Term):
         loss = [loss]
     if isinstance(loss, (list, tuple)):

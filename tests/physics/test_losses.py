@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -254,6 +255,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: hx.Term(INSIDE, hx.DeepRitz(1.0)), TypeError, r"DeepRitz.*\.terms\(points\)"),
     (lambda: hx.Residual(3), TypeError, "Residual: equation must be a function"),
     (lambda: hx.Residual(len, second="trace"), ValueError, "Residual: second must be one of"),
+    (lambda: hx.Residual(len, second_columns=1), TypeError, "Residual: second_columns must be a sequence"),
 ]
 
 
@@ -261,3 +263,46 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_bad_arguments(make: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+def train_at_nine(loss: Any) -> Any:
+    points = torch.rand(9, 2, generator=torch.Generator().manual_seed(0))
+    return hx.fit(hx.TwoLayerNet(2, 4, base="tanh", seed=0), points, loss=loss, s=1.0, steps=1)
+
+
+BAD_EQUATIONS: list[tuple[Any, type[Exception], str]] = [
+    (hx.Residual(lambda u, x: u.second - x[:, :1]), ValueError, r"Residual: equation must return .* got \(9, 9\)"),
+    (hx.Residual(lambda u, x: (u.second,)), TypeError, r"Residual: equation must return a tensor .* got tuple"),
+    (lambda u, x: u.second * 1j, TypeError, "fit: loss must return real values, .*complex64"),
+    (hx.periodic, ValueError, "periodic: points must be n and then their n partners, got 9"),
+    (hx.Residual, TypeError, "fit: loss must be an object, got the class Residual"),
+]
+
+
+@pytest.mark.parametrize(("loss", "error", "match"), BAD_EQUATIONS)
+def test_what_an_equation_may_not_return(loss: Any, error: type[Exception], match: str) -> None:
+    """A source (n, 1) beside u (n,) would train on a mean over all pairs of points, without a word."""
+    with pytest.raises(error, match=match):
+        train_at_nine(loss)
+
+
+def test_as_many_equations_as_points_are_served_where_a_jet_has_as_many_numbers() -> None:
+    """The gradient at two points of a plane is (2, 2)."""
+    loss = hx.Residual(lambda u, x: u.gradient, second=None)
+    assert hx.fit(hx.TwoLayerNet(2, 4, base="tanh"), INSIDE[:2], loss=loss, s=1.0, steps=1).stop_reason == "finished"
+
+
+def test_a_checkpoint_of_another_energy_is_refused(tmp_path: Path) -> None:
+    """Its numbers are compared, functions are not."""
+    points = {"interior": hx.Sampler(SQUARE, 8), "dirichlet": hx.Sampler(SQUARE.boundary, 8)}
+    net, path = hx.TwoLayerNet(2, 4, base="tanh", seed=0), tmp_path / "run.pt"
+    given: dict[str, Any] = {"s": 1.0, "steps": 2, "checkpoint": path}
+    hx.fit(net, points, loss=hx.DeepRitz(1.0, dirichlet=0.0), **given)
+    changed = (
+        hx.DeepRitz(2.0, dirichlet=0.0),
+        hx.DeepRitz(1.0, dirichlet=0.5),
+        hx.DeepRitz(1.0, dirichlet=0.0, penalty=5),
+    )
+    for loss in changed:
+        with pytest.raises(ValueError, match="of another run"):
+            hx.fit(net, points, loss=loss, resume=True, **given)
