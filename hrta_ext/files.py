@@ -348,3 +348,11 @@ def checksum_of(about: str, tensors: Mapping[str, Tensor]) -> str:
         crc = zlib.crc32(f"{name} {values.dtype} {tuple(values.shape)}".encode(), crc)
         crc = zlib.crc32(values.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """SHA-256 of shape, dtype and bytes of a tensor, wherever it lives."""
+    values = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tuple(values.shape)} {values.dtype}".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,15 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hrta_ext.compiled import require_memory
+from hrta_ext.files import hash_tensor
 from hrta_ext.inputs import DtypeError
-
-
-def hash_tensor(tensor: Tensor) -> str:
-    """SHA-256 of shape, dtype and bytes of a tensor, wherever it lives."""
-    values = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{tuple(values.shape)} {values.dtype}".encode())
-    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

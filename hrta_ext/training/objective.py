@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.compiled import require_memory
+from hrta_ext.files import hash_tensor
 from hrta_ext.inputs import DtypeError, check_columns
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.data import hash_tensor
 from hrta_ext.training.jets import Need, jets_of, passes_of, trainable_order, untrainable
 from hrta_ext.training.terms import AUTO, Task, Term, mean_and_error, name_of_loss, names_of
 

@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.bases import BASES
+from hrta_ext.files import hash_tensor
 from hrta_ext.inputs import check_flag, check_integer
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.adaptive import AdaptiveHomotopy, AdaptiveScheduler, check_adapts
 from hrta_ext.training.checkpoints import fingerprint
-from hrta_ext.training.data import Batches, Samples, check_samples, hash_tensor
+from hrta_ext.training.data import Batches, Samples, check_samples
 from hrta_ext.training.engines import Engine, TermsEngine, TorchEngine
 from hrta_ext.training.fused import FusedEngine, why_not_fused
 from hrta_ext.training.objective import PointTerms

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Left to right: a file imports from its own folder and from what stands left of it; in one step, from nothing.
 ORDER = [
     {"files", "bases", "compiled", "callers", "schemas"},
-    {"inputs", "backends", "plots"},
+    {"inputs", "backends", "groups", "plots"},
     {"activation", "ntk"},
     {"network"},
     {"training"},
@@ -27,6 +27,7 @@ WITHIN = {
     "callers": {"compiled"},
     "inputs": {"bases", "compiled", "callers"},
     "backends": {"bases", "compiled"},
+    "groups": {"files"},
     "plots": {"files"},
 }
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
