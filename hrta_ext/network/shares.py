@@ -26,7 +26,7 @@ from hrta_ext.callers import (
     wants_grad,
 )
 from hrta_ext.groups import Ranks, digest, ranks_of
-from hrta_ext.inputs import Parameter, check_network
+from hrta_ext.inputs import Parameter, check_homotopy_parameter, check_network
 
 
 class _Sums(Function):
@@ -69,6 +69,12 @@ def _of_present(function: type[Function], ranks: Ranks, grads: tuple[Tensor | No
     return [None if grad is None else next(found) for grad in grads]
 
 
+def copies(ranks: Ranks, *values: Tensor) -> tuple[Tensor, ...]:
+    """What all ranks have, for work that differs from rank to rank: gradients are summed over the ranks."""
+    found: tuple[Tensor, ...] = _Copies.apply(ranks, *values) if values else ()
+    return found
+
+
 def sharded(
     name: str,
     function: Callable[..., Any],
@@ -98,7 +104,7 @@ def sharded(
         facts.count = weight.shape[-2]
         facts |= {"base": base, "x": digest(x) if x.is_cpu else f"{x.dtype} of shape {tuple(x.shape)}"}
         facts |= {"networks": tuple(weight.shape[:-2]), "device": x.device.type, **options}
-        facts["s"] = f"a tensor on {s.device}" if isinstance(s, Tensor) and not s.is_cpu else float(checked)
+        facts["s"] = f"a tensor on {s.device}" if isinstance(s, Tensor) and not s.is_cpu else check_homotopy_parameter(s)
         facts["requires_grad of x and s"] = wants_grad(x), wants_grad(s)
         facts["grad mode"] = torch.is_grad_enabled()
     if not sum(facts.counts):
@@ -151,8 +157,7 @@ def shared(
         weight, output_weight = F.pad(weight, (0, 0, 0, 1)), F.pad(output_weight, (0, 1))
     values: list[Any] = [x, s]
     wanted = [k for k, value in enumerate(values) if wants_grad(value)]
-    copies = _Copies.apply(ranks, *(values[k] for k in wanted)) if wanted else ()
-    for k, copy in zip(wanted, copies, strict=True):
+    for k, copy in zip(wanted, copies(ranks, *(values[k] for k in wanted)), strict=True):
         values[k] = copy
     x, s = values
     found = function(x, weight, output_weight, s, **options)
