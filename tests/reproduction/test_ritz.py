@@ -17,7 +17,7 @@ from hrta_ext.reproduction.runs.equations import LEAST_ENERGY, EquationTraining,
 from hrta_ext.reproduction.runs.problems import grid, make_problem
 from hrta_ext.reproduction.runs.tasks import Results
 
-TOY = Scale("toy", 2)
+SMALL = Scale("small", 11)
 SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.02, 0.98, 1.0]
 SQUARE = hx.Box([0.0, 0.0], [1.0, 1.0])
 
@@ -98,18 +98,18 @@ def test_the_energy_finds_the_solution():
 def test_runs_follow_their_tuning_from_other_seeds(tmp_path):
     """The rate is the best of the tuning seeds, which no compared run has."""
     results = Results(tmp_path)
-    assert not ritz.final_runs(TOY, "ritz", "s = 1", results)
-    tuning = ritz.tuning(TOY, "ritz", "s = 1")
+    assert not ritz.final_runs(SMALL, "ritz", "s = 1", results)
+    tuning = ritz.tuning(SMALL, "ritz", "s = 1")
     for k, runs in enumerate(tuning.values()):
         for run in runs:
-            results.put(run.task, {"error": 2.0 - k})
-    runs = ritz.final_runs(TOY, "ritz", "s = 1", results)
-    assert [run.seed for run in runs] == [0, 1]
-    assert {run.lr for run in runs} == {max(tuning)}
+            results.put(run.task, {"error": 2.0 if k == 1 else 3.0})
+    runs = ritz.final_runs(SMALL, "ritz", "s = 1", results)
+    assert [run.seed for run in runs] == list(range(11))
+    assert {run.lr for run in runs} == {sorted(tuning)[1]}
     assert not {run.seed for run in runs} & {run.seed for runs in tuning.values() for run in runs}
-    ramp = ritz.run(TOY, "sobolev", "ramp 1 → 1.5 over 1/2", 0.1, 0)
-    assert (ramp.s, ramp.steps, ramp.ramp_steps) == ((1.0, 1.5), (8,), 4)
-    assert ritz.run(TOY, "ritz", "HRTA 1 → 1.5", 0.1, 0).steps == (4, 4)
+    ramp = ritz.run(SMALL, "sobolev", "ramp 1 → 1.5 over 1/2", 0.1, 0)
+    assert (ramp.s, ramp.steps, ramp.ramp_steps) == ((1.0, 1.5), (300,), 150)
+    assert ritz.run(SMALL, "ritz", "HRTA 1 → 1.5", 0.1, 0).steps == (166, 134)
 
 
 def test_verdicts():

@@ -84,6 +84,7 @@ class Case:
         return hash(self.name)
 
 
+_MANY = (BASELINE, "s = 1.5", "switch 1 → 1.5", "ramp 1 → 1.5 over 1/2")
 _DOUBLE = {"dtype": "float64"}
 _BATCHES = {"batch_size": 25}
 CASES = (
@@ -98,6 +99,7 @@ CASES = (
     Case("diabetes_adam", "diabetes, Adam", "diabetes", judged="error", tuned="validation_error", total=1000,
          changes={"width": 200}),
     Case("sin1d_noise_adam", "d = 1, noise 0.1, Adam", "sin1d", judged="error", changes={"noise": 0.1}),
+    Case("sin3d_many_adam", "d = 3, 343 points, Adam", "sin3d", methods=_MANY, changes={"n": 343}),
 )  # fmt: skip
 _DECADES = 2  # of the overview's colours
 _DIVERGED = 1e30  # ratios beyond come from runs that count as the highest value

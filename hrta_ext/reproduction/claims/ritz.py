@@ -84,7 +84,7 @@ def run(scale: Scale, form: str, name: str, lr: float, seed: int) -> EquationTra
 
 def tuning(scale: Scale, form: str, name: str) -> dict[float, list[EquationTraining]]:
     """Learning rate -> the runs that judge it, from seeds that are used for nothing else."""
-    rates = scale.pick(toy=RATES[1:3], small=RATES, full=RATES)
+    rates = scale.pick(toy=RATES[2:3], small=RATES, full=RATES)
     seeds = scale.pick(toy=TUNING_SEEDS[:1], small=TUNING_SEEDS, full=TUNING_SEEDS)
     return {lr: [run(scale, form, name, lr, seed) for seed in seeds] for lr in rates}
 
