@@ -13,12 +13,13 @@ import hrta_ext as hx
 from hrta_ext.reproduction.claims import ritz
 from hrta_ext.reproduction.page.sections import Scale
 from hrta_ext.reproduction.page.verdicts import Verdict
-from hrta_ext.reproduction.runs.equations import LEAST_ENERGY, EquationTraining, errors, source, train
+from hrta_ext.reproduction.runs.equations import EquationTraining, errors, source, train
 from hrta_ext.reproduction.runs.problems import grid, make_problem
 from hrta_ext.reproduction.runs.tasks import Results
 
 SMALL = Scale("small", 11)
 SPREAD = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.15, 0.85, 1.02, 0.98, 1.0]
+LEAST_ENERGY = -(math.pi**2) / 2
 SQUARE = hx.Box([0.0, 0.0], [1.0, 1.0])
 
 

@@ -5,8 +5,6 @@ Both forms and all methods get the same width, steps, learning rates to choose f
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from hrta_ext.reproduction.page.verdicts import (
     verdict_of,
     verdict_of_checks,
 )
-from hrta_ext.reproduction.runs.equations import LEAST_ENERGY, RITZ, SOBOLEV, EquationTraining
+from hrta_ext.reproduction.runs.equations import RITZ, SOBOLEV, EquationTraining
 from hrta_ext.reproduction.runs.tasks import Results, Task
 
 TITLES = {RITZ: "Deep Ritz", SOBOLEV: "Sobolev"}
@@ -192,22 +190,18 @@ def table(solved: Solved) -> Table:
     for form, methods in solved.final.items():
         for name, runs in methods.items():
             error, slope = (Spread.of([each[key] for each in runs]) for key in ("error", "gradient_error"))
-            energy: float | str = ""
-            if form == RITZ:  # negative, so no Spread
-                energies = (math.inf if each["energy"] is None else each["energy"] for each in runs)
-                energy = statistics.median(energies) - LEAST_ENERGY
             against: tuple[Any, ...] = ("", "", "")
             if name != BASELINE:
                 compared = _against(solved.final, form, name)
                 against = (compared.ratio, compared.p, compared.outcome.value)
             of_error, of_slope = ((each.median, each.low, each.high) for each in (error, slope))
             lr = solved.rates[form][name]
-            rows.append((TITLES[form], name, lr, *of_error, *of_slope, energy, error.n_diverged, *against))
+            rows.append((TITLES[form], name, lr, *of_error, *of_slope, error.n_diverged, *against))
     parts = ("", ", lower quartile", ", upper quartile")
     columns = (
         "form", "method", "tuned lr", *(f"relative L2 error{part}" for part in parts),
-        *(f"relative error of the gradient{part}" for part in parts), "energy on new points above the least",
-        "diverged", "error ratio to s = 1", "p", "against s = 1",
+        *(f"relative error of the gradient{part}" for part in parts), "diverged",
+        "error ratio to s = 1", "p", "against s = 1",
     )  # fmt: skip
     title = "Both forms at their tuned rates: medians and quartiles over the seeds, means removed"
     return Table("poisson_ritz", title, columns, tuple(rows))

@@ -16,7 +16,6 @@ from hrta_ext.reproduction.runs.tasks import Task
 from hrta_ext.reproduction.runs.trainings import Training
 
 RITZ, SOBOLEV = "ritz", "sobolev"
-LEAST_ENERGY = -(math.pi**2) / 2  # that of u*: half of the integral of |grad u*|^2, less that of pi^2 u*^2
 _CURVE_POINTS = 60
 _CURVE_SIDE = 41
 
@@ -54,8 +53,9 @@ def train(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Run the :class:`EquationTraining` of these parameters.
 
     Returns:
-        ``error`` and the like as of :func:`errors`; ``energy``, the mean on new points (null for the Sobolev form);
-        ``diverged``; ``seconds``; ``curve``, (step, error after so many steps on a coarse grid).
+        ``error`` and the like as of :func:`errors`; ``energy``, the mean on new points, whose noise is larger than what
+        methods differ by (null for the Sobolev form); ``diverged``; ``seconds``; ``curve``, (step, error after so many
+        steps on a coarse grid).
     Raises:
         ValueError: ``form`` is neither "ritz" nor "sobolev".
     """
