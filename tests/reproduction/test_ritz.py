@@ -125,8 +125,10 @@ def test_verdicts():
     better = {**same, "HRTA 1 → 1.5": runs(0.1), "s = 1.5": runs(0.1)}
     found = ritz.judge({"ritz": better, "sobolev": same})
     kinds = [claim.verdict for claim in found]
-    assert kinds == [Verdict.FAILS, Verdict.HOLDS, Verdict.IN_PART, Verdict.FAILS, Verdict.HOLDS]
-    assert "by the Sobolev loss at this size 1 times (no difference)" in found[1].evidence
+    assert kinds == [Verdict.FAILS, Verdict.HOLDS, Verdict.IN_PART, Verdict.FAILS, Verdict.FAILS, Verdict.HOLDS]
+    assert "by Sobolev at this size 1 times (no difference)" in found[1].evidence
+    ramp = ritz.judge({"ritz": same, "sobolev": {**same, "ramp 1 → 1.5 over 1/2": runs(0.1)}})[4]
+    assert ramp.verdict is Verdict.HOLDS
     far = {name: runs(0.01) for name in ritz.METHODS}
     assert ritz.judge({"ritz": same, "sobolev": far})[-1].verdict is Verdict.FAILS
     assert ritz.judge({"ritz": same, "sobolev": {**far, "s = 1": runs(1.0)}})[-1].verdict is Verdict.IN_PART
