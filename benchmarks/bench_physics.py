@@ -44,7 +44,7 @@ import hrta_ext as hx
 
 OURS, PEER = "hx.fit", "DeepXDE"
 BOUNDARY = 128
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING_SEEDS, SEEDS = (100, 101), range(5)
 
 
