@@ -30,6 +30,7 @@ _FORMAT = "0.1.0 1"
 # Where the functions live. Their names are part of every key, so they outlast moves.
 MODULES = {
     "descents": "hrta_ext.reproduction.runs.descents",
+    "equations": "hrta_ext.reproduction.runs.equations",
     "homotopies": "hrta_ext.reproduction.runs.homotopies",
     "lazy": "hrta_ext.reproduction.claims.lazy",
     "poisson": "hrta_ext.reproduction.claims.poisson",
