@@ -1,4 +1,4 @@
-"""Every link of the built site leads somewhere in it, anchors included, and no page loads anything from another host."""
+"""Every link of the built site leads somewhere in it, anchors too, and no page loads anything from other hosts."""
 
 from __future__ import annotations
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 from griffe import Extension, Object
 
 MARK = re.compile(r"``[^`]+``|:\w+:`~?(?:[^`<]*<)?([\w.]+)>?`")  # code, and roles such as :func:`fit`
+# Parts that the parser would take apart at their colons.
+PART = re.compile(r"^(Returns|Raises|Shapes):\n((?: {4}.*(?:\n|$))+)", re.MULTILINE)
 EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 
 
@@ -27,7 +30,18 @@ def as_markdown(text: str) -> str:
     for match in MARK.finditer(prose):
         pieces += [_escaped(prose[last : match.start()]), f"`{match[1]}`" if match[1] else match[0]]
         last = match.end()
-    return "Examples:".join(["".join(pieces) + _escaped(prose[last:]), *example])
+    pieces.append(_escaped(prose[last:]))
+    parts = re.sub(r"(?<=\S)\nAttributes:$", "\n\nAttributes:", "".join(pieces), flags=re.MULTILINE)
+    return "Examples:".join([PART.sub(_part, parts), *example])
+
+
+def _part(match: re.Match[str]) -> str:
+    """A paragraph, or a list where there are several errors, each of which begins a line."""
+    entries = re.split(r"\n(?=\S)", textwrap.dedent(match[2]).strip()) if match[1] == "Raises" else [match[2].strip()]
+    entries = [re.sub(r"\n +", "\n", entry) for entry in entries]
+    if len(entries) == 1:
+        return f"\n**{match[1]}:** {entries[0]}\n"
+    return "\n".join([f"\n**{match[1]}:**\n", *("- " + entry.replace("\n", " ") for entry in entries)]) + "\n"
 
 
 def _escaped(prose: str) -> str:

@@ -1,4 +1,4 @@
-"""What the site adds to the pages as they are: sources that links lead to, notebooks, options of commands, links of calls.
+"""What the site adds to the pages: sources that links lead to, notebooks that ran, options of commands, links of calls.
 
 Links in pages are right in a checkout. Where one leaves ``docs/``, or names a source or a folder, the site gets a page
 for it under ``files/``, and the link is turned there.
@@ -129,16 +129,15 @@ def options(command: str) -> str:
             and not callable(parameter.default)
             and parameter.show_default
         ):
-            text += f" Default: {parameter.default}."
+            text += f" Default: `{parameter.default}`."
         lines.append(f"| `{names}` | {text} |")
     return "\n".join(lines)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Link ``hx.name`` in text to its place in the reference."""
+    """Link ``hx.name`` in text, and ``name`` in docstrings, to its place in the reference."""
     here = page.file.src_uri
-    if here.startswith("reference/"):
-        return html
+    code = r"<code>(\w+)</code>" if here.startswith("reference/") else r"<code>hx\.(\w+)[^<]*</code>"
     entries = reference()
 
     def linked(match: re.Match[str]) -> str:
@@ -147,7 +146,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         url = posixpath.relpath(entries[match[1]], posixpath.dirname(here) or ".").removesuffix(".md")
         return f'<a class="call" href="{url}.html#hrta_ext.{match[1]}">{match[0]}</a>'
 
-    return re.sub(r"<a\b.*?</a>|<code>hx\.(\w+)[^<]*</code>", linked, html, flags=re.DOTALL)
+    return re.sub(rf"<a\b.*?</a>|{code}", linked, html, flags=re.DOTALL)
 
 
 def reference() -> dict[str, str]:

@@ -22,6 +22,7 @@ def run(path: Path) -> nbformat.NotebookNode:
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
+        coalesce_streams=True,
         resources={"metadata": {"path": FOLDER}},
         extra_arguments=["--log-level=ERROR"],
     )
