@@ -14,6 +14,7 @@ import pickle
 import re
 import secrets
 import shutil
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,7 +241,9 @@ def read_rows(folder: Path, content: dict[str, Any], optimizer: Optimizer, net: 
             rows[name] = as_sharded(ranks, local, shape[0])
             container[key] = rows[name] if name.startswith("model.") else local
     try:
-        load(rows, storage_reader=Reader(folder), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there is one process: what no_dist says
+            load(rows, storage_reader=Reader(folder), no_dist=True)
     except Exception as error:
         raise DamagedFile(f"torch.distributed.checkpoint cannot read {folder.name}: {error}") from error
 

@@ -155,7 +155,7 @@ def test_differences_between_ranks_are_found(answers: list[dict[str, Any]]):
     """Before any step, and named."""
     for answer in answers:
         assert re.fullmatch(r"ValueError: fit: y must be the same on every rank, got .* on rank 0 and .*", answer["y"])
-        assert re.fullmatch(r"ValueError: fit: optimizer hyperparameters must be the same on every .*", answer["lr"])
+        assert re.fullmatch(r"ValueError: fit: lr must be the same on every rank, got 0.01 on rank 0 .*", answer["lr"])
         assert answer["every"] == (
             "ValueError: fit: callbacks' every must be the same on every rank, got [1] on rank 0 and [2] on rank 1"
         )
