@@ -298,12 +298,11 @@ class TwoLayerNet(HomotopyLayer):
             s: One s or S values; None takes the network's own.
             x2: Samples (n2, d) of the columns of cross-kernels; default: x.
         """
-        if self.ranks is not None:
-            raise ValueError("TwoLayerNet.gram: a network with group= has no gram yet")
         samples = with_bias(x) if self.bias else x
         others = with_bias(x2) if self.bias and x2 is not None else x2
         value = float(self.s) if s is None else s
-        return gram(samples, self.weight.detach(), self.output_weight.detach(), value, x2=others, base=self.base)
+        weights = self.weight.detach(), self.output_weight.detach()
+        return gram(samples, *weights, value, x2=others, base=self.base, group=self.group)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
