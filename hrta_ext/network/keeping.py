@@ -60,7 +60,7 @@ def rescale(net: TwoLayerNet, then: float, rest: Rest | None = None) -> None:
     linear *= (1.0 - now / then) * net.width**-0.5
     if net.skip is None:
         with torch.inference_mode(False):
-            net.skip = torch.zeros_like(weights[0])
+            net.skip = weights.new_zeros(weights.shape[1])
     skip = net.skip.double() + of_skip + linear
     net.skip.copy_(skip)
     of_skip.copy_(skip - net.skip.double())

@@ -237,7 +237,7 @@ class TwoLayerNet(HomotopyLayer):
             if saved is None and f"{prefix}weight" in state_dict:
                 self.skip = None
             elif saved is not None and self.skip is None:
-                self.skip = torch.zeros_like(self.weight[0])
+                self.skip = self.weight.detach().new_zeros(self.weight.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

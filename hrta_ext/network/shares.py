@@ -102,12 +102,16 @@ def sharded(
     assert ranks is not None
     with ranks.together(name) as facts:
         if transforms_active() or any(sees_formula(t) for t in (x, weight, output_weight) if isinstance(t, Tensor)):
-            raise ValueError(f"{name}: group= works with plain tensors alone, not within torch.func, modes or subclasses")
+            raise ValueError(
+                f"{name}: group= works with plain tensors alone, not within torch.func, modes or subclasses"
+            )
         checked = check_network(name, x, weight, output_weight, s, base, least=0)
         facts.count = weight.shape[-2]
         facts |= {"base": base, "x": digest(x) if x.is_cpu else f"{x.dtype} of shape {tuple(x.shape)}"}
         facts |= {"networks": tuple(weight.shape[:-2]), "device": x.device.type, **options}
-        facts["s"] = f"a tensor on {s.device}" if isinstance(s, Tensor) and not s.is_cpu else check_homotopy_parameter(s)
+        facts["s"] = (
+            f"a tensor on {s.device}" if isinstance(s, Tensor) and not s.is_cpu else check_homotopy_parameter(s)
+        )
         facts["requires_grad of x and s"] = wants_grad(x), wants_grad(s)
         facts["grad mode"] = torch.is_grad_enabled()
     if not sum(facts.counts):
