@@ -271,7 +271,7 @@ def with_bias(x: Tensor) -> Tensor:
 
 
 def check_weights(function: str, x: Tensor, weight: object, output_weight: object, least: int = 1) -> None:
-    """TypeError or ValueError unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), m >= ``least``."""
+    """Raise an error unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), with m >= ``least``."""
     for name, value in (("weight", weight), ("output_weight", output_weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")

@@ -143,7 +143,14 @@ def _checked(
 def _alike(x: Tensor, x2: Tensor | None, base: str, result: torch.dtype, builders: list[Any]) -> dict[str, object]:
     """What every rank of a group must be given alike."""
     backend = builders[0].__name__.rpartition(".")[2]
-    return {"x": digest(x), "x2": digest(x2), "base": base, "dtype": result, "device": x.device.type, "backend": backend}
+    return {
+        "x": digest(x),
+        "x2": digest(x2),
+        "base": base,
+        "dtype": result,
+        "device": x.device.type,
+        "backend": backend,
+    }
 
 
 def _parts(samples: Samples, width: int, base: str) -> int:

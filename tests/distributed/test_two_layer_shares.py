@@ -39,7 +39,9 @@ CALLS = {
 
 def scalar(parts):
     """A number in which every output has a part that is not linear."""
-    return sum((part * torch.arange(1.0, part.numel() + 1).to(part).view(part.shape).cos()).square().sum() for part in parts)
+    return sum(
+        (part * torch.arange(1.0, part.numel() + 1).to(part).view(part.shape).cos()).square().sum() for part in parts
+    )
 
 
 def derivatives(call, x, weight, output_weight, s, **group):
@@ -47,7 +49,7 @@ def derivatives(call, x, weight, output_weight, s, **group):
     inputs = (x, weight, output_weight, s)
     parts = call(*inputs, **group)
     first = torch.autograd.grad(scalar(parts), inputs, create_graph=True)
-    # x and s are on every rank, so a number made of their gradients is the same on all; of the weights' it would not be.
+    # Of gradients in x and s, which all ranks have alike; a number made of the weights' would differ.
     second = torch.autograd.grad(first[0].square().sum() + first[3] ** 2, inputs)
     return parts, first, second
 
@@ -104,7 +106,7 @@ def only_a_part(ranks):
 
 
 def errors(ranks):
-    x, weight, output_weight, s = (tensor.detach() for tensor in problem())
+    x, weight, output_weight, _ = (tensor.detach() for tensor in problem())
     mine = [tensor.detach() for tensor in share_of(ranks, weight, output_weight)]
     second = ranks.rank == 1
 
@@ -165,7 +167,7 @@ def test_every_rank_has_the_same_bits(answers):
 
 
 def test_gradcheck_and_gradgradcheck_of_both_ranks(answers):
-    """Against differences: a neuron's gradient that counted twice, or a gradient in x of one rank's neurons, would show."""
+    """Against differences: a neuron's gradient that counted twice, or one in x of one rank's neurons, would show."""
     assert answers[0]["gradcheck"] == answers[1]["gradcheck"] == [True] * 3
 
 
@@ -203,6 +205,8 @@ def test_what_differs_or_cannot_be_is_said_on_every_rank(answers):
     }.items():
         for answer in answers:
             assert part in answer["errors"][key], key
-    assert answers[0]["errors"]["shape"].startswith("RankError: two_layer: rank 1 stopped with ValueError: two_layer: we")
+    assert answers[0]["errors"]["shape"].startswith(
+        "RankError: two_layer: rank 1 stopped with ValueError: two_layer: we"
+    )
     assert answers[1]["errors"]["shape"].startswith("ValueError: two_layer: weight must have shape (..., width, 3)")
     assert answers[0]["errors"]["again"] is answers[1]["errors"]["again"] is None
