@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.ranks import on_ranks
+from distributed.ranks import on_ranks, said
 
 import hrta_ext as hx
 
@@ -29,14 +29,6 @@ def trained(group: Any, count: int, **options: Any) -> Any:
         (result.loss.tolist(), result.s.tolist(), result.stop_reason, result.settings, net(X).tolist())
         for result, net in zip(results, nets, strict=True)
     ]
-
-
-def said(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def on_each_rank() -> dict[str, Any]:

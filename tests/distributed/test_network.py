@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.ranks import on_ranks
+from distributed.ranks import on_ranks, said
 
 import hrta_ext as hx
 from hrta_ext import groups
@@ -18,14 +18,6 @@ from hrta_ext import groups
 RANKS = 3
 X = torch.linspace(-1.0, 1.0, 10, dtype=torch.float64).reshape(5, 2)
 WIDTHS = (7, 4, 1)  # 3, 3 and 1 neurons; 2, 2 and none; 1 and twice none
-
-
-def said(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def net_of(width: int, group: Any, base: str = "relu") -> hx.TwoLayerNet:

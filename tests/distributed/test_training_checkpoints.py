@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import on_ranks
+from distributed.ranks import on_ranks, said
 
 import hrta_ext as hx
 
@@ -34,14 +34,6 @@ def trained(group: Any, checkpoint: Any, stop: int | None = None, resume: bool =
     files = {"checkpoint": checkpoint, "checkpoint_every": 4, "resume": resume} if checkpoint else {}
     result = hx.fit(net, x, torch.sin(3.0 * x[:, 0]), lr=1e-2, callbacks=[callback], **files, **options)
     return result.loss.tolist(), net(x).tolist(), list(net.state_dict())
-
-
-def said(call: Any, *arguments: Any, **options: Any) -> str:
-    try:
-        call(*arguments, **options)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def two_ranks(folder: str) -> dict[str, Any]:
