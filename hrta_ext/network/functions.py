@@ -80,7 +80,9 @@ def two_layer(
         tensor([0.0000, 0.7500])
     """
     if group is not None:
-        return sharded("two_layer", two_layer, group, *autocast(x, weight, output_weight), s, base=base)
+        x, weight, output_weight = autocast(x, weight, output_weight)
+        of_all: Tensor = sharded("two_layer", two_layer, group, x, weight, output_weight, s, base=base)
+        return of_all
     warn_alone("two_layer")
     if stand_in(x, weight, output_weight, s):
         return handle_torch_function(two_layer, (x, weight, output_weight, s), x, weight, output_weight, s, base=base)
@@ -137,9 +139,10 @@ def two_layer_with_gradient(
         (tensor([5.2500]), tensor([[4.5000, 6.0000]]))
     """
     if group is not None:
-        tensors, function = autocast(x, weight, output_weight), two_layer_with_gradient
-        pair: tuple[Tensor, Tensor] = sharded("two_layer_with_gradient", function, group, *tensors, s, base=base)
-        return pair
+        x, weight, output_weight = autocast(x, weight, output_weight)
+        name, function = "two_layer_with_gradient", two_layer_with_gradient
+        of_all: tuple[Tensor, Tensor] = sharded(name, function, group, x, weight, output_weight, s, base=base)
+        return of_all
     warn_alone("two_layer_with_gradient")
     if stand_in(x, weight, output_weight, s):
         return handle_torch_function(

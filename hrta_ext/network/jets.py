@@ -81,9 +81,9 @@ def two_layer_jet(
     """
     named: dict[str, Any] = {"base": base, "second": second, "columns": columns, "second_columns": second_columns}
     if group is not None:
-        tensors = autocast(x, weight, output_weight)
-        jet: Jet = sharded("two_layer_jet", two_layer_jet, group, *tensors, s, **named)
-        return jet
+        x, weight, output_weight = autocast(x, weight, output_weight)
+        of_all: Jet = sharded("two_layer_jet", two_layer_jet, group, x, weight, output_weight, s, **named)
+        return of_all
     warn_alone("two_layer_jet")
     if stand_in(x, weight, output_weight, s):
         of_tensors = (x, weight, output_weight, s)

@@ -24,7 +24,8 @@ from hrta_ext.inputs import (
 from hrta_ext.network.functions import two_layer
 from hrta_ext.network.jets import Jet, two_layer_jet
 from hrta_ext.network.keeping import rescale
-from hrta_ext.network.shares import as_sharded, local_rows, shared
+from hrta_ext.network.rows import as_sharded, local_rows
+from hrta_ext.network.shares import shared
 from hrta_ext.ntk.draws import random_weights
 from hrta_ext.ntk.gram import gram
 from hrta_ext.ntk.types import Gram

@@ -8,7 +8,7 @@ are the same on every rank, so a gradient in f passes unchanged to the neurons o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,6 @@ from hrta_ext.callers import (
 from hrta_ext.groups import Ranks, digest, ranks_of
 from hrta_ext.inputs import Parameter, check_homotopy_parameter, check_network
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
-
 
 class _Sums(Function):
     """Of each part the sum over the ranks, which all of them have."""
@@ -39,8 +36,8 @@ class _Sums(Function):
     def forward(ctx: Any, ranks: Ranks, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.ranks = ranks
         ctx.set_materialize_grads(False)  # nobody computes, or sends, the gradients of what is not used
-        where = {"device": parts[0].device, "dtype": sum_dtype(parts[0])}
-        total = ranks.sum(torch.cat([part.reshape(-1).to(**where) for part in parts]))
+        device, wide = parts[0].device, sum_dtype(parts[0])
+        total = ranks.sum(torch.cat([part.reshape(-1).to(device, wide) for part in parts]))
         pieces = total.split([part.numel() for part in parts])
         return tuple(piece.view(part.shape).to(part) for piece, part in zip(pieces, parts, strict=True))
 
@@ -121,12 +118,21 @@ def sharded(
         with ranks.together(name):
             return function(*arguments, **named)
 
-    tensors = (x, weight, output_weight)
-    if x.dtype.itemsize == 2:  # parts of a sum are not rounded to half types
-        found = shared(ranks, sum(facts.counts), told, *(t.float() for t in tensors), checked, base=base, **options)
-        parts = tuple(part.to(x.dtype) for part in ((found,) if isinstance(found, Tensor) else found))
-        return parts[0] if isinstance(found, Tensor) else parts if type(found) is tuple else type(found)(*parts)
-    return shared(ranks, sum(facts.counts), told, *tensors, checked, base=base, **options)
+    dtype, width = x.dtype, sum(facts.counts)
+    if dtype.itemsize == 2:  # parts of a sum are not rounded to half types
+        x, weight, output_weight = x.float(), weight.float(), output_weight.float()
+    found = shared(ranks, width, told, x, weight, output_weight, checked, base=base, **options)
+    return found if dtype == x.dtype else _like(found, [part.to(dtype) for part in _parts(found)])
+
+
+def _parts(found: Any) -> tuple[Tensor, ...]:
+    """The tensors of a function's result: of one, a tuple or a named tuple."""
+    return (found,) if isinstance(found, Tensor) else tuple(found)
+
+
+def _like(found: Any, parts: Sequence[Tensor]) -> Any:
+    """Others in their places."""
+    return parts[0] if isinstance(found, Tensor) else tuple(parts) if type(found) is tuple else type(found)(*parts)
 
 
 def shared(
@@ -168,50 +174,7 @@ def shared(
         values[k] = copy
     x, s = values
     found = function(x, weight, output_weight, s, **options)
-    parts = (found,) if isinstance(found, Tensor) else tuple(found)
+    parts = _parts(found)
     scale = (max(count, 1) / width) ** 0.5
     sums = _Sums.apply(ranks, *(part.to(sum_dtype(part)) * scale for part in parts))
-    rounded = tuple(total.to(part.dtype) for total, part in zip(sums, parts, strict=True))
-    return rounded[0] if isinstance(found, Tensor) else rounded if type(found) is tuple else type(found)(*rounded)
-
-
-def as_sharded(ranks: Ranks, local: Tensor, count: int) -> DTensor:
-    """The rows of this rank as a DTensor of ``count`` rows: what torch.distributed.checkpoint knows. No communication.
-
-    Args:
-        local: (m_r, ...), contiguous.
-    """
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor, Shard
-
-    mesh = DeviceMesh.from_group(ranks.group, local.device.type)
-    shape = torch.Size((count, *local.shape[1:]))
-    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=_strides(shape))
-
-
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
-    strides = [1]
-    for length in reversed(shape[1:]):
-        strides.insert(0, strides[0] * length)
-    return tuple(strides)
-
-
-def local_rows(ranks: Ranks, saved: Tensor, shape: Sequence[int]) -> Tensor:
-    """This rank's rows of a tensor that was saved for all neurons.
-
-    Args:
-        saved: Whole, or a DTensor with this group's shares.
-        shape: Of the whole.
-    Raises:
-        ValueError: It is another one.
-    """
-    if tuple(saved.shape) != tuple(shape):
-        raise ValueError(f"shape {tuple(shape)}, that of all ranks' neurons together, got {tuple(saved.shape)}")
-    first, count = ranks.share(shape[0])
-    of_shares = getattr(saved, "to_local", None)  # torch.distributed.tensor is not imported to ask
-    if of_shares is None:
-        return saved[first : first + count]
-    local: Tensor = of_shares()
-    if local.shape[0] != count:
-        raise ValueError(f"the shares of {ranks.size} ranks, got a DTensor on {saved.device_mesh}")  # type: ignore[attr-defined]
-    return local
+    return _like(found, [total.to(part.dtype) for total, part in zip(sums, parts, strict=True)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class _Drawing:
         ranks, done = self.ranks, 0
         with ranks.side_by_side(self.function, self._told) as tick:
             for batch in range(ranks.rank, len(batches), ranks.size):
-                self.building.add(sums[batch], batches[batch], self.step, lambda count, done=done: tick(done + count))
+                self.building.add(sums[batch], batches[batch], self.step, partial(_after, tick, done))
                 done += batches[batch].count
         for batch, one in enumerate(sums):
             for value in one:
@@ -118,6 +119,10 @@ class _Drawing:
     def _told(self, done: int) -> None:
         if self.progress is not None:
             self.progress(self.before + done)
+
+
+def _after(tick: Callable[[int], None], before: int, done: int) -> None:
+    tick(before + done)
 
 
 class Rectangle(NamedTuple):

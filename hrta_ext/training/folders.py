@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from hrta_ext.files import DamagedFile, load_tensors, read_json, save_tensors, write_json
 from hrta_ext.groups import Ranks
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.network.shares import as_sharded, local_rows
+from hrta_ext.network.rows import as_sharded, local_rows
 
 _KIND = "hrta_ext checkpoint folder"
 _RUN = "run.pt"
