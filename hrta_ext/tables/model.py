@@ -59,7 +59,8 @@ class Regression:
         rows = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
         weight = self.net.weight
         out = torch.empty(len(rows), dtype=torch.float64)
-        block = max(1, _BLOCK_ENTRIES // self.net.width)
+        ranks = 1 if self.net.ranks is None else self.net.ranks.size
+        block = max(1, _BLOCK_ENTRIES * ranks // self.net.width)
         with torch.no_grad():
             for start in range(0, len(rows), block):
                 scaled = self.scaling.scale_x(rows[start : start + block]).to(weight.device, weight.dtype)
