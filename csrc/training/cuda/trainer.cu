@@ -177,7 +177,8 @@ int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count,
   int64_t bytes = small::scratch(by_way.small.data(), int64_t(by_way.small.size()), steps, card);
   for (const TwoLayerMember& member : by_way.others) {
     const TwoLayerTraining& training = *member.training;
-    bytes = std::max(bytes, by_arcs(training, card) ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
+    bytes = std::max(
+        bytes, by_arcs(training, card) ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
   }
   return bytes;
 }
