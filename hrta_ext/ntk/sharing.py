@@ -43,16 +43,16 @@ def add_drawn(
         progress: Called with the neurons that all ranks have done.
     """
     drawing = _Drawing(building, ranks, step, function, progress)
-    each, rest = each_batch(sums), len(batches) % ranks.size
+    rest = len(batches) % ranks.size
     piece, apart = building.piece(step), building.entries_stand_alone()
     cut = apart or (piece is not None and piece < max(batch.count for batch in batches))
     whole = len(batches) - rest if cut else len(batches)
-    drawing.add_whole(each[:whole], batches[:whole])
-    for one, batch in zip(each[whole:], batches[whole:], strict=True):
+    drawing.add_whole(GramSums(*(value[:whole] for value in sums)), batches[:whole])
+    for one, batch in zip(each_batch(sums)[whole:], batches[whole:], strict=True):
         if apart:
             drawing.add_entries(one, batch)
         elif piece is None or not drawing.add_pieces(one, batch, piece):
-            drawing.add_whole([one], [batch])
+            drawing.add_whole(GramSums(*(value[None] for value in one)), [batch])
 
 
 class _Drawing:
@@ -62,16 +62,17 @@ class _Drawing:
         self.building, self.ranks, self.step, self.function, self.progress = building, ranks, step, function, progress
         self.before = 0  # neurons of the stages before
 
-    def add_whole(self, sums: Sequence[GramSums], batches: Sequence[Neurons]) -> None:
-        """Batches by turns: batch b to rank b mod R."""
-        ranks, done = self.ranks, 0
+    def add_whole(self, sums: GramSums, batches: Sequence[Neurons]) -> None:
+        """Batches as they are, about as many to each rank."""
+        ranks, done, each = self.ranks, 0, each_batch(sums)
+        edges = edges_of(len(batches), ranks.size)
         with ranks.side_by_side(self.function, self._told) as tick:
-            for batch in range(ranks.rank, len(batches), ranks.size):
-                self.building.add(sums[batch], batches[batch], self.step, partial(_after, tick, done))
+            for batch in range(edges[ranks.rank], edges[ranks.rank + 1]):
+                self.building.add(each[batch], batches[batch], self.step, partial(_after, tick, done))
                 done += batches[batch].count
-        for batch, one in enumerate(sums):
-            for value in one:
-                ranks.broadcast(value, batch % ranks.size)
+        for rank, (begin, end) in enumerate(pairwise(edges)):
+            for value in sums if begin < end else ():
+                ranks.broadcast(value[begin:end], rank)
         self.before += sum(batch.count for batch in batches)
 
     def add_pieces(self, total: GramSums, neurons: Neurons, piece: int) -> bool:
