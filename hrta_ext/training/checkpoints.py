@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.files import DamagedFile, destination, load_tensors, replaces, save_tensors
+from hrta_ext.groups import together
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.data import Samples
 from hrta_ext.training.folders import is_pointer, load_folder, read_rows, remove_folders, rows_of_rank, save_folder
@@ -201,9 +202,10 @@ class Keeper:
 
     def save(self, run: Run) -> None:
         """Replace the file by the present state of ``run``; a crash at any moment leaves the old one or the new one."""
-        states = {name: callback.state_dict() for name, callback in self._stateful().items()}
-        content = {"format": _FORMAT, "fingerprint": self.mark, **run.state()}
-        content |= {"callbacks": states} if states else {}
+        with together(run.ranks, "fit"):
+            states = {name: callback.state_dict() for name, callback in self._stateful().items()}
+            content = {"format": _FORMAT, "fingerprint": self.mark, **run.state()}
+            content |= {"callbacks": states} if states else {}
         if run.ranks is not None:
             assert isinstance(run.net, TwoLayerNet)
             save_folder(self.path, content, run.optimizer, run.net)
