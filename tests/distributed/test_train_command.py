@@ -58,6 +58,7 @@ def interrupted_and_resumed(folder: Path) -> list[Any]:
     command._ValidationLoss.__call__, command._check_finished = ending, stopped
     first = train(folder, "resumed")
     command._ValidationLoss.__call__, command._check_finished = call, finished
+    torch.distributed.barrier()  # rank 0 has left the directory
     between = sorted(path.name.split(".25-")[0] for path in (folder / "resumed").iterdir())
     torch.distributed.barrier()
     return [first, between, train(folder, "resumed", "--resume")]
