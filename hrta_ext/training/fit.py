@@ -15,7 +15,6 @@ from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.checkpoints import Keeper, load_checkpoint, prepare_checkpoint
 from hrta_ext.training.data import Samples
 from hrta_ext.training.folders import check_common
-from hrta_ext.training.objective import PointTerms
 from hrta_ext.training.optimizers import OptimizerFactory
 from hrta_ext.training.plan import Recipe, check_callbacks, prepare
 from hrta_ext.training.progress import Progress
@@ -162,10 +161,6 @@ def fit(
         keeper.restore(saved)
     try:
         stop_reason = train_run(run, watchers, keeper, bar)
-    except Exception:
-        if run.step == 0 and isinstance(run.batches, PointTerms):
-            run.batches.undo()
-        raise
     finally:
         if bar is not None:
             bar.bar.close()

@@ -21,7 +21,7 @@ from hrta_ext.training.checkpoints import fingerprint
 from hrta_ext.training.data import Batches, Samples, check_samples
 from hrta_ext.training.engines import Engine, TermsEngine, TorchEngine
 from hrta_ext.training.fused import FusedEngine, why_not_fused
-from hrta_ext.training.objective import PointTerms
+from hrta_ext.training.objective import PointTerms, besides_weights
 from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_optimizer
 from hrta_ext.training.ramps import Moving, ramp
 from hrta_ext.training.results import Callback, FitResult
@@ -68,6 +68,7 @@ class Plan:
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
+        before = besides_weights(self.net)
         scheduler: HomotopyScheduler | AdaptiveScheduler
         keep = bool(self.settings.get("keep_function"))
         if self.rule is not None:
@@ -76,7 +77,8 @@ class Plan:
             scheduler = AdaptiveScheduler(self.net, self.rule, self.batches.samples, keep_function=keep)
         else:
             scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones, keep_function=keep)
-        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, self.stages.path)
+        path = self.stages.path
+        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, path, before)
 
     def _count(self, parameter: nn.Parameter) -> int:
         """Numbers in a parameter, those of all ranks."""

@@ -19,7 +19,7 @@ from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.adaptive import AdaptiveScheduler
 from hrta_ext.training.data import Batches
 from hrta_ext.training.engines import Engine
-from hrta_ext.training.objective import PointTerms
+from hrta_ext.training.objective import PointTerms, put_back
 from hrta_ext.training.optimizers import LearningRate
 from hrta_ext.training.schedules import HomotopyScheduler
 
@@ -62,10 +62,12 @@ class Run:
         batches: Batches | PointTerms,
         engine: Engine,
         path: Tensor | None,
+        before: list[tuple[Tensor, Tensor]],
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
         self.path = path  # s of every step, (steps,), where it moves by itself
+        self.before = before  # buffers and s as they were
         self.changes: list[int] = [] if path is None else (path.diff().nonzero()[:, 0] + 1).tolist()
         self.device = batches.device
         self.ranks = net.ranks if isinstance(net, TwoLayerNet) else None  # who does the same steps
@@ -77,9 +79,21 @@ class Run:
     def advance(self, most: int) -> Tensor:
         """Up to ``most`` steps of training within a stage; their losses stay on the device until :meth:`collect`."""
         count = self.enter(most)
-        losses = self.engine.train(self.step, count, self.upcoming(count))
+        try:
+            losses = self.engine.train(self.step, count, self.upcoming(count))
+        except Exception:
+            if self.step == 0:
+                self._undo()
+            raise
         self.count(losses)
         return losses
+
+    def _undo(self) -> None:
+        """The first step was refused: buffers and s as they were before the run, and no gradients."""
+        put_back(self.before)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def enter(self, most: int) -> int:
         """Set the s of the next step; how many steps of its stage, up to ``most``, are best done at once."""
