@@ -26,7 +26,7 @@ from hrta_ext.cli.train import train
 from hrta_ext.groups import RankError
 
 _INTERRUPTED = 130
-_SHARED = ("gram", "doctor", "reproduce")  # commands whose processes under torchrun share the work
+_SHARED = ("train", "gram", "doctor", "reproduce")  # commands whose processes under torchrun share the work
 # Modules that `hrta reproduce` needs beyond those of the command line, and the packages that bring them.
 _REPRODUCE_NEEDS = {"scipy": "scipy", "matplotlib": "matplotlib", "sklearn": "scikit-learn", "jinja2": "jinja2"}
 
