@@ -55,10 +55,18 @@ def _gram(case: Case, width: int, ranks: int) -> Call:
     return lambda: hx.random_gram_path(x, width, group=group).sums.value_product.sum(0)
 
 
+def _adam(case: Case, width: int, ranks: int) -> Call:
+    """Ten steps of the fused engine: a message each."""
+    x = torch.linspace(-1.0, 1.0, case.n)[:, None]
+    net = hx.TwoLayerNet(1, width, seed=0, draw="counter", group="world" if ranks > 1 else None)
+    return lambda: hx.fit(net, x, torch.sin(3.0 * x[:, 0]), s=1.0, steps=10).loss
+
+
 CASES = [
     Case("random_gram_path", 100, 11, 1_000_000, _gram),
     Case("random_gram_path, one batch", 1100, 11, 100_000, _gram),  # cut by entries
     Case("random_gram_path, arcs", 100, 2, 30_000_000, _gram),
+    Case("10 Adam steps", 100, 2, 1_000_000, _adam, exact=False),
 ]
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from distributed.ranks import on_ranks, said
 
 import hrta_ext as hx
+from hrta_ext import groups
 
 STEPS = 20
 STOP = 9  # steps of the runs that are resumed
@@ -145,6 +146,7 @@ def test_refusals(folder: Path, answers: list[dict[str, Any]], monkeypatch: pyte
         assert "checkpoint must be the same on every rank" in answer["unshared"]
         assert "__1_0.distcp does not fit" in answer["damaged"]
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(groups, "_warned", True)  # test_network.py has the warning
     copy(folder, "half", "again")
     with pytest.raises(ValueError, match='make it with group="world"'):
         trained(None, folder / "again", resume=True)
