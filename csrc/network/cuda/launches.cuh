@@ -11,8 +11,10 @@ void LaneKernels<Unit, T>::forward(const ForwardWork& work, bool with_gradient, 
   const int64_t blocks = ceil_div(work.items(), kWarps);
   with_padded_features(work.call.features, [&](auto features) {
     constexpr int D = decltype(features)::value;
-    if (with_gradient) return launch(forward_kernel<Unit, D, true, T>, blocks, kWarps * kLanes, stream, work);
-    launch(forward_kernel<Unit, D, false, T>, blocks, kWarps * kLanes, stream, work);
+    if constexpr (Unit::kSecond == 0) {  // a jet has all of them
+      if (!with_gradient) return launch(forward_kernel<Unit, D, false, T>, blocks, kWarps * kLanes, stream, work);
+    }
+    launch(forward_kernel<Unit, D, true, T>, blocks, kWarps * kLanes, stream, work);
   });
 }
 
