@@ -76,7 +76,7 @@ def check(case: Case, weight: Tensor, x: Tensor, names: list[str], results: list
 
 
 def check_all(case: Case, whole: tuple[Any, ...]) -> None:
-    """Ours at the full width beside the eager formula in stretches of it: outputs, and the gradients of three stretches."""
+    """Ours at the full width beside the eager formula in stretches of it: outputs, and the gradients of three."""
     x, weights, grads = whole
     *outputs, of_weight, of_output_weight = forward_backward(ours(case), *whole)()
     step, by_formula = case.peer_width or case.width, eager(case)

@@ -213,20 +213,20 @@ def jet(device: str) -> Iterator[Result]:
         weight, wide_weight = on(device, clear_weights(wide_x, *lead, m, features), dtype)
         a, wide_a = on(device, normal(*lead, m), dtype)
         named: dict[str, Any] = {"base": base, "second": form, "second_columns": range(columns)}
-        ours, exact = [weight.requires_grad_(), a.requires_grad_()], [wide_weight.requires_grad_(), wide_a.requires_grad_()]
-        case, tolerance = f"jet of {count} x n {n}, m {m}, D {features}, {form} {columns}, {base}, {dtype}", 10 * TOLERANCES[dtype]
+        ours, exact = ([tensor.requires_grad_() for tensor in pair] for pair in ((weight, a), (wide_weight, wide_a)))
+        case = f"jet of {count} x n {n}, m {m}, D {features}, {form} {columns}, {base}, {dtype}"
         found = hx.two_layer_jet(x, *ours, S, **named)
         with hx.use_backend("torch"):
             wide = hx.two_layer_jet(wide_x, *exact, S, **named)
         grads = [on(device, normal(*part.shape), dtype) for part in wide]
         for name, got, expected in zip(("value", "gradient", "second"), found, wide, strict=True):
-            yield f"{name}, {case}", got.detach(), expected.detach(), tolerance
+            yield f"{name}, {case}", got.detach(), expected.detach(), 10 * TOLERANCES[dtype]
         for first in (0, 2):
             g, wide_g = zip(*grads[first:], strict=True)
             mine = torch.autograd.grad(found[first:], ours, g, retain_graph=True)
             theirs = torch.autograd.grad(wide[first:], exact, wide_g, retain_graph=True)
             for name, got, expected in zip(("weight", "output_weight"), mine, theirs, strict=True):
-                yield f"gradient in {name} of parts from {first} on, {case}", got, expected, tolerance
+                yield f"gradient in {name} of parts from {first} on, {case}", got, expected, 10 * TOLERANCES[dtype]
 
 
 def training(device: str, sizes: list[Any] = TRAININGS) -> Iterator[Result]:

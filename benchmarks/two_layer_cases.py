@@ -82,7 +82,7 @@ def _gpu_cases(quick: bool) -> list[Case]:
     ]
     pairs = GPU_PAIRS // 1000 if quick else GPU_PAIRS
     wide = [Case(**size, peer_width=pairs // size["n"]) for size in sizes]
-    jets = [Case(1000, features, 10**6, base="tanh", peer_width=pairs // 1000, with_laplacian=True) for features in (3, 11)]
+    jets = [Case(1000, d, 10**6, base="tanh", peer_width=pairs // 1000, with_laplacian=True) for d in (3, 11)]
     return [*wide, Case(400, 3, 10**6, base="relu2", with_gradient=True), *jets]
 
 
@@ -132,7 +132,9 @@ def ours(case: Case) -> Function:
 
 def eager(case: Case) -> Function:
     """The formula of the case."""
-    return formula_of_jet if case.with_laplacian else formula_with_gradient if case.with_gradient else formula(case.base)
+    if case.with_laplacian:
+        return formula_of_jet
+    return formula_with_gradient if case.with_gradient else formula(case.base)
 
 
 def forward_backward(

@@ -45,12 +45,12 @@ int64_t two_layer_pass(int pass, int dtype, int base, const int64_t* sizes, cons
   return 0;
 }
 
-// `first`, `second`, `third`: f, df_dx and second derivatives; backward grad_weight, grad_output_weight and none. Returns
-// bytes as above.
-int64_t two_layer_jet_pass(int backward, int dtype, int base, int form, uint64_t columns, const int64_t* sizes, const void* x,
-                           const void* weight, const void* output_weight, const double* s, const void* grad_f,
-                           const void* grad_df_dx, const void* grad_second, void* first, void* second, void* third,
-                           void* scratch) {
+// `first`, `second`, `third`: f, df_dx and second derivatives; backward grad_weight, grad_output_weight and none.
+// Returns bytes as above.
+int64_t two_layer_jet_pass(int backward, int dtype, int base, int form, uint64_t columns, const int64_t* sizes,
+                           const void* x, const void* weight, const void* output_weight, const double* s,
+                           const void* grad_f, const void* grad_df_dx, const void* grad_second, void* first,
+                           void* second, void* third, void* scratch) {
   const TwoLayerCall call = call_of(dtype, base, sizes, x, weight, output_weight, s);
   const SecondDerivatives derivatives{static_cast<SecondForm>(form), columns};
   if (scratch == nullptr) return cuda::two_layer_jet_scratch(call, derivatives, backward != 0);

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from cases import curvature, homotopy
+from cases import curvature, homotopy, third
 from cases import slope as base_slope
-from cases import third
 from torch import Tensor
 
 

@@ -135,7 +135,7 @@ def test_tiles(
     columns: list[int] | None,
     networks: tuple[int, ...],
 ) -> None:
-    """One to eight features or numbers of a thread; ragged tiles, less than one, and as many numbers as there may be."""
+    """One to eight features or numbers of a thread; ragged tiles, less than one, and the most numbers."""
     check(kernels, dtype, "softplus", 1.5, sizes, form, columns, networks)
 
 
@@ -175,7 +175,9 @@ def test_no_samples_and_no_networks(kernels: Any) -> None:
         assert all(part.numel() == 0 for part in run(kernels, none, 0.5, "tanh", second))
 
 
-@pytest.mark.parametrize(("n", "features", "form"), [(100, 3, "laplacian"), (1000, 11, "laplacian"), (1000, 3, "hessian")])
+@pytest.mark.parametrize(
+    ("n", "features", "form"), [(100, 3, "laplacian"), (1000, 11, "laplacian"), (1000, 3, "hessian")]
+)
 def test_scratch_memory_does_not_grow_with_the_width(kernels: Any, n: int, features: int, form: str) -> None:
     """At most 64 MiB at a billion neurons, and no more than at ten million."""
     second = Second(form, tuple(range(features)))

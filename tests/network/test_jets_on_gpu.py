@@ -27,9 +27,7 @@ CASES = [
 @pytest.mark.parametrize(("features", "form", "columns"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("base", ["tanh", "gelu", "sin"])
-def test_jets_and_gradients(
-    base: str, dtype: torch.dtype, features: int, form: str, columns: tuple[int, ...]
-) -> None:
+def test_jets_and_gradients(base: str, dtype: torch.dtype, features: int, form: str, columns: tuple[int, ...]) -> None:
     """Unaligned views, s on the device, batched networks, the same bits twice; against the float64 formulas."""
     n, m = 301, 1003
     given = problem(n, m, features, dtype, (2,))

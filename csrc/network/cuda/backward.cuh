@@ -98,9 +98,8 @@ __device__ void finish_neuron(const BackwardWork& work, int64_t k, const double 
 }
 
 template <typename Unit, int D, bool kWithGradient, typename T>
-__global__ void __launch_bounds__(kWarps* kLanes,
-                                  resident_blocks<T>(lane_neurons(Unit::kDegree, sizeof(T), D) *
-                                                     4 * (D + Unit::kSecond)))
+__global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neurons(Unit::kDegree, sizeof(T), D) * 4 *
+                                                                     (D + Unit::kSecond)))
     backward_kernel(const __grid_constant__ BackwardWork work) {
   constexpr int kCount = lane_neurons(Unit::kDegree, sizeof(T), D);
   constexpr bool kRamp = Unit::kDegree == 1;  // then x and r = g x + G are all that is needed

@@ -1,10 +1,10 @@
-// sigma and its first three derivatives of every base for the float32 network on the GPU, by the hardware's power of two
-// and inverse where that is cheapest: about half the instructions of the pointwise op (activation/cuda/float_bases.cuh).
-// The network sums over neurons or samples, so what counts is the error beside the largest terms: up to |z| = 1e5 value
-// within 8e-7 max(|sigma|, min(|z|, 1)), slope within 8e-7 max(|sigma'|, 1), curvature within 1.6e-6, sigma''' within 3.2e-6, of which half is
-// left for the hardware's ex2, lg2 and rcp (tests/network/test_fast_bases.py, where these are rounded once, holds the
-// other half). Beyond, sin is bounded and the others are at their limits. NaN stays NaN. The hardware's tanh is no
-// choice: it is off by 2^-11.
+// sigma and its first three derivatives of every base for the float32 network on the GPU, by the hardware's power of
+// two and inverse where that is cheapest: about half the instructions of the pointwise op
+// (activation/cuda/float_bases.cuh). The network sums over neurons or samples, so what counts is the error beside the
+// largest terms: up to |z| = 1e5 value within 8e-7 max(|sigma|, min(|z|, 1)), slope within 8e-7 max(|sigma'|, 1),
+// curvature within 1.6e-6, sigma''' within 3.2e-6, of which half is left for the hardware's ex2, lg2 and rcp
+// (tests/network/test_fast_bases.py, where these are rounded once, holds the other half). Beyond, sin is bounded and
+// the others are at their limits. NaN stays NaN. The hardware's tanh is no choice: it is off by 2^-11.
 #pragma once
 
 #include "activation/cuda/float_bases.cuh"

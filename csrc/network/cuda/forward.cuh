@@ -13,13 +13,13 @@ HRTA_INLINE constexpr int lane_sums(int degree, int features, bool with_gradient
 
 struct ForwardWork {
   TwoLayerCall call;
-  int64_t groups;         // of samples, each one warp's
-  int64_t chunks;         // of neurons
-  int64_t chunk_neurons;  // a multiple of 64
-  double* sums;           // (networks, n, sums, chunks), sums over the true features
-  double* linear;         // (networks, D, chunks): V of each chunk
-  const int64_t* done;    // () on the device or null: nothing is done where it is not 0
-  bool excess;            // in tiles alone: S is of sigma(z) - z, whose sums do not cancel at small z
+  int64_t groups;                 // of samples, each one warp's
+  int64_t chunks;                 // of neurons
+  int64_t chunk_neurons;          // a multiple of 64
+  double* sums;                   // (networks, n, sums, chunks), sums over the true features
+  double* linear;                 // (networks, D, chunks): V of each chunk
+  const int64_t* done;            // () on the device or null: nothing is done where it is not 0
+  bool excess;                    // in tiles alone: S is of sigma(z) - z, whose sums do not cancel at small z
   SecondDerivatives derivatives;  // which, of a jet
 
   __host__ __device__ int64_t parts() const { return chunks; }
@@ -27,9 +27,8 @@ struct ForwardWork {
 };
 
 template <typename Unit, int D, bool kWithGradient, typename T>
-constexpr int kForwardHeld =
-    lane_samples(Unit::kDegree, sizeof(T), D, kWithGradient) *
-    (D + 3 * lane_sums(Unit::kDegree, D, kWithGradient, Unit::kSecond));
+constexpr int kForwardHeld = lane_samples(Unit::kDegree, sizeof(T), D, kWithGradient) *
+                             (D + 3 * lane_sums(Unit::kDegree, D, kWithGradient, Unit::kSecond));
 
 template <typename Unit, int D, bool kWithGradient, typename T>
 __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(kForwardHeld<Unit, D, kWithGradient, T>))

@@ -1,8 +1,7 @@
 // The jet on the GPU, as jet.h names it: lanes or tiles with one more output (units.cuh).
-#include "network/jet.h"
-
 #include "gpu/launch.cuh"
 #include "network/cuda/ways.h"
+#include "network/jet.h"
 
 namespace hrta {
 namespace cuda {

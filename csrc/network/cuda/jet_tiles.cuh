@@ -7,8 +7,8 @@
 //             H_r = sum_c (p_c sigma' + y sigma'' + t sigma''') column_c + sigma' G_c
 // which units.cuh calls S, U and T, or A and H, to which Q comes by the derivatives of V in w. A tile takes two steps
 // with barriers between: 8 x 16 threads that have a few rows and columns each multiply, apply the base to what they
-// have in registers and put the factors of H and Q into shared memory; 8 x 16 threads that have a few rows, and features
-// of H or numbers of Q, each multiply again.
+// have in registers and put the factors of H and Q into shared memory; 8 x 16 threads that have a few rows, and
+// features of H or numbers of Q, each multiply again.
 #pragma once
 
 #include "network/cuda/tiles.cuh"
@@ -201,7 +201,10 @@ __device__ __forceinline__ void apply_jet(const JetMemory<T>& memory, int count,
 }
 
 template <typename T, int kWide, typename Work>
-__global__ void __launch_bounds__(kTileThreads, (kWide == 8 ? 2 : kWide == 4 ? 3 : 4) - (sizeof(T) == 8 && kWide != 8))
+__global__ void __launch_bounds__(kTileThreads, (kWide == 8   ? 2
+                                                 : kWide == 4 ? 3
+                                                              : 4) -
+                                                    (sizeof(T) == 8 && kWide != 8))
     jet_kernel(const __grid_constant__ Work work) {
   using Memory = JetMemory<T>;
   constexpr bool kForward = std::is_same_v<Work, ForwardWork>, kNarrow = sizeof(T) == 4;
@@ -278,9 +281,7 @@ __global__ void __launch_bounds__(kTileThreads, (kWide == 8 ? 2 : kWide == 4 ? 3
       multiply_jet_rows(rows + memory.features, columns + memory.features, memory.seconds, memory.pitch, t);
       if (memory.sobolev) multiply_jet_rows(rows, G, memory.features, memory.pitch, y);
     }
-    with_base(call.base, [&](auto tag) {
-      apply_jet<decltype(tag), kForward>(memory, count, p, z, y, t, rows, A);
-    });
+    with_base(call.base, [&](auto tag) { apply_jet<decltype(tag), kForward>(memory, count, p, z, y, t, rows, A); });
     __syncthreads();
     if (share < memory.features) {
       add_jet_product(rows + memory.factor(), columns + share, memory.pitch, H);

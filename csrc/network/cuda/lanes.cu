@@ -49,9 +49,8 @@ ForwardPlan::ForwardPlan(const TwoLayerCall& call, const Outputs& outputs) {
 BackwardPlan::BackwardPlan(const TwoLayerCall& call, int seconds) {
   const bool by_tiles = tiled(call, false, seconds);
   const int degree = degree_in(call, seconds);
-  const int64_t rows = by_tiles
-                           ? tile_rows(call, seconds)
-                           : kLanes * lane_neurons(degree, element_size(call), padded(call.features));
+  const int64_t rows =
+      by_tiles ? tile_rows(call, seconds) : kLanes * lane_neurons(degree, element_size(call), padded(call.features));
   groups = ceil_div(call.width, rows);
   const int64_t wanted = (by_tiles ? kBlockItems : kWarpItems / 4) / std::max<int64_t>(call.networks * groups, 1);
   splits = std::clamp<int64_t>(ceil_div(call.n, kLeastSplit), 1, std::max<int64_t>(wanted, 1));

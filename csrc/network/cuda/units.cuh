@@ -10,9 +10,9 @@
 //   grad_a_k = q w_k . R + s A_k,   A_k = sum_i g_i sigma + (G_i . w_k) sigma'
 // A jet (network/jet.h) has beside these, with h = grad_second and V_k now the quadratic features of w_k,
 //   second_i = s T_i,               T_i = sum_k a_k sigma''(z_ik) V_k
-// and backward (h_i . V_k) sigma''' joins the factor of x_i, (h_i . V_k) sigma'' joins A_k, and H_k has the derivative of
-// V_k . sum_i sigma'' h_i in w_k.
-// ReLU and ReLU^2 / 2 are homogeneous of degree p = 1, 2: S_i = x_i . U_i / p and A_k = w_k . H_k / p are free.
+// and backward (h_i . V_k) sigma''' joins the factor of x_i, (h_i . V_k) sigma'' joins A_k, and H_k has the derivative
+// of V_k . sum_i sigma'' h_i in w_k. ReLU and ReLU^2 / 2 are homogeneous of degree p = 1, 2: S_i = x_i . U_i / p and
+// A_k = w_k . H_k / p are free.
 //
 // Sums are in T over a tile of 16 to 64 and in double beyond; their order depends on the shapes alone. float32 knows
 // the bases by fast_bases.cuh, float64 exactly.
