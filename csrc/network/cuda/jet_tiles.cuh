@@ -52,13 +52,14 @@ struct JetMemory {
   }
 };
 
-// The least number of features or numbers of a thread with which 16 threads hold a row.
-template <int kWide = 1, typename Body>
+// The least compiled number of features or numbers of a thread with which 16 threads hold a row: 1, 2 or 8; in float64,
+// where the base is most of the work, 2 or 8.
+template <typename T, int kWide = sizeof(T) == 4 ? 1 : 2, typename Body>
 void with_jet_width(int64_t features, int seconds, const Body& body) {
   if constexpr (kWide < 8) {
-    const JetMemory<float> memory(features, seconds, kWide, false);
+    const JetMemory<T> memory(features, seconds, kWide, false);
     if (memory.features + memory.seconds > kWide * kTileWide) {
-      return with_jet_width<2 * kWide>(features, seconds, body);
+      return with_jet_width<T, kWide == 1 ? 2 : 8>(features, seconds, body);
     }
   }
   body(std::integral_constant<int, kWide>{});
@@ -201,11 +202,9 @@ __device__ __forceinline__ void apply_jet(const JetMemory<T>& memory, int count,
 }
 
 template <typename T, int kWide, typename Work>
-__global__ void __launch_bounds__(kTileThreads, (kWide == 8   ? 2
-                                                 : kWide == 4 ? 3
-                                                              : 4) -
-                                                    (sizeof(T) == 8 && kWide != 8))
-    jet_kernel(const __grid_constant__ Work work) {
+__global__ void __launch_bounds__(kTileThreads, kWide == 8       ? 2
+                                                : sizeof(T) == 8 ? 3
+                                                                 : 4) jet_kernel(const __grid_constant__ Work work) {
   using Memory = JetMemory<T>;
   constexpr bool kForward = std::is_same_v<Work, ForwardWork>, kNarrow = sizeof(T) == 4;
   constexpr int kHeld = Memory::kHeld, kTotals = kNarrow ? kWide : 1;
@@ -361,7 +360,7 @@ template <typename T>
 template <typename Work>
 void JetTileKernels<T>::run(const Work& work, bool sobolev, void* stream) {
   const int seconds = quadratic_features(work.derivatives);
-  with_jet_width(work.call.features, seconds, [&](auto wide) {
+  with_jet_width<T>(work.call.features, seconds, [&](auto wide) {
     constexpr int kWide = decltype(wide)::value;
     const JetMemory<T> memory(work.call.features, seconds, kWide, sobolev);
     const Shape shape{dim3(unsigned(work.items())), kTileThreads, size_t(memory.bytes())};
