@@ -62,12 +62,12 @@ def check_flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def check_seed(seed: object, name: str) -> int:
+def check_seed(seed: object, name: str, expected: str = "an int or None") -> int:
     """A seed that torch's generators take, as an int; an error naming it otherwise."""
     try:
         number = index(seed)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int or None, got {shown(seed)}") from None
+        raise TypeError(f"{name} must be {expected}, got {shown(seed)}") from None
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"{name} must be in [-2^63, 2^64), got {shown(number)}")
     return number
@@ -152,8 +152,14 @@ def check_target(function: str, x: Tensor) -> None:
         )
 
 
-def check_network(function: str, x: object, weight: object, output_weight: object, s: object, base: str) -> Parameter:
-    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, as above."""
+def check_network(
+    function: str, x: object, weight: object, output_weight: object, s: object, base: str, least: int = 1
+) -> Parameter:
+    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, as above.
+
+    Args:
+        least: Neurons that there must be; a rank of a group may hold none.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
     if x.layout is not torch.strided:
@@ -162,7 +168,7 @@ def check_network(function: str, x: object, weight: object, output_weight: objec
         raise TypeError(f"{function}: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"{function}: x must have shape (n, D) with D at least 1, got {tuple(x.shape)}")
-    check_weights(function, x, weight, output_weight)
+    check_weights(function, x, weight, output_weight, least)
     if isinstance(s, Tensor) and s.shape not in ((), (1,)):
         raise ValueError(f"{function}: s must be a float or a tensor of shape () or (1,), got shape {tuple(s.shape)}")
     return check_activation(function, x, s, base)
@@ -264,8 +270,8 @@ def with_bias(x: Tensor) -> Tensor:
     return torch.cat([x, x.new_ones((*x.shape[:-1], 1))], dim=-1)
 
 
-def check_weights(function: str, x: Tensor, weight: object, output_weight: object) -> None:
-    """Raise TypeError or ValueError unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), m > 0."""
+def check_weights(function: str, x: Tensor, weight: object, output_weight: object, least: int = 1) -> None:
+    """Raise an error unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), with m >= ``least``."""
     for name, value in (("weight", weight), ("output_weight", output_weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
@@ -281,7 +287,7 @@ def check_weights(function: str, x: Tensor, weight: object, output_weight: objec
         raise ValueError(
             f"{function}: weight must have shape (..., width, {x.shape[1]}) to match x, got {tuple(weight.shape)}"
         )
-    if weight.shape[-2] == 0:
+    if weight.shape[-2] < least:
         raise ValueError(f"{function}: weight must hold at least one neuron, got shape {tuple(weight.shape)}")
     if output_weight.shape != weight.shape[:-1]:
         raise ValueError(

@@ -20,6 +20,7 @@ ORDER = [
     {"training"},
     {"physics"},
     {"tables"},
+    {"benchmarks"},
     {"cli"},
 ]
 # Within the steps of single files, who may see whom.
@@ -32,7 +33,7 @@ WITHIN = {
 }
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 OWN = {"native", "reference"}
-FOR_REPRODUCTION = {"plots", "files"}
+FOR_REPRODUCTION = {"plots", "files", "groups"}
 # The command of the reproduction is a command like the others, and the command line offers it where its extra is there.
 ADAPTERS = {("reproduction.command", "cli"), ("cli.commands", "reproduction")}
 NATIVE_FALLS_BACK = {("network.native", "network.reference")}
@@ -86,7 +87,7 @@ def arrow(module: str, target: str) -> str | None:
     if room == "reproduction":
         return None if there in {"", *FOR_REPRODUCTION} else "which is not for the reproduction"
     if there == "":
-        return None if room == "cli" else "the package's face, which stands on it"
+        return None if room in {"benchmarks", "cli"} else "the package's face, which stands on it"
     if there not in WITHIN[room] if room in WITHIN else RANK.get(there, len(ORDER)) >= RANK.get(room, -1):
         return "which does not stand left of it"
     return None
@@ -140,6 +141,7 @@ BREACHES = [
     ("training.fit", "from hrta_ext import __version__", "imports hrta_ext, the package's face"),
     ("training.fit", "from hrta_ext.physics.samplers import Sampler", "does not stand left"),
     ("tables.model", "def f():\n    from hrta_ext.cli import main", "does not stand left"),
+    ("benchmarks.timing", "from hrta_ext.cli.output import print_line", "does not stand left"),
     ("network.module", "from hrta_ext.activation import native", "its folder's own"),
     ("network.module", "from hrta_ext.ntk.reference import sums", "its folder's own"),
     ("network.module", "from hrta_ext.activation.functions import _lane", "private name _lane"),
@@ -160,6 +162,8 @@ ALLOWED = [
     ("training.fit", "from hrta_ext.network.module import TwoLayerNet\nnet = TwoLayerNet(1, 2)\nnet._private"),
     ("reproduction.claims.sin", "import hrta_ext as hx\nfrom hrta_ext import fit, plots\nhx.gram"),
     ("reproduction.command", "from hrta_ext.cli.output import say"),
+    ("benchmarks.timing", "import hrta_ext as hx\nhx.gram"),
+    ("cli.bench", "from hrta_ext.benchmarks.results import read"),
     ("cli.commands", "from hrta_ext.reproduction.command import reproduce"),
 ]
 MADE_UP = dict.fromkeys(
@@ -181,8 +185,9 @@ def test_what_the_rule_allows_is_no_breach(module: str, source: str) -> None:
 
 
 def too_many(folder: Path) -> list[str]:
-    """The files in the root of a package, where there are more than ten; the binary is not one."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("_C."))
+    """The files in the root of a package, where there are more than ten; the binary and py.typed are none."""
+    files = {path.name for path in folder.iterdir() if path.is_file()} - {"py.typed"}
+    names = sorted(name for name in files if not name.startswith("_C."))
     return names if len(names) > 10 else []
 
 
@@ -203,7 +208,7 @@ def test_no_file_has_more_than_400_lines() -> None:
 
 def test_a_full_root_and_a_long_file_are_found(tmp_path: Path) -> None:
     names = [f"{letter}.py" for letter in "abcdefghij"]
-    for name in (*names, "_C.so"):
+    for name in (*names, "_C.so", "py.typed"):
         (tmp_path / name).write_text("\n" * 400)
     assert too_many(tmp_path) == too_long(tmp_path) == []
     (tmp_path / "k.cu").write_text("\n" * 401)

@@ -17,7 +17,17 @@ import torch.distributed as dist
 
 # The server has imported torch and starts no threads: what it forks costs milliseconds and may use OpenMP.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "numpy", "hrta_ext"])
+_OF_TORCH = ["torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.checkpoint"]  # seconds to import
+_SERVER.set_forkserver_preload([*_OF_TORCH, "numpy", "hrta_ext"])
+
+
+def said(call: Callable[..., Any], *arguments: Any, **options: Any) -> str | None:
+    """Type and words of what a call raises; None where it does not."""
+    try:
+        call(*arguments, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _child(path: str, name: str, arguments: tuple[Any, ...], rank: int, size: int, store: str, answers: Any) -> None:
