@@ -52,6 +52,15 @@ NETWORKS: list[tuple[int, int, int, int, str, torch.dtype]] = [
     *((1, *sizes, base, dtype) for sizes in ((129, 65, 3), (600, 5, 9), (5, 130, 16))
       for base in ("relu", "relu2", "tanh") for dtype in (FLOAT, DOUBLE)),
 ]  # fmt: skip
+# Networks, samples, neurons, features, second derivatives, their columns, base, dtype.
+JETS: list[tuple[int, int, int, int, str, int, str, torch.dtype]] = [
+    *((1, 33, 130, features, "laplacian", features, "tanh", dtype)
+      for features in (1, 3, 4, 5, 8, 9, 17, 64) for dtype in (FLOAT, DOUBLE)),
+    *((2, 33, 70, 3, "laplacian", 2, base, dtype) for dtype in (FLOAT, DOUBLE) for base in NATIVE),  # lanes
+    *((2, 33, 35, 3, "hessian", 2, base, dtype) for dtype in (FLOAT, DOUBLE) for base in NATIVE),  # tiles
+    *((1, *sizes, "tanh", dtype) for dtype in (FLOAT, DOUBLE)
+      for sizes in ((600, 5, 9, "diagonal", 9), (65, 130, 11, "hessian", 10), (5, 34, 64, "diagonal", 64))),
+]  # fmt: skip
 # Networks trained together, samples, neurons, features, base, dtype, further arguments of fit.
 WEIGHTED = {"sample_weight": True}
 TRAININGS: list[tuple[int, int, int, int, str, torch.dtype, dict[str, Any]]] = [
@@ -196,6 +205,30 @@ def network(device: str, sizes: list[Any] = NETWORKS) -> Iterator[Result]:
             yield f"gradient of f and df/dx in {name}, {case}", got, expected, tolerance
 
 
+def jet(device: str) -> Iterator[Result]:
+    """Value, gradient and second derivatives, and the gradients in the weights of all three and of the last alone."""
+    for count, n, m, features, form, columns, base, dtype in JETS:
+        x, wide_x = on(device, normal(n, features), dtype)
+        lead = (count,) if count > 1 else ()
+        weight, wide_weight = on(device, clear_weights(wide_x, *lead, m, features), dtype)
+        a, wide_a = on(device, normal(*lead, m), dtype)
+        named: dict[str, Any] = {"base": base, "second": form, "second_columns": range(columns)}
+        ours, exact = ([tensor.requires_grad_() for tensor in pair] for pair in ((weight, a), (wide_weight, wide_a)))
+        case = f"jet of {count} x n {n}, m {m}, D {features}, {form} {columns}, {base}, {dtype}"
+        found = hx.two_layer_jet(x, *ours, S, **named)
+        with hx.use_backend("torch"):
+            wide = hx.two_layer_jet(wide_x, *exact, S, **named)
+        grads = [on(device, normal(*part.shape), dtype) for part in wide]
+        for name, got, expected in zip(("value", "gradient", "second"), found, wide, strict=True):
+            yield f"{name}, {case}", got.detach(), expected.detach(), 10 * TOLERANCES[dtype]
+        for first in (0, 2):
+            g, wide_g = zip(*grads[first:], strict=True)
+            mine = torch.autograd.grad(found[first:], ours, g, retain_graph=True)
+            theirs = torch.autograd.grad(wide[first:], exact, wide_g, retain_graph=True)
+            for name, got, expected in zip(("weight", "output_weight"), mine, theirs, strict=True):
+                yield f"gradient in {name} of parts from {first} on, {case}", got, expected, 10 * TOLERANCES[dtype]
+
+
 def training(device: str, sizes: list[Any] = TRAININGS) -> Iterator[Result]:
     """Five steps beside autograd in float64."""
     for count, n, m, features, base, dtype, options in sizes:
@@ -242,6 +275,7 @@ def smaller_cards(device: str) -> Iterator[Result]:
 ROOMS: dict[str, Callable[[str], Iterator[Result]]] = {
     "activation": activation,
     "network": network,
+    "jet": jet,
     "training": training,
     "gram": gram,
     "smaller_cards": smaller_cards,

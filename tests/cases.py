@@ -67,6 +67,24 @@ def curvature(x: Tensor, base: str) -> Tensor:
     }[base]()
 
 
+def third(x: Tensor, base: str) -> Tensor:
+    """sigma''' in float64."""
+    z = x.double()
+    density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    p, q = torch.sigmoid(z), torch.sigmoid(-z)
+    square = 1 / torch.cosh(z) ** 2
+    return {
+        "relu": lambda: torch.zeros_like(z),
+        "relu2": lambda: torch.zeros_like(z),
+        "tanh": lambda: square * (4 - 6 * square),
+        "gelu": lambda: torch.where(z.abs() < 40, (z * z - 4) * z * density, torch.zeros_like(z)),
+        "silu": lambda: p * q * (3 * (q - p) + z * (1 - 6 * p * q)),
+        "softplus": lambda: p * q * (q - p),
+        "erf": lambda: torch.where(z.abs() < 40, (8 * z * z - 4) / math.sqrt(math.pi) * torch.exp(-z * z), 0.0),
+        "sin": lambda: -torch.cos(z),
+    }[base]()
+
+
 def homotopy(x: Tensor, s: float | Tensor, base: str, order: int = 0) -> Tensor:
     """The order-th derivative of (1 - s) x + s sigma(x) in float64."""
     z = x.double()

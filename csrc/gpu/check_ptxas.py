@@ -30,6 +30,7 @@ HOT = {
     "forward_kernel<": 0,
     "backward_kernel<": 0,
     "tile_kernel<": 0,
+    "jet_kernel<": 16,
     # Arcs and training.
     "sweep_kernel<": 0,
     "middle_kernel<": 0,

@@ -37,16 +37,17 @@ HRTA_INLINE int quadratic_features(const SecondDerivatives& second) {
 // Calls body(r, c, c') for every product w_c w_c' that V holds, r its place.
 template <typename Body>
 HRTA_INLINE void over_products(const SecondDerivatives& second, const Body& body) {
-  int r = 0;
-  for (int c = 0; c < int(kMostJetFeatures); ++c) {
-    if ((second.columns >> c & 1) == 0) continue;
+  int r = 0, c = 0;
+  for (uint64_t rest = second.columns; rest != 0; rest >>= 1, ++c) {
+    if ((rest & 1) == 0) continue;
     if (second.form != SecondForm::kHessian) {
       body(r, c, c);
       r += second.form == SecondForm::kDiagonal;
       continue;
     }
-    for (int other = c; other < int(kMostJetFeatures); ++other) {
-      if ((second.columns >> other & 1) != 0) body(r++, c, other);
+    int other = c;
+    for (uint64_t others = rest; others != 0; others >>= 1, ++other) {
+      if ((others & 1) != 0) body(r++, c, other);
     }
   }
 }
@@ -83,5 +84,19 @@ void two_layer_jet_backward(const TwoLayerCall& call, const SecondDerivatives& s
                             const TwoLayerJetGradients& gradients, ParallelFor parallel_for);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// The numbers R that the kernels serve, beside network.h's kMostFeatures: a Hessian in 10 columns.
+constexpr int64_t kMostQuadratic = 64;
+
+// As on the CPU and as network.h's passes on a device; scratch holds two_layer_jet_scratch bytes.
+int64_t two_layer_jet_scratch(const TwoLayerCall& call, const SecondDerivatives& second, bool backward);
+const char* two_layer_jet_forward(const TwoLayerCall& call, const SecondDerivatives& second, const TwoLayerJet& jet,
+                                  void* scratch, int device, void* stream);
+const char* two_layer_jet_backward(const TwoLayerCall& call, const SecondDerivatives& second,
+                                   const TwoLayerJetGradients& gradients, void* scratch, int device, void* stream);
+
+}  // namespace cuda
 
 }  // namespace hrta

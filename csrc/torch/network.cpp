@@ -79,20 +79,42 @@ void backward(const TwoLayerCall& call, Address grad_f, Address grad_df_dx, Addr
       [&](auto stream) { return cuda::two_layer_backward(call, gradients, pointer(scratch), device, stream); });
 }
 
-void jet_forward(const TwoLayerCall& call, int form, uint64_t columns, Address f, Address df_dx, Address second) {
+int64_t jet_scratch(const TwoLayerCall& call, int form, uint64_t columns, bool backward, int device) {
+  const SecondDerivatives second{SecondForm(form), columns};
+  return scratch_on(device, [&](auto) { return cuda::two_layer_jet_scratch(call, second, backward); });
+}
+
+void jet_forward(const TwoLayerCall& call, int form, uint64_t columns, Address f, Address df_dx, Address second,
+                 Address scratch, int device) {
   require_memory_of(call);
-  py::gil_scoped_release release;
-  cpu::two_layer_jet_forward(call, {SecondForm(form), columns}, {pointer(f), pointer(df_dx), pointer(second)},
-                             torch_pool_parallel_for);
+  const SecondDerivatives derivatives{SecondForm(form), columns};
+  const TwoLayerJet jet{pointer(f), pointer(df_dx), pointer(second)};
+  run_on(
+      device, "two_layer_jet",
+      [&] {
+        py::gil_scoped_release release;
+        cpu::two_layer_jet_forward(call, derivatives, jet, torch_pool_parallel_for);
+      },
+      [&](auto stream) {
+        return cuda::two_layer_jet_forward(call, derivatives, jet, pointer(scratch), device, stream);
+      });
 }
 
 void jet_backward(const TwoLayerCall& call, int form, uint64_t columns, Address grad_f, Address grad_df_dx,
-                  Address grad_second, Address grad_weight, Address grad_output_weight) {
+                  Address grad_second, Address grad_weight, Address grad_output_weight, Address scratch, int device) {
   require_memory_of(call);
   const TwoLayerJetGradients gradients{pointer(grad_f), pointer(grad_df_dx), pointer(grad_second), pointer(grad_weight),
                                        pointer(grad_output_weight)};
-  py::gil_scoped_release release;
-  cpu::two_layer_jet_backward(call, {SecondForm(form), columns}, gradients, torch_pool_parallel_for);
+  const SecondDerivatives derivatives{SecondForm(form), columns};
+  run_on(
+      device, "two_layer_jet",
+      [&] {
+        py::gil_scoped_release release;
+        cpu::two_layer_jet_backward(call, derivatives, gradients, torch_pool_parallel_for);
+      },
+      [&](auto stream) {
+        return cuda::two_layer_jet_backward(call, derivatives, gradients, pointer(scratch), device, stream);
+      });
 }
 
 // On a GPU alone: the CPU has no such limit of features.
@@ -151,10 +173,13 @@ void bind_network(py::module_& m) {
   m.def("two_layer_backward", &backward, call, grad_f, py::arg("grad_df_dx"), py::arg("grad_weight"),
         py::arg("grad_output_weight"), scratch_memory, device);
   m.attr("TWO_LAYER_JET") = py::make_tuple(kMostJetFeatures, kMostQuadratic);
-  m.def("two_layer_jet_forward", &jet_forward, call, py::arg("form"), py::arg("columns"), py::arg("f"),
-        py::arg("df_dx"), py::arg("second"));
-  m.def("two_layer_jet_backward", &jet_backward, call, py::arg("form"), py::arg("columns"), grad_f,
-        py::arg("grad_df_dx"), py::arg("grad_second"), py::arg("grad_weight"), py::arg("grad_output_weight"));
+  m.attr("TWO_LAYER_JET_CUDA") = py::make_tuple(cuda::kMostFeatures, cuda::kMostQuadratic);
+  const py::arg form("form"), columns("columns");
+  m.def("two_layer_jet_scratch", &jet_scratch, call, form, columns, py::arg("backward"), device);
+  m.def("two_layer_jet_forward", &jet_forward, call, form, columns, py::arg("f"), py::arg("df_dx"), py::arg("second"),
+        scratch_memory, device);
+  m.def("two_layer_jet_backward", &jet_backward, call, form, columns, grad_f, py::arg("grad_df_dx"),
+        py::arg("grad_second"), py::arg("grad_weight"), py::arg("grad_output_weight"), scratch_memory, device);
   m.def("two_layer_sum_neurons", &sum_neurons, call, py::arg("scale"), py::arg("z"), py::arg("sums"),
         py::arg("replace"), py::arg("excess"), device);
   m.def("two_layer_sum_samples", &sum_samples, call, py::arg("scale"), grad_f, py::arg("z"), py::arg("y"),

@@ -44,7 +44,7 @@ from hrta_ext.benchmarks.two_layer_cases import (
     S,
     cases,
     competitors,
-    formula,
+    eager,
     forward_backward,
     ours,
     problem,
@@ -75,23 +75,26 @@ def check(case: Case, weight: Tensor, x: Tensor, names: list[str], results: list
 
 
 def check_all(case: Case, whole: tuple[Any, ...]) -> None:
-    """Ours at the full width beside the eager formula in stretches of it: f, and the gradients of three stretches."""
+    """Ours at the full width beside the eager formula in stretches of it: outputs, and the gradients of three."""
     x, weights, grads = whole
-    f, *gradients = forward_backward(ours(case), *whole)()
-    step, eager = case.peer_width or case.width, formula(case.base)
+    *outputs, of_weight, of_output_weight = forward_backward(ours(case), *whole)()
+    step, by_formula = case.peer_width or case.width, eager(case)
     starts = range(0, case.width, step)
-    exact = torch.zeros(case.n, dtype=torch.float64, device=x.device)
+    exact = [torch.zeros_like(output, dtype=torch.float64) for output in outputs]
     for begin in starts:
         part = [weight.detach()[begin : begin + step] for weight in weights]
         share = (part[0].shape[0] / case.width) ** 0.5
         with torch.no_grad():
-            exact += eager(x, *part)[0].double() * share
+            for total, output in zip(exact, by_formula(x, *part), strict=True):
+                total += output.double() * share
         if begin in (0, starts[len(starts) // 2], starts[-1]):
             leaves = tuple(weight.clone().requires_grad_() for weight in part)
-            theirs = forward_backward(eager, x, leaves, tuple(grad * share for grad in grads))()
-            mine = (theirs[0], *(gradient[begin : begin + step] for gradient in gradients))
+            theirs = forward_backward(by_formula, x, leaves, tuple(grad * share for grad in grads))()
+            mine = (*theirs[:-2], of_weight[begin : begin + step], of_output_weight[begin : begin + step])
             check(case, part[0], x, ["eager formula", OURS], [theirs, mine])
-    assert_equal_results(["eager formula", OURS], [[exact.float()], [f]], RTOL, ATOL * exact.abs().max().item())
+    for total, output in zip(exact, outputs, strict=True):
+        largest = total.abs().max().item()
+        assert_equal_results(["eager formula", OURS], [[total.float()], [output]], RTOL, ATOL * largest)
 
 
 def run_case(case: Case, effort: Effort, use_compile: bool, device: str, reached: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def run_case(case: Case, effort: Effort, use_compile: bool, device: str, reached
         peers[name] = {**compare(mine, scaled, case.goals.get(name)), "scaled_from_width": case.peer_width}
     return {
         "name": case.name,
-        **{key: getattr(case, key) for key in ("n", "features", "width", "base", "with_gradient")},
+        **{key: getattr(case, key) for key in ("n", "features", "width", "base", "with_gradient", "with_laplacian")},
         "s": S,
         "dtype": "float32",
         "tolerance": {"rtol": RTOL, "atol_of_largest": ATOL},

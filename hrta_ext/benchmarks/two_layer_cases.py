@@ -36,17 +36,21 @@ class Case:
     goals: dict[str, float] = field(default_factory=dict)
     peer_width: int | None = None
     with_gradient: bool = False  # a Sobolev loss: df/dx as well
+    with_laplacian: bool = False  # a residual: the Laplacian in the inputs beside both
 
     @property
     def name(self) -> str:
         """Such as ``n 100, D 2, m 1e5, relu``."""
         size = f"{self.width:.0e}".replace("e+0", "e")
-        return f"n {self.n}, D {self.features}, m {size}, {self.base}" + (", with df/dx" if self.with_gradient else "")
+        return f"n {self.n}, D {self.features}, m {size}, {self.base}" + (
+            ", jet" if self.with_laplacian else ", with df/dx" if self.with_gradient else ""
+        )
 
     @property
     def floor(self) -> Floor | None:
         """What must move and be computed; nobody has counted it for df/dx."""
-        return None if self.with_gradient else two_layer_floor(self.n, self.features, self.width, self.base, False)
+        further = self.with_gradient or self.with_laplacian
+        return None if further else two_layer_floor(self.n, self.features, self.width, self.base, False)
 
 
 def cases(quick: bool, device: str) -> list[Case]:
@@ -78,7 +82,8 @@ def _gpu_cases(quick: bool) -> list[Case]:
     ]
     pairs = GPU_PAIRS // 1000 if quick else GPU_PAIRS
     wide = [Case(**size, peer_width=pairs // size["n"]) for size in sizes]
-    return [*wide, Case(400, 3, 10**6, base="relu2", with_gradient=True)]
+    jets = [Case(1000, d, 10**6, base="tanh", peer_width=pairs // 1000, with_laplacian=True) for d in (3, 11)]
+    return [*wide, Case(400, 3, 10**6, base="relu2", with_gradient=True), *jets]
 
 
 def sigma(z: Tensor, base: str) -> Tensor:
@@ -105,11 +110,31 @@ def formula_with_gradient(x: Tensor, weight: Tensor, output_weight: Tensor) -> t
     return ((1 - S) * z + S * sigma(z, "relu2")) @ a, (((1 - S) + S * torch.relu(z)) * a) @ weight
 
 
+def formula_of_jet(x: Tensor, weight: Tensor, output_weight: Tensor) -> tuple[Tensor, ...]:
+    """f, df/dx and the Laplacian in the inputs, which the bias is not, of tanh, written out."""
+    z = x @ weight.T
+    a = output_weight / weight.shape[0] ** 0.5
+    t = torch.tanh(z)
+    slope = 1 - t * t
+    laplacian = (-2 * S * t * slope) @ (a * weight[:, :-1].square().sum(1))
+    return ((1 - S) * z + S * t) @ a, (((1 - S) + S * slope) * a) @ weight, laplacian
+
+
 def ours(case: Case) -> Function:
     """The op of the case."""
+    if case.with_laplacian:
+        columns = range(case.features - 1)
+        return lambda x, w, a: hx.two_layer_jet(x, w, a, S, base=case.base, second_columns=columns)
     if case.with_gradient:
         return lambda x, w, a: hx.two_layer_with_gradient(x, w, a, S, base=case.base)
     return lambda x, w, a: (hx.two_layer(x, w, a, S, base=case.base),)
+
+
+def eager(case: Case) -> Function:
+    """The formula of the case."""
+    if case.with_laplacian:
+        return formula_of_jet
+    return formula_with_gradient if case.with_gradient else formula(case.base)
 
 
 def forward_backward(
@@ -146,7 +171,7 @@ def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
 def competitors(case: Case, problem: tuple[Any, ...], use_compile: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Name and a function that makes the call, without arguments, of ours and every peer; making it may fail."""
     on_gpu = problem[0].is_cuda
-    plain = formula_with_gradient if case.with_gradient else formula(case.base)
+    plain = eager(case)
     yield OURS, lambda: forward_backward(ours(case), *problem)
     yield EAGER, lambda: forward_backward(plain, *problem)
     if use_compile:
@@ -156,7 +181,7 @@ def competitors(case: Case, problem: tuple[Any, ...], use_compile: bool) -> Iter
         yield COMPILED, lambda: forward_backward(compiled, *problem)
     if on_gpu:
         yield GRAPH, lambda: graphed(forward_backward(plain, *problem))
-    if keops_formula.INSTALLED and case.base in keops_formula.BASES:
+    if keops_formula.INSTALLED and case.base in keops_formula.BASES and not case.with_laplacian:
         keops = lambda x, w, a: keops_formula.outputs(x, w, a, S, case.base, case.with_gradient)  # noqa: E731
         yield KEOPS, lambda: forward_backward(keops, *problem)
 
@@ -169,6 +194,6 @@ def problem(case: Case, width: int, device: str) -> tuple[Tensor, Weights, tuple
         return torch.randn(*shape, generator=generator, device=device)
 
     x = hx.with_bias(normal(case.n, case.features - 1))
-    grads = (normal(case.n), normal(case.n, case.features))
+    grads = (normal(case.n), normal(case.n, case.features), normal(case.n))
     weights = normal(width, case.features).requires_grad_(), normal(width).requires_grad_()
-    return x, weights, grads if case.with_gradient else grads[:1]
+    return x, weights, grads[: 3 if case.with_laplacian else 2 if case.with_gradient else 1]

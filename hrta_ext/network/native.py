@@ -62,22 +62,25 @@ class Problem:
 
     def run(self, function: Any, which: Any, given: tuple[int, ...], *results: Tensor | None) -> None:
         """The pass ``which`` by its function of ``_C``: the addresses of what it reads, and what it writes."""
-        scratch = None
-        if self.device >= 0:
-            count = _C.two_layer_scratch(self.call, which, self.device)
-            scratch = torch.empty(count, dtype=torch.uint8, device=self.tensors[0].device)
-        function(self.call, *given, *map(own, results), own(scratch), self.device)
+        count = _C.two_layer_scratch(self.call, which, self.device) if self.device >= 0 else 0
+        self._run(function, count, given, results)
+
+    def run_jet(self, function: Any, second: Second, given: tuple[int, ...], *results: Tensor | None) -> None:
+        """The jet's pass ``function`` of ``_C``, likewise."""
+        described = FORMS.index(second.form), sum(1 << column for column in second.columns)
+        backward = function is _C.two_layer_jet_backward
+        count = _C.two_layer_jet_scratch(self.call, *described, backward, self.device) if self.device >= 0 else 0
+        self._run(function, count, (*described, *given), results)
+
+    def _run(self, function: Any, scratch: int, given: tuple[int, ...], results: tuple[Tensor | None, ...]) -> None:
+        memory = torch.empty(scratch, dtype=torch.uint8, device=self.tensors[0].device) if self.device >= 0 else None
+        function(self.call, *given, *map(own, results), own(memory), self.device)
 
 
 def _has_kernels(x: Tensor, second: Second) -> bool:
     """Whether the kernels of the jet take these second derivatives; torch's chunks do otherwise."""
-    features, numbers = _C.TWO_LAYER_JET
-    return x.is_cpu and x.shape[-1] <= features and second.size() <= numbers
-
-
-def _described(second: Second) -> tuple[int, int]:
-    """The form's number and the columns as bits."""
-    return FORMS.index(second.form), sum(1 << column for column in second.columns)
+    features, numbers = _C.TWO_LAYER_JET if x.is_cpu else _C.TWO_LAYER_JET_CUDA
+    return x.shape[-1] <= features and second.size() <= numbers
 
 
 def outputs(
@@ -101,7 +104,7 @@ def outputs(
     if second is not None and df_dx is not None:
         seconds = x.new_empty((*networks, x.shape[0], second.size()))
         problem = Problem(x, weight, output_weight, s, base)
-        _C.two_layer_jet_forward(problem.call, *_described(second), *map(own, (f, df_dx, seconds)))
+        problem.run_jet(_C.two_layer_jet_forward, second, (), f, df_dx, seconds)
         return f, df_dx, seconds
     which = _C.TwoLayerPass.forward_with_gradient if with_gradient else _C.TwoLayerPass.forward
     Problem(x, weight, output_weight, s, base).run(_C.two_layer_forward, which, (), f, df_dx)
@@ -181,9 +184,10 @@ def _jet_gradients(
         for grad, name in ((grad_f, "grad_f"), (grad_df_dx, "grad_df_dx"), (grad_second, "grad_second"))
     ]
     sizes = (1, x.shape[1], second.size())
-    places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)]
+    places = tuple(
+        problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)
+    )
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
-    results = map(own, (grad_weight, grad_output_weight))
-    _C.two_layer_jet_backward(problem.call, *_described(second), *places, *results)
+    problem.run_jet(_C.two_layer_jet_backward, second, places, grad_weight, grad_output_weight)
     return found[0], grad_weight, grad_output_weight, found[3]

@@ -1,5 +1,6 @@
-// The CUDA launchers of csrc/network/network.h and training/training.h, emulated, as C functions for ctypes.
+// The CUDA launchers of csrc/network/network.h, jet.h and training/training.h, emulated, as C functions for ctypes.
 #include "cuda_runtime.h"
+#include "network/jet.h"
 #include "training/training.h"
 
 using namespace hrta;
@@ -40,6 +41,24 @@ int64_t two_layer_pass(int pass, int dtype, int base, const int64_t* sizes, cons
       cuda::two_layer_parameter_gradient(call, grad_f, static_cast<double*>(result), scratch, 0, nullptr);
       break;
     default: cuda::two_layer_backward(call, {grad_f, grad_df_dx, result, second_result}, scratch, 0, nullptr);
+  }
+  return 0;
+}
+
+// `first`, `second`, `third`: f, df_dx and second derivatives; backward grad_weight, grad_output_weight and none.
+// Returns bytes as above.
+int64_t two_layer_jet_pass(int backward, int dtype, int base, int form, uint64_t columns, const int64_t* sizes,
+                           const void* x, const void* weight, const void* output_weight, const double* s,
+                           const void* grad_f, const void* grad_df_dx, const void* grad_second, void* first,
+                           void* second, void* third, void* scratch) {
+  const TwoLayerCall call = call_of(dtype, base, sizes, x, weight, output_weight, s);
+  const SecondDerivatives derivatives{static_cast<SecondForm>(form), columns};
+  if (scratch == nullptr) return cuda::two_layer_jet_scratch(call, derivatives, backward != 0);
+  if (backward == 0) {
+    cuda::two_layer_jet_forward(call, derivatives, {first, second, third}, scratch, 0, nullptr);
+  } else {
+    cuda::two_layer_jet_backward(call, derivatives, {grad_f, grad_df_dx, grad_second, first, second}, scratch, 0,
+                                 nullptr);
   }
   return 0;
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from cases import curvature, homotopy
+from cases import curvature, homotopy, third
 from cases import slope as base_slope
 from torch import Tensor
 
@@ -60,3 +60,55 @@ def dense_weight_gradients(
         rows = (factor + along * s * curvature(z, base)).mT @ x + slope.mT @ grad_df_dx.double()
         value = value + along * slope
     return scale * a.unsqueeze(-1) * rows, scale * value.sum(-2)
+
+
+def quadratic_matrix(numbers: Tensor, form: str, columns: list[int], features: int) -> Tensor:
+    """The symmetric (..., D, D) of which w^T . w is the sum of ``numbers`` (..., R) times the jet's V."""
+    full = numbers.new_zeros((*numbers.shape[:-1], features, features))
+    if form != "hessian":
+        full[..., columns, columns] = numbers
+        return full
+    for number, (c, other) in zip(numbers.unbind(-1), torch.triu_indices(len(columns), len(columns)).T, strict=True):
+        full[..., columns[c], columns[other]] += number / 2
+        full[..., columns[other], columns[c]] += number / 2
+    return full
+
+
+def dense_second(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: float, base: str, form: str, columns: list[int]
+) -> Tensor:
+    """The numbers of second derivatives (..., n, R) in float64, a Hessian's upper triangle row by row."""
+    w = weight.double()
+    factor = homotopy(x.double() @ w.mT, s, base, 2) * output_weight.double().unsqueeze(-2)
+    full = torch.einsum("...nm,...mc,...md->...ncd", factor, w, w)[..., columns, :][..., columns] * w.shape[-2] ** -0.5
+    diagonal = full.diagonal(dim1=-2, dim2=-1)
+    if form == "hessian":
+        upper = torch.triu_indices(len(columns), len(columns))
+        return full[..., upper[0], upper[1]]
+    return diagonal if form == "diagonal" else diagonal.sum(-1, keepdim=True)
+
+
+def dense_jet_gradients(
+    grads: tuple[Tensor | None, Tensor | None, Tensor],
+    x: Tensor,
+    weight: Tensor,
+    output_weight: Tensor,
+    s: float,
+    base: str,
+    form: str,
+    columns: list[int],
+) -> tuple[Tensor, Tensor]:
+    """The gradients in the weights of the outputs times ``grads``, of f, df/dx and second, written out in float64."""
+    x, w, a = (t.double() for t in (x, weight, output_weight))
+    z, scale = x @ w.mT, w.shape[-2] ** -0.5
+    S = quadratic_matrix(grads[2].double(), form, columns, x.shape[1])
+    along = torch.einsum("...ncd,...md->...nmc", S, w)
+    e, value = s * third(z, base), s * curvature(z, base)
+    of_second = (along * w.unsqueeze(-3)).sum(-1)
+    rows = 2 * (value.unsqueeze(-1) * along).sum(-3) + (e * of_second).mT @ x
+    outputs = (value * of_second).sum(-2)
+    if grads[0] is not None or grads[1] is not None:
+        g = torch.zeros(*w.shape[:-2], x.shape[0]) if grads[0] is None else grads[0]
+        more = dense_weight_gradients(g, grads[1], x, w, a, s, base)
+        return scale * a.unsqueeze(-1) * rows + more[0], scale * outputs + more[1]
+    return scale * a.unsqueeze(-1) * rows, scale * outputs

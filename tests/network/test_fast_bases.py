@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BASES, curvature, every_float32, sigma, slope
+from cases import BASES, curvature, every_float32, sigma, slope, third
 from emulated import address, emulated
 from torch import Tensor
 
@@ -23,11 +23,11 @@ def functions() -> Any:
     return emulated("fast_bases.cpp")
 
 
-def evaluate(functions: Any, base: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    results = torch.full((3, z.numel()), torch.nan)
+def evaluate(functions: Any, base: str, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = torch.full((4, z.numel()), torch.nan)
     number = ctypes.c_int(NUMBERED[base].number)
     functions.fast_base(number, ctypes.c_int64(z.numel()), address(z), *(address(row) for row in results))
-    return results[0], results[1], results[2]
+    return results[0], results[1], results[2], results[3]
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -44,6 +44,7 @@ def test_errors_are_those_that_the_header_states(functions: Any, base: str) -> N
         (ours[0], values, scale, 4e-7),
         (ours[1], slopes, torch.maximum(slopes.abs(), one), 4e-7),
         (ours[2], curvatures, one, 8e-7),
+        (ours[3], third(z, base), one, 1.6e-6),
     ):
         error = (what.double() - exact).abs() - 2e-45  # of subnormal numbers
         at = (error - bound * largest).argmax()
@@ -55,7 +56,7 @@ def test_far_out(functions: Any, base: str) -> None:
     """Nothing overflows before sigma does; infinity gives the limits; NaN stays NaN, and sin's infinity becomes NaN."""
     far = torch.tensor([1e5, 1e6, 3.3e7, 1e12, 3e15, 1e20, 3e38])
     z = torch.cat([far, -far])
-    value, slopes, curvatures = evaluate(functions, base, z)
+    value, slopes, curvatures, thirds = evaluate(functions, base, z)
     if base == "sin":
         exact = z.abs() < 1e16
         torch.testing.assert_close(value[exact].double(), sigma(z, base)[exact], rtol=0.0, atol=2e-7)
@@ -66,8 +67,9 @@ def test_far_out(functions: Any, base: str) -> None:
         torch.testing.assert_close(value.double(), sigma(z, base).float().double(), rtol=2e-7, atol=4e-8)
         torch.testing.assert_close(slopes.double(), slope(z, base), rtol=2e-7, atol=4e-8)
         assert curvatures.isfinite().all()
+        assert thirds.abs().max() < 1e-30
     infinite = torch.tensor([torch.inf, -torch.inf])
-    value, slopes, curvatures = evaluate(functions, base, infinite)
+    value, slopes, curvatures, thirds = evaluate(functions, base, infinite)
     if base == "sin":
         assert value.isnan().all()
     else:
@@ -76,6 +78,8 @@ def test_far_out(functions: Any, base: str) -> None:
         )
         assert not slopes.isnan().any()
         assert not curvatures.isnan().any()
-    value, slopes, _ = evaluate(functions, base, torch.tensor([torch.nan]))
+        assert thirds.abs().max() < 1e-30
+    value, slopes, _, thirds = evaluate(functions, base, torch.tensor([torch.nan]))
     assert value.isnan().all()
     assert base == "relu" or slopes.isnan().all()
+    assert base in ("relu", "relu2") or thirds.isnan().all()

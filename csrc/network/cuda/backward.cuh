@@ -20,6 +20,8 @@ struct BackwardWork {
   const int64_t* done;  // () on the device or null: nothing is done where it is not 0
   bool training;        // whether `update` is used
   Update update;
+  const void* grad_second;        // (networks, n, R) or null, of a jet
+  SecondDerivatives derivatives;  // which
 
   __host__ __device__ int64_t parts() const { return splits; }
   __host__ __device__ int64_t items() const { return call.networks * splits * groups; }
@@ -96,12 +98,14 @@ __device__ void finish_neuron(const BackwardWork& work, int64_t k, const double 
 }
 
 template <typename Unit, int D, bool kWithGradient, typename T>
-__global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neurons(Unit::kDegree, sizeof(T), D) * 4 * D))
+__global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neurons(Unit::kDegree, sizeof(T), D) * 4 *
+                                                                     (D + Unit::kSecond)))
     backward_kernel(const __grid_constant__ BackwardWork work) {
   constexpr int kCount = lane_neurons(Unit::kDegree, sizeof(T), D);
   constexpr bool kRamp = Unit::kDegree == 1;  // then x and r = g x + G are all that is needed
-  constexpr bool kNarrow = sizeof(T) == 4;
-  using Sample = Row<T, kRamp ? 2 * D : D + 1 + (kWithGradient ? D : 0)>;  // x, r or x, g, G
+  constexpr bool kNarrow = sizeof(T) == 4, kJet = Unit::kSecond != 0;
+  constexpr int kOfSecond = D + 1 + (kWithGradient ? D : 0);
+  using Sample = Row<T, kRamp ? 2 * D : kOfSecond + Unit::kSecond>;  // x, r or x, g, G, h
   __shared__ Sample tiles[kWarps][kTileRows<Sample>];
   const TwoLayerCall& call = work.call;
   const Place place = place_of(work);
@@ -121,8 +125,13 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
   const T* x = static_cast<const T*>(call.x);
   const T* grad_f = static_cast<const T*>(work.gradients.grad_f);
   const T* grad_df_dx = static_cast<const T*>(work.gradients.grad_df_dx);
-  T H[kCount][D] = {}, A[kCount] = {};
-  double H_total[kCount][D] = {}, A_total[kCount] = {};
+  T V[kCount];
+  if constexpr (kJet) {
+#pragma unroll
+    for (int v = 0; v < kCount; ++v) V[v] = squares(w[v], work.derivatives.columns);
+  }
+  T H[kCount][D] = {}, A[kCount] = {}, Q[kCount] = {};  // Q = sum_i sigma'' h_i
+  double H_total[kCount][D] = {}, A_total[kCount] = {}, Q_total[kCount] = {};
   const int64_t begin = split * work.split_samples;
   const int64_t end = begin + work.split_samples < call.n ? begin + work.split_samples : call.n;
   for (int64_t first = begin; first < end; first += kTileRows<Sample>) {
@@ -141,6 +150,7 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
         if constexpr (!kRamp && kWithGradient) tile[j].at[D + 1 + d] = G[d];
       }
       if constexpr (!kRamp) tile[j].at[D] = g;
+      if constexpr (kJet) tile[j].at[kOfSecond] = static_cast<const T*>(work.grad_second)[row];
     }
     __syncwarp();
 #pragma unroll 1
@@ -156,10 +166,14 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
           for (int d = 0; d < D; ++d) H[v][d] = z[v] > T(0) ? H[v][d] + sample.at[D + d] : H[v][d];
         }
       } else {
-        T value[kCount], slope[kCount], curvature[kCount];
+        T value[kCount], slope[kCount], curvature[kCount], third[kCount];
         constexpr bool kValue = Unit::kDegree == 0;
-        Unit::template evaluate<kCount, T>(call.base, z, kValue ? value : nullptr, slope,
-                                           kWithGradient ? curvature : nullptr);
+        if constexpr (kJet) {
+          Unit::template evaluate<kCount, T>(call.base, z, value, slope, curvature, third);
+        } else {
+          Unit::template evaluate<kCount, T>(call.base, z, kValue ? value : nullptr, slope,
+                                             kWithGradient ? curvature : nullptr);
+        }
         const T g = sample.at[D];
 #pragma unroll
         for (int v = 0; v < kCount; ++v) {
@@ -167,6 +181,12 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
           if constexpr (kWithGradient) {
             along = dot(sample.at + D + 1, w[v]);
             factor = multiply_add(along, curvature[v], factor);
+          }
+          if constexpr (kJet) {
+            const T h = sample.at[kOfSecond], of_second = h * V[v];
+            factor = multiply_add(of_second, third[v], factor);
+            A[v] = multiply_add(of_second, curvature[v], A[v]);
+            Q[v] = multiply_add(h, curvature[v], Q[v]);
           }
 #pragma unroll
           for (int d = 0; d < D; ++d) {
@@ -190,6 +210,8 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
         }
         A_total[v] += double(A[v]);
         A[v] = T(0);
+        Q_total[v] += double(Q[v]);
+        Q[v] = T(0);
       }
     }
   }
@@ -203,7 +225,13 @@ __global__ void __launch_bounds__(kWarps* kLanes, resident_blocks<T>(lane_neuron
     for (int u = 0; u < kCount; ++u) {
       if (u != v) continue;
 #pragma unroll
-      for (int d = 0; d < D; ++d) sums[d] = kNarrow ? H_total[u][d] : double(H[u][d]);
+      for (int d = 0; d < D; ++d) {
+        sums[d] = kNarrow ? H_total[u][d] : double(H[u][d]);
+        if constexpr (kJet) {
+          const double of_second = 2.0 * (kNarrow ? Q_total[u] : double(Q[u]));
+          if ((work.derivatives.columns >> d & 1) != 0) sums[d] += of_second * double(w[u][d]);
+        }
+      }
       of_a = kNarrow ? A_total[u] : double(A[u]);
     }
     if (work.splits == 1) {

@@ -11,7 +11,8 @@ constexpr int64_t kBlockItems = 1024;   // the same in tiles
 constexpr int64_t kLeastSplit = 64;     // samples
 constexpr int64_t kMostSums = 1 << 22;  // 32 MiB, or one chunk
 
-int tile_rows(const TwoLayerCall& call) {
+int tile_rows(const TwoLayerCall& call, int seconds) {
+  if (seconds != 0) return kJetRows;
   return call.dtype == ScalarKind::kFloat32 ? kBlockRows<float> : kBlockRows<double>;
 }
 
@@ -28,12 +29,12 @@ size_t element_size(const TwoLayerCall& call) {
 }  // namespace
 
 ForwardPlan::ForwardPlan(const TwoLayerCall& call, const Outputs& outputs) {
-  const int degree = degree_of(call.base);
-  const bool by_tiles = tiled(call, outputs.parameter_gradient), with_gradient = outputs.with_gradient();
+  const int seconds = outputs.seconds(), degree = degree_in(call, seconds);
+  const bool by_tiles = tiled(call, outputs.parameter_gradient, seconds), with_gradient = outputs.with_gradient();
   value = !with_gradient || by_tiles || degree == 0;
-  sums = (with_gradient ? call.features : 0) + value;
+  sums = (with_gradient ? call.features : 0) + value + seconds;
   const int64_t rows = by_tiles
-                           ? tile_rows(call)
+                           ? tile_rows(call, seconds)
                            : kLanes * lane_samples(degree, element_size(call), padded(call.features), with_gradient);
   groups = ceil_div(call.n, rows);
   int64_t wanted = ceil_div(by_tiles ? kBlockItems : kWarpItems, std::max<int64_t>(call.networks * groups, 1));
@@ -45,11 +46,11 @@ ForwardPlan::ForwardPlan(const TwoLayerCall& call, const Outputs& outputs) {
   doubles = linear + call.networks * call.features * chunks;
 }
 
-BackwardPlan::BackwardPlan(const TwoLayerCall& call) {
-  const bool by_tiles = tiled(call, false);
-  const int64_t rows = by_tiles
-                           ? tile_rows(call)
-                           : kLanes * lane_neurons(degree_of(call.base), element_size(call), padded(call.features));
+BackwardPlan::BackwardPlan(const TwoLayerCall& call, int seconds) {
+  const bool by_tiles = tiled(call, false, seconds);
+  const int degree = degree_in(call, seconds);
+  const int64_t rows =
+      by_tiles ? tile_rows(call, seconds) : kLanes * lane_neurons(degree, element_size(call), padded(call.features));
   groups = ceil_div(call.width, rows);
   const int64_t wanted = (by_tiles ? kBlockItems : kWarpItems / 4) / std::max<int64_t>(call.networks * groups, 1);
   splits = std::clamp<int64_t>(ceil_div(call.n, kLeastSplit), 1, std::max<int64_t>(wanted, 1));
@@ -95,11 +96,15 @@ __global__ void __launch_bounds__(kThreads) outputs_kernel(const __grid_constant
     const double V = linear_sum(work, network, d);
     of_x += double(x[d]) * V;
     if (!work.with_gradient) continue;
-    const double U = total(work.value ? 1 + d : d);
+    const double U = total((work.value ? 1 + d : d) + work.seconds);
     if (!work.value) S += double(x[d]) * U / degree;
     if (lane == 0 && work.df_dx != nullptr) {
       static_cast<Result*>(work.df_dx)[row * call.features + d] = Result(scale * combine(q, V, s, U));
     }
+  }
+  for (int r = 0; r < work.seconds; ++r) {
+    const double T_r = total(1 + r);
+    if (lane == 0) static_cast<Result*>(work.second)[row * work.seconds + r] = Result(scale * combine(0, 0, s, T_r));
   }
   if (lane == 0 && work.f != nullptr) static_cast<Result*>(work.f)[row] = Result(scale * combine(q, of_x, s, S));
 }
@@ -149,9 +154,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // Calls body with the kernels that serve the call.
 template <typename Body>
-void with_kernels(const TwoLayerCall& call, bool by_tiles, const Body& body) {
+void with_kernels(const TwoLayerCall& call, bool by_tiles, int seconds, const Body& body) {
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
+    if (seconds != 0) return by_tiles ? body(JetTileKernels<T>{}) : body(LaneKernels<JetBase, T>{});
     if (by_tiles) return body(TileKernels<T>{});
     with_base(call.base, [&](auto base) { body(LaneKernels<UnitOf<decltype(base), T>, T>{}); });
   });
@@ -167,17 +173,20 @@ int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs) {
 
 void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, void* stream) {
   const ForwardPlan plan(call, outputs);
-  const bool by_tiles = tiled(call, outputs.parameter_gradient);
+  const int seconds = outputs.seconds();
+  const bool by_tiles = tiled(call, outputs.parameter_gradient, seconds);
   double* sums = static_cast<double*>(scratch);
   OutputsWork work{};
   work.forward = {call, plan.groups, plan.chunks, plan.chunk_neurons, sums, sums + plan.linear, outputs.done, false};
   work.forward.excess = outputs.parameter_gradient && degree_of(call.base) == 0;
-  work.sums = plan.sums, work.value = plan.value;
+  work.forward.derivatives = outputs.derivatives;
+  work.sums = plan.sums, work.value = plan.value, work.seconds = seconds;
   work.with_gradient = outputs.with_gradient();
   work.parameter_gradient = outputs.parameter_gradient;
-  work.f = outputs.f, work.df_dx = outputs.df_dx;
+  work.f = outputs.f, work.df_dx = outputs.df_dx, work.second = outputs.second;
   const int64_t blocks = ceil_div(call.networks * call.n, kThreads / kLanes);
-  with_kernels(call, by_tiles, [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
+  with_kernels(call, by_tiles, seconds,
+               [&](auto kernels) { kernels.forward(work.forward, work.with_gradient, stream); });
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (outputs.in_double) return launch(outputs_kernel<T, double>, blocks, kThreads, stream, work);
@@ -185,12 +194,13 @@ void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, vo
   });
 }
 
-int64_t backward_scratch(const TwoLayerCall& call) {
-  return 8 * BackwardPlan(call).doubles;
+int64_t backward_scratch(const TwoLayerCall& call, const Targets& targets) {
+  return 8 * BackwardPlan(call, targets.seconds()).doubles;
 }
 
 void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, void* stream) {
-  const BackwardPlan plan(call);
+  const int seconds = targets.seconds();
+  const BackwardPlan plan(call, seconds);
   double* memory = static_cast<double*>(scratch);
   BackwardWork work{};
   work.call = call;
@@ -198,6 +208,7 @@ void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, v
   work.everywhere = targets.everywhere;
   work.groups = plan.groups, work.splits = plan.splits, work.split_samples = plan.split_samples;
   work.partial = memory + plan.partial;
+  work.grad_second = targets.grad_second, work.derivatives = targets.derivatives;
   work.training = targets.update != nullptr;
   if (work.training) work.update = *targets.update, work.done = targets.update->done;
   if (work.everywhere == nullptr) {
@@ -209,13 +220,13 @@ void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, v
              memory);
     });
   }
-  const bool by_tiles = tiled(call, false);
-  with_kernels(call, by_tiles, [&](auto kernels) { kernels.backward(work, stream); });
+  const bool by_tiles = tiled(call, false, seconds);
+  with_kernels(call, by_tiles, seconds, [&](auto kernels) { kernels.backward(work, stream); });
   if (plan.splits == 1) return;
   with_type(call.dtype, [&](auto zero) {
     using T = decltype(zero);
     launch(finish_splits_kernel<T>, ceil_div(call.networks * call.width, kThreads), kThreads, stream, work,
-           by_tiles ? 0 : degree_of(call.base));
+           by_tiles ? 0 : degree_in(call, seconds));
   });
 }
 

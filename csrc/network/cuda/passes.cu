@@ -23,7 +23,7 @@ void launch_forward(const TwoLayerCall& call, const Outputs& outputs, void* scra
 int64_t backward_scratch(const TwoLayerCall& call, const Targets& targets, const Device& device) {
   if (targets.update == nullptr && arcs::serves(call)) return arcs::backward_scratch(call);
   if (wide::serves_backward(call, device)) return wide::backward_scratch(call, device);
-  return lanes::backward_scratch(call);
+  return lanes::backward_scratch(call, targets);
 }
 
 void launch_backward(const TwoLayerCall& call, const Targets& targets, void* scratch, const Device& device,

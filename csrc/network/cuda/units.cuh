@@ -8,7 +8,11 @@
 //   df_dx_i = q V + s U_i,          U_i = sum_k a_k sigma'(z_ik) w_k
 //   grad_w_k = a_k (q R + s H_k),   H_k = sum_i (g_i sigma' + (G_i . w_k) sigma'') x_i + sigma' G_i
 //   grad_a_k = q w_k . R + s A_k,   A_k = sum_i g_i sigma + (G_i . w_k) sigma'
-// ReLU and ReLU^2 / 2 are homogeneous of degree p = 1, 2: S_i = x_i . U_i / p and A_k = w_k . H_k / p are free.
+// A jet (network/jet.h) has beside these, with h = grad_second and V_k now the quadratic features of w_k,
+//   second_i = s T_i,               T_i = sum_k a_k sigma''(z_ik) V_k
+// and backward (h_i . V_k) sigma''' joins the factor of x_i, (h_i . V_k) sigma'' joins A_k, and H_k has the derivative
+// of V_k . sum_i sigma'' h_i in w_k. ReLU and ReLU^2 / 2 are homogeneous of degree p = 1, 2: S_i = x_i . U_i / p and
+// A_k = w_k . H_k / p are free.
 //
 // Sums are in T over a tile of 16 to 64 and in double beyond; their order depends on the shapes alone. float32 knows
 // the bases by fast_bases.cuh, float64 exactly.
@@ -19,9 +23,9 @@
 #include <type_traits>
 
 #include "gpu/launch.cuh"
-#include "math/homotopy.h"
+#include "math/jets.h"
 #include "network/cuda/fast_bases.cuh"
-#include "network/network.h"
+#include "network/jet.h"
 
 namespace hrta {
 namespace cuda {
@@ -61,14 +65,30 @@ __device__ __forceinline__ void evaluate_base(const T (&z)[kCount], T* value, T*
   }
 }
 
+// With sigma''', which may be null, from one exponential.
+template <typename Base, int kCount, typename T>
+__device__ __forceinline__ void evaluate_jet(const T (&z)[kCount], T* value, T* slope, T* curvature, T* third) {
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    if constexpr (sizeof(T) == 4) {
+      FastBase<Base>::evaluate(z[j], value + j, slope + j, curvature + j, third == nullptr ? nullptr : third + j);
+    } else {
+      const JetOf<T> jet = BaseJet<Base>::at(z[j]);
+      value[j] = jet.value, slope[j] = jet.slope, curvature[j] = jet.curvature;
+      if (third != nullptr) third[j] = jet.third;
+    }
+  }
+}
+
 // The degree of a homogeneous base, 0 of the others.
 HRTA_INLINE constexpr int degree_of(int base) {
   return base == kRelu ? 1 : base == kRelu2 ? 2 : 0;
 }
 
-// A base that kernels are compiled for.
+// A base that kernels are compiled for. kSecond: the numbers of `second` that they give beside f and df/dx.
 template <typename Base>
 struct OneBase {
+  static constexpr int kSecond = 0;
   static constexpr int kDegree = std::is_same_v<Base, Relu> ? 1 : std::is_same_v<Base, Relu2> ? 2 : 0;
   template <int kCount, typename T>
   static __device__ __forceinline__ void evaluate(int, const T (&z)[kCount], T* value, T* slope, T* curvature) {
@@ -79,6 +99,7 @@ struct OneBase {
 // One that is not homogeneous, chosen at run time: the same branch for the whole grid, little beside functions that are
 // exact in float64.
 struct SmoothBase {
+  static constexpr int kSecond = 0;
   static constexpr int kDegree = 0;
   template <int kCount, typename T>
   static __device__ __forceinline__ void evaluate(int base, const T (&z)[kCount], T* value, T* slope, T* curvature) {
@@ -86,6 +107,16 @@ struct SmoothBase {
       using Base = decltype(tag);
       if constexpr (OneBase<Base>::kDegree == 0) evaluate_base<Base>(z, value, slope, curvature);
     });
+  }
+};
+
+// Any, likewise, for jets with one number of `second`: a Laplacian over some columns.
+struct JetBase {
+  static constexpr int kDegree = 0, kSecond = 1;
+  template <int kCount, typename T>
+  static __device__ __forceinline__ void evaluate(int base, const T (&z)[kCount], T* value, T* slope, T* curvature,
+                                                  T* third = nullptr) {
+    with_base(base, [&](auto tag) { evaluate_jet<decltype(tag)>(z, value, slope, curvature, third); });
   }
 };
 
@@ -173,6 +204,17 @@ __device__ __forceinline__ T dot(const T* x, const T (&w)[D]) {
 #pragma unroll
   for (int d = 1; d < D; ++d) z = multiply_add(x[d], w[d], z);
   return z;
+}
+
+// The one number of `second` that a Laplacian over `columns` makes of a neuron.
+template <int D, typename T>
+__device__ __forceinline__ T squares(const T (&w)[D], uint64_t columns) {
+  T sum = T(0);
+#pragma unroll
+  for (int d = 0; d < D; ++d) {
+    if ((columns >> d & 1) != 0) sum = multiply_add(w[d], w[d], sum);
+  }
+  return sum;
 }
 
 __device__ __forceinline__ double sum_over_warp(double value) {

@@ -4,6 +4,7 @@
 
 #include "gpu/device.h"
 #include "math/update.h"
+#include "network/jet.h"
 #include "network/network.h"
 
 namespace hrta {
@@ -16,8 +17,11 @@ struct Outputs {
   bool in_double = false;           // f and df_dx are double, not of the call's dtype
   bool parameter_gradient = false;  // f is to be df/ds; never with df_dx
   const int64_t* done = nullptr;    // () on the device or null: nothing is done where it is not 0
+  void* second = nullptr;           // (networks, n, R): a jet, with f and df_dx
+  SecondDerivatives derivatives{};  // which
 
   bool with_gradient() const { return df_dx != nullptr; }
+  int seconds() const { return second != nullptr ? quadratic_features(derivatives) : 0; }  // R
 };
 
 // Training: backward updates the weights of one network, which it may write to, instead of storing gradients.
@@ -34,13 +38,17 @@ struct Targets {
   TwoLayerGradients gradients;
   const Update* update = nullptr;
   const double* everywhere = nullptr;
+  const void* grad_second = nullptr;  // (networks, n, R): of a jet, where gradients has what goes with it
+  SecondDerivatives derivatives{};    // which
+
+  int seconds() const { return grad_second != nullptr ? quadratic_features(derivatives) : 0; }  // R
 };
 
-// Lanes or tiles hold samples or neurons (units.cuh): every call of at most kMostFeatures features.
+// Lanes or tiles hold samples or neurons (units.cuh): every call of at most kMostFeatures features, and every jet.
 namespace lanes {
 int64_t forward_scratch(const TwoLayerCall& call, const Outputs& outputs);  // bytes, as everywhere
 void forward(const TwoLayerCall& call, const Outputs& outputs, void* scratch, void* stream);
-int64_t backward_scratch(const TwoLayerCall& call);
+int64_t backward_scratch(const TwoLayerCall& call, const Targets& targets);
 void backward(const TwoLayerCall& call, const Targets& targets, void* scratch, void* stream);
 }  // namespace lanes
 
