@@ -23,7 +23,8 @@ NAMES = frozenset(
         "parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward slope_times",
         "two_layer_backward two_layer_forward two_layer_input_gradient two_layer_parameter_gradient two_layer_scratch",
         "transform two_layer_jet_backward two_layer_jet_forward two_layer_sum_neurons two_layer_sum_samples",
-        "two_layer_train two_layer_training_scratch value",
+        "two_layer_jet_input_gradient two_layer_jet_parameter_gradient two_layer_train two_layer_training_scratch",
+        "adam_update value",
     )
     for name in line.split()
 )

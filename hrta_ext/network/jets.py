@@ -93,9 +93,6 @@ def two_layer_jet(
         return Jet(*(part.to(x.dtype) for part in jet))
     form = Second(second, tuple(sorted(asked)))
     f, df_dx, packed = run(x, weight, output_weight, s, base, True, form)
-    gradient = df_dx if first == list(range(x.shape[1])) else df_dx[..., first]
-    result = form.unpacked(packed)
-    if second != "laplacian" and asked != sorted(asked):
-        order = [sorted(asked).index(column) for column in asked]
-        result = result[..., order] if second == "diagonal" else result[..., order, :][..., order]
-    return Jet(f, gradient, result)
+    leading = first == list(range(len(first)))  # all, or all but the bias: a view
+    gradient = df_dx[..., : len(first)] if leading else df_dx[..., first]
+    return Jet(f, gradient, form.arranged(packed, asked))

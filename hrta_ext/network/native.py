@@ -165,25 +165,24 @@ def _jet_gradients(
     second: Second,
 ) -> Gradients:
     """``gradients`` where those of second derivatives are among the given."""
-    fused = _has_kernels(x, second)
-    by_chunks = (needs[0], needs[1] and not fused, needs[2] and not fused, needs[3])
-    found: Gradients = (None, None, None, None)
-    if any(by_chunks):
-        found = reference.gradients(
-            grad_f, grad_df_dx, x, weight, output_weight, s, base, by_chunks, second, grad_second
-        )
-    if not fused or not (needs[1] or needs[2]):
-        return found
+    if not _has_kernels(x, second):
+        given = grad_f, grad_df_dx, x, weight, output_weight, s, base, needs, second, grad_second
+        return reference.gradients(*given)
     x, weight, output_weight = _plain(x, weight, output_weight)
     problem = Problem(x, weight, output_weight, s, base)
-    given = [
+    grads = [
         None if grad is None else plain(grad, f"two_layer_jet: {name}")
         for grad, name in ((grad_f, "grad_f"), (grad_df_dx, "grad_df_dx"), (grad_second, "grad_second"))
     ]
     sizes = (1, x.shape[1], second.size())
-    places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)]
+    places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(grads, sizes, strict=True)]
+    told = (problem.call, *_described(second), *places)
+    grad_x = torch.empty_like(x) if needs[0] else None
+    if grad_x is not None:
+        _C.two_layer_jet_input_gradient(*told, own(grad_x))
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
-    results = map(own, (grad_weight, grad_output_weight))
-    _C.two_layer_jet_backward(problem.call, *_described(second), *places, *results)
-    return found[0], grad_weight, grad_output_weight, found[3]
+    if needs[1] or needs[2]:
+        _C.two_layer_jet_backward(*told, own(grad_weight), own(grad_output_weight))
+    of_s = torch.tensor(_C.two_layer_jet_parameter_gradient(*told), dtype=torch.float64) if needs[3] else None
+    return grad_x, grad_weight, grad_output_weight, of_s
