@@ -59,9 +59,8 @@ def two_layer_jet(
     Returns:
         :class:`Jet`, of x's dtype: float32 or float64; half types are computed in float32.
 
-    Differentiable in x, weight, output_weight and, when s is a tensor that requires grad, in s. The gradient in the
-    weights is fused like the jet; those in x and s, and derivatives of a higher order, are recomputed a chunk of
-    neurons at a time. Sums over neurons are in float64 in a fixed order. Beyond 64 features, or 136 numbers of
+    Differentiable in x, weight, output_weight and, when s is a tensor that requires grad, in s. These gradients are
+    fused like the jet; derivatives of a higher order are recomputed a chunk of neurons at a time. Sums over neurons are in float64 in a fixed order. Beyond 64 features, or 136 numbers of
     ``second`` (a Hessian in 16 columns), plain torch takes chunks of neurons. Cost: docs/two_layer.md.
 
     Raises:

@@ -108,8 +108,8 @@ def test_gradients_in_the_samples_and_in_s(device: torch.device, base: str) -> N
                 generator.manual_seed(1)
                 factors = [torch.randn(jet[k].shape, generator=generator).to(device, kind) for k in which]
                 found.append(torch.autograd.grad([jet[k] for k in which], (leaves[0], leaves[3]), factors))
-            for got, exact in zip(*found, strict=True):
-                assert close(got.cpu(), exact.cpu(), tolerance)
+            for got, exact, terms in zip(*found, (1, 20), strict=True):  # that in s is a small sum of large terms
+                assert close(got.cpu(), exact.cpu(), terms * tolerance)
 
 
 def test_bits_do_not_depend_on_threads() -> None:
@@ -129,16 +129,6 @@ def test_bits_do_not_depend_on_threads() -> None:
             torch.set_num_threads(before)
         for other in found[1:]:
             assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
-
-
-@pytest.mark.parametrize("base", ["relu", "gelu", "silu", "softplus"])
-def test_rectifiers_at_infinity(base: str) -> None:
-    """The limits of the formulas at s = 1, where (1 - s) x must not become 0 times infinity."""
-    x = torch.tensor([[torch.inf], [-torch.inf]])
-    value, gradient, second = hx.two_layer_jet(x, torch.ones(1, 1), torch.ones(1), base=base)
-    assert value.tolist() == [torch.inf, 0.0]
-    assert gradient[:, 0].tolist() == [1.0, 0.0]
-    assert second.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,7 +15,8 @@ HRTA_PICK_TABLE(JetLoops, kJetLoops, jet_loops)
 
 namespace {
 
-// sum_k a_k w_k of every network, (B, D), which carries the linear part of sigma_s = (1 - s) z + s sigma to f and df/dx.
+// sum_k a_k w_k of every network, (B, D), which carries the linear part of sigma_s = (1 - s) z + s sigma to f and
+// df/dx.
 template <typename T>
 std::vector<double> directions(const TwoLayerCall& call) {
   std::vector<double> sums(static_cast<size_t>(call.networks * call.features), 0.0);

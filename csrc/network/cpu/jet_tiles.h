@@ -204,10 +204,11 @@ void jet_backward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, c
   }
 }
 
-// Adds sum_k a_k e_ik w_k, e of sigma, to sums (samples, D). `partial`: kJetSamples D vectors; `unused`: as a's gradient.
+// Adds sum_k a_k e_ik w_k, e of sigma, to sums (samples, D). `partial`: kJetSamples D vectors; `unused`: as a's
+// gradient.
 template <typename Base, typename T>
-void jet_input_gradient(const TwoLayerSamples<T>& samples, const JetBlock<T>& block,
-                        const JetSampleGradients<T>& given, double* sums, Vector<T>* partial, T* unused) {
+void jet_input_gradient(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, const JetSampleGradients<T>& given,
+                        double* sums, Vector<T>* partial, T* unused) {
   const int features = samples.features;
   const int64_t stride = block.neurons.stride;
   JetTiles<T> tiles;
