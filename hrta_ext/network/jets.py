@@ -63,8 +63,9 @@ def two_layer_jet(
         :class:`Jet`, of x's dtype: float32 or float64; half types are computed in float32.
 
     Differentiable in x, weight, output_weight and, when s is a tensor that requires grad, in s. These gradients are
-    fused like the jet; derivatives of a higher order are recomputed a chunk of neurons at a time. Sums over neurons are in float64 in a fixed order. Beyond 64 features, or 136 numbers of
-    ``second`` (a Hessian in 16 columns), plain torch takes chunks of neurons. Cost: docs/two_layer.md.
+    fused like the jet; derivatives of a higher order are recomputed a chunk of neurons at a time. Sums over neurons are
+    in float64 in a fixed order. Beyond 64 features, or 136 numbers of ``second`` (a Hessian in 16 columns), plain torch
+    takes chunks of neurons. Cost: docs/two_layer.md.
 
     Raises:
         TypeError: an argument is no dense floating-point tensor, the dtypes differ, or columns are no integers.

@@ -132,7 +132,8 @@ def jets_of(
     for number, members in enumerate(passes):
         need, of_pass = needs[members[0]], [points[k] for k in members]
         sizes = tuple(len(p) for p in of_pass)
-        if is_plain(net) and net.weight.dtype not in HALF_TYPES:
+        shared = getattr(net, "ranks", None) is not None  # whose sums are those of all ranks
+        if is_plain(net) and not shared and net.weight.dtype not in HALF_TYPES:
             assert isinstance(net, TwoLayerNet)
             parts = _of_plain(net, samples.of(number, of_pass, net.bias), need, sizes)
         else:
