@@ -8,7 +8,6 @@
 
 #include "torch/addresses.h"
 #include "torch/runtime.h"
-#include "training/update.h"
 
 namespace py = pybind11;
 
@@ -87,14 +86,9 @@ void train(const std::vector<const TwoLayerTraining*>& trainings, int64_t steps,
 void adam(int dtype, int64_t count, Address grad, Address parameter, Address first, Address second, double lr,
           double beta1, double beta2, double epsilon, int64_t taken) {
   require_memory(count, {grad, parameter, first, second});
-  TwoLayerTraining training{};
-  training.rule = UpdateRule::kAdam;
-  training.beta1 = beta1;
-  training.beta2 = beta2;
-  training.epsilon = epsilon;
   py::gil_scoped_release release;
   cpu::adam_update(ScalarKind(dtype), count, pointer(grad), pointer(parameter), pointer(first), pointer(second),
-                   update_numbers(training, taken, lr), torch_pool_parallel_for);
+                   {lr, beta1, beta2, epsilon, taken}, torch_pool_parallel_for);
 }
 
 }  // namespace

@@ -249,7 +249,13 @@ void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int6
 }
 
 void adam_update(ScalarKind dtype, int64_t count, const void* grad, void* parameter, void* first, void* second,
-                 const UpdateNumbers& numbers, ParallelFor parallel_for) {
+                 const AdamStep& step, ParallelFor parallel_for) {
+  TwoLayerTraining training{};
+  training.rule = UpdateRule::kAdam;
+  training.beta1 = step.beta1;
+  training.beta2 = step.beta2;
+  training.epsilon = step.epsilon;
+  const UpdateNumbers numbers = update_numbers(training, step.taken, step.lr);
   const int64_t size = dtype == ScalarKind::kFloat32 ? 4 : 8;
   run_parallel(parallel_for, count, kReduceGrain, [&](int64_t begin, int64_t end) {
     auto at = [&](void* memory) { return static_cast<char*>(memory) + begin * size; };
