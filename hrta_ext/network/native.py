@@ -165,24 +165,33 @@ def _jet_gradients(
     second: Second,
 ) -> Gradients:
     """``gradients`` where those of second derivatives are among the given."""
-    if not _has_kernels(x, second):
-        given = grad_f, grad_df_dx, x, weight, output_weight, s, base, needs, second, grad_second
-        return reference.gradients(*given)
+    fused = _has_kernels(x, second)
+    of_inputs = fused and x.is_cpu  # those in x and s have kernels too
+    found: Gradients = (None, None, None, None)
+    by_chunks = (needs[0] and not of_inputs, needs[1] and not fused, needs[2] and not fused, needs[3] and not of_inputs)
+    if any(by_chunks):
+        found = reference.gradients(
+            grad_f, grad_df_dx, x, weight, output_weight, s, base, by_chunks, second, grad_second
+        )
+    if not fused:
+        return found
+    grad_x, _, _, grad_s = found
     x, weight, output_weight = _plain(x, weight, output_weight)
     problem = Problem(x, weight, output_weight, s, base)
-    grads = [
+    given = [
         None if grad is None else plain(grad, f"two_layer_jet: {name}")
         for grad, name in ((grad_f, "grad_f"), (grad_df_dx, "grad_df_dx"), (grad_second, "grad_second"))
     ]
     sizes = (1, x.shape[1], second.size())
-    places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(grads, sizes, strict=True)]
+    places = [problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)]
     told = (problem.call, *_described(second), *places)
-    grad_x = torch.empty_like(x) if needs[0] else None
-    if grad_x is not None:
+    if of_inputs and needs[0]:
+        grad_x = torch.empty_like(x)
         _C.two_layer_jet_input_gradient(*told, own(grad_x))
+    if of_inputs and needs[3]:
+        grad_s = torch.tensor(_C.two_layer_jet_parameter_gradient(*told), dtype=torch.float64)
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
     if needs[1] or needs[2]:
         _C.two_layer_jet_backward(*told, own(grad_weight), own(grad_output_weight))
-    of_s = torch.tensor(_C.two_layer_jet_parameter_gradient(*told), dtype=torch.float64) if needs[3] else None
-    return grad_x, grad_weight, grad_output_weight, of_s
+    return grad_x, grad_weight, grad_output_weight, grad_s
