@@ -118,6 +118,7 @@ void bind_training(py::module_& m) {
       .member("epsilon", &TwoLayerTraining::epsilon)
       .member("updates", &TwoLayerTraining::updates)
       .memory("f", &TwoLayerTraining::f)
+      .member("total_width", &TwoLayerTraining::total_width)
       .bound()
       .def_property_readonly("by_arcs", &cpu::trains_by_arcs);
   m.def("adam_update", &adam, py::arg("dtype"), py::arg("count"), py::arg("grad"), py::arg("parameter"),

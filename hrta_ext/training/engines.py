@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -97,7 +98,8 @@ class TermsEngine(TorchEngine):
             return loss
 
         if updates.serves(self.optimizer):
-            loss = closure()
+            with torch.enable_grad():  # as torch's step does
+                loss = closure()
             updates.update(self.optimizer)
         else:
             loss = self.optimizer.step(closure)
