@@ -18,12 +18,13 @@ NAMES = frozenset(
     for line in (
         "BASES GramCall GramEvaluation GramSums InfiniteCall Neurons QUANTITIES SCALAR_KINDS TWO_LAYER_CUDA_FEATURES",
         "TWO_LAYER_JET TWO_LAYER_JET_CUDA TWO_LAYER_PIECES TwoLayerCall TwoLayerPass TwoLayerTraining UpdateRule",
-        "build_info gram_add gram_arcs_add gram_arcs_begin gram_arcs_end gram_arcs_session gram_begin gram_digits",
-        "gram_direct gram_end gram_evaluate gram_figures gram_least_scratch gram_session gram_sums infinite_gram",
-        "parameter_gradient parameter_gradient_scratch power_sum random_weights relu_mask_backward relu_mask_forward",
-        "slope_times transform two_layer_backward two_layer_forward two_layer_input_gradient two_layer_jet_backward",
-        "two_layer_jet_forward two_layer_jet_scratch two_layer_parameter_gradient two_layer_scratch",
-        "two_layer_sum_neurons two_layer_sum_samples two_layer_train two_layer_training_scratch value",
+        "adam_update build_info gram_add gram_arcs_add gram_arcs_begin gram_arcs_end gram_arcs_session gram_begin",
+        "gram_digits gram_direct gram_end gram_evaluate gram_figures gram_least_scratch gram_session gram_sums",
+        "infinite_gram parameter_gradient parameter_gradient_scratch power_sum random_weights relu_mask_backward",
+        "relu_mask_forward slope_times transform two_layer_backward two_layer_forward two_layer_input_gradient",
+        "two_layer_jet_backward two_layer_jet_forward two_layer_jet_input_gradient two_layer_jet_parameter_gradient",
+        "two_layer_jet_scratch two_layer_parameter_gradient two_layer_scratch two_layer_sum_neurons",
+        "two_layer_sum_samples two_layer_train two_layer_training_scratch value",
     )
     for name in line.split()
 )

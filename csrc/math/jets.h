@@ -12,22 +12,24 @@ struct JetOf {
   T value, slope, curvature, third;
 };
 
-// exp(x) and expm1(x) for x <= 0, to a few ulp. Below the lowest they stay at its normal numbers, so that no scale
-// needs care for denormals.
+// exp(x) and expm1(x), over 2^kHalvings, to a few ulp, for x <= -lowest_jet_exponent. Below the lowest they stay at its
+// normal numbers, so that no scale needs care for denormals.
 template <typename T>
 HRTA_INLINE T lowest_jet_exponent() {
   return sizeof(Scalar<T>) == 4 ? T(-80) : T(-700);
 }
 
-template <typename T>
+template <int kHalvings = 0, typename T>
 HRTA_INLINE TanhParts<T> jet_exp(T x) {
   using Traits = FloatTraits<Scalar<T>>;
   x = at_least(x, lowest_jet_exponent<T>());
   const T shifted = multiply_add(x, T(Traits::kLog2E), T(Traits::kRoundingMagic));
   const T n = shifted - T(Traits::kRoundingMagic);
   const T r = multiply_add(n, T(-0.693147180559945309417232121458L), x);
-  const T reduced = multiply_add(r * r, expm1_core(r), r), scale = power_of_two(shifted, Traits::kExponentBias);
-  return {multiply_add(reduced, scale, scale), multiply_add(reduced, scale, scale - T(1))};
+  const T reduced = multiply_add(r * r, expm1_core(r), r);
+  const T scale = power_of_two(shifted, Traits::kExponentBias - kHalvings);
+  const T one(kHalvings == 0 ? 1.0 : 0.5);
+  return {multiply_add(reduced, scale, scale), multiply_add(reduced, scale, scale - one)};
 }
 
 // The logistic function at a = |x|, bounded, and at -a.
@@ -62,14 +64,16 @@ struct BaseJet<Relu2> {
   }
 };
 
+// tanh(x) = m / (1 + m), 1 - tanh(x)^2 = 2 h / (1 + m)^2 with h = exp(2 x) / 2, m = h - 1/2: sums run beside products,
+// so that few products are left.
 template <>
 struct BaseJet<Tanh> {
   template <typename T>
   static HRTA_INLINE JetOf<T> at(T x) {
-    const TanhParts<T> parts = jet_exp(T(-2) * absolute(x));
-    const T inverse = T(1) / (T(2) + parts.em1);
-    const T t = with_sign(parts.em1, x) * inverse, p = T(4) * parts.e * (inverse * inverse);
-    return {t, p, T(-2) * t * p, p * multiply_add(T(4) * t, t, T(-2) * p)};
+    const TanhParts<T> parts = jet_exp<1>(at_most(x + x, -lowest_jet_exponent<T>()));
+    const T inverse = T(1) / (T(1) + parts.em1), half = parts.e * (inverse * inverse);
+    const T t = parts.em1 * inverse, twice = t + t, p = half + half;
+    return {t, p, -(twice * p), p * multiply_add(twice, twice, -(p + p))};
   }
 };
 
@@ -131,14 +135,6 @@ struct BaseJet<SinBase<kFast>> {
     return {sine, cosine, -sine, -cosine};
   }
 };
-
-// Of sigma_s.
-template <typename Base, typename T>
-HRTA_INLINE JetOf<T> homotopy_jet(T x, Homotopy<Scalar<T>> h) {
-  const JetOf<T> jet = BaseJet<Base>::at(x);
-  const T s(h.s), linear(h.linear);
-  return {multiply_add(linear, x, s * jet.value), multiply_add(s, jet.slope, linear), s * jet.curvature, s * jet.third};
-}
 
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace hrta

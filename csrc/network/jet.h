@@ -83,6 +83,14 @@ void two_layer_jet_forward(const TwoLayerCall& call, const SecondDerivatives& se
 void two_layer_jet_backward(const TwoLayerCall& call, const SecondDerivatives& second,
                             const TwoLayerJetGradients& gradients, ParallelFor parallel_for);
 
+// The gradient of the same in x, summed over the networks: grad_x (n, D) = m^(-1/2) sum_k a_k e_ik w_k.
+void two_layer_jet_input_gradient(const TwoLayerCall& call, const SecondDerivatives& second,
+                                  const TwoLayerJetGradients& gradients, void* grad_x, ParallelFor parallel_for);
+
+// And in s: m^(-1/2) sum_ik a_k (g_i (sigma - z_ik) + p_ik (sigma' - 1) + q_ik sigma'').
+double two_layer_jet_parameter_gradient(const TwoLayerCall& call, const SecondDerivatives& second,
+                                        const TwoLayerJetGradients& gradients, ParallelFor parallel_for);
+
 }  // namespace cpu
 
 namespace cuda {

@@ -117,6 +117,23 @@ void jet_backward(const TwoLayerCall& call, int form, uint64_t columns, Address 
       });
 }
 
+void jet_input_gradient(const TwoLayerCall& call, int form, uint64_t columns, Address grad_f, Address grad_df_dx,
+                        Address grad_second, Address grad_x) {
+  require_memory_of(call);
+  const TwoLayerJetGradients gradients{pointer(grad_f), pointer(grad_df_dx), pointer(grad_second), nullptr, nullptr};
+  py::gil_scoped_release release;
+  cpu::two_layer_jet_input_gradient(call, {SecondForm(form), columns}, gradients, pointer(grad_x),
+                                    torch_pool_parallel_for);
+}
+
+double jet_parameter_gradient(const TwoLayerCall& call, int form, uint64_t columns, Address grad_f, Address grad_df_dx,
+                              Address grad_second) {
+  require_memory_of(call);
+  const TwoLayerJetGradients gradients{pointer(grad_f), pointer(grad_df_dx), pointer(grad_second), nullptr, nullptr};
+  py::gil_scoped_release release;
+  return cpu::two_layer_jet_parameter_gradient(call, {SecondForm(form), columns}, gradients, torch_pool_parallel_for);
+}
+
 // On a GPU alone: the CPU has no such limit of features.
 void sum_neurons(const TwoLayerCall& call, double scale, Address z, Address sums, bool replace, bool excess,
                  int device) {
@@ -174,12 +191,16 @@ void bind_network(py::module_& m) {
         py::arg("grad_output_weight"), scratch_memory, device);
   m.attr("TWO_LAYER_JET") = py::make_tuple(kMostJetFeatures, kMostQuadratic);
   m.attr("TWO_LAYER_JET_CUDA") = py::make_tuple(cuda::kMostFeatures, cuda::kMostQuadratic);
-  const py::arg form("form"), columns("columns");
+  const py::arg form("form"), columns("columns"), grad_df_dx("grad_df_dx"), grad_second("grad_second");
   m.def("two_layer_jet_scratch", &jet_scratch, call, form, columns, py::arg("backward"), device);
   m.def("two_layer_jet_forward", &jet_forward, call, form, columns, py::arg("f"), py::arg("df_dx"), py::arg("second"),
         scratch_memory, device);
-  m.def("two_layer_jet_backward", &jet_backward, call, form, columns, grad_f, py::arg("grad_df_dx"),
-        py::arg("grad_second"), py::arg("grad_weight"), py::arg("grad_output_weight"), scratch_memory, device);
+  m.def("two_layer_jet_backward", &jet_backward, call, form, columns, grad_f, grad_df_dx, grad_second,
+        py::arg("grad_weight"), py::arg("grad_output_weight"), scratch_memory, device);
+  m.def("two_layer_jet_input_gradient", &jet_input_gradient, call, form, columns, grad_f, grad_df_dx, grad_second,
+        py::arg("grad_x"));
+  m.def("two_layer_jet_parameter_gradient", &jet_parameter_gradient, call, form, columns, grad_f, grad_df_dx,
+        grad_second);
   m.def("two_layer_sum_neurons", &sum_neurons, call, py::arg("scale"), py::arg("z"), py::arg("sums"),
         py::arg("replace"), py::arg("excess"), device);
   m.def("two_layer_sum_samples", &sum_samples, call, py::arg("scale"), grad_f, py::arg("z"), py::arg("y"),

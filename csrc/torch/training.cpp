@@ -82,6 +82,15 @@ void train(const std::vector<const TwoLayerTraining*>& trainings, int64_t steps,
       });
 }
 
+// On the CPU; `taken`: the steps that the moments have seen.
+void adam(int dtype, int64_t count, Address grad, Address parameter, Address first, Address second, double lr,
+          double beta1, double beta2, double epsilon, int64_t taken) {
+  require_memory(count, {grad, parameter, first, second});
+  py::gil_scoped_release release;
+  cpu::adam_update(ScalarKind(dtype), count, pointer(grad), pointer(parameter), pointer(first), pointer(second),
+                   {lr, beta1, beta2, epsilon, taken}, torch_pool_parallel_for);
+}
+
 }  // namespace
 
 void bind_training(py::module_& m) {
@@ -112,6 +121,9 @@ void bind_training(py::module_& m) {
       .member("total_width", &TwoLayerTraining::total_width)
       .bound()
       .def_property_readonly("by_arcs", &cpu::trains_by_arcs);
+  m.def("adam_update", &adam, py::arg("dtype"), py::arg("count"), py::arg("grad"), py::arg("parameter"),
+        py::arg("first"), py::arg("second"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("epsilon"),
+        py::arg("taken"));
   m.def("two_layer_training_scratch", &scratch, py::arg("trainings"), py::arg("steps"), py::arg("device"));
   m.def("two_layer_train", &train, py::arg("trainings"), py::arg("steps"), py::arg("lr"), py::arg("s"), py::arg("loss"),
         py::arg("done"), py::arg("outputs_on_entry"), py::arg("outputs_on_return"), py::arg("scratch"),

@@ -72,6 +72,16 @@ int64_t two_layer_train(const TwoLayerTraining& training, int64_t steps, const d
 // Every member does `steps` steps, to the bits that it would get alone. Small networks take one thread each.
 void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int64_t steps, ParallelFor parallel_for);
 
+// Adam's rate and numbers, and the steps that the moments have seen.
+struct AdamStep {
+  double lr, beta1, beta2, epsilon;
+  int64_t taken;
+};
+
+// One update by Adam of `count` parameters, for gradients that come from elsewhere.
+void adam_update(ScalarKind dtype, int64_t count, const void* grad, void* parameter, void* first, void* second,
+                 const AdamStep& step, ParallelFor parallel_for);
+
 }  // namespace cpu
 
 namespace cuda {

@@ -43,8 +43,27 @@ def _present(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     return tuple(tensor for tensor in tensors if tensor is not None)
 
 
+def cut(outputs: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """One network's outputs in parts along the samples: those of the first, then those of the next."""
+    return tuple(part for output in outputs for part in output.split(sizes))
+
+
+def _joined(grads: Sequence[Tensor | None], sizes: Sequence[int]) -> tuple[Tensor | None, ...]:
+    """The gradients of outputs from those of their parts; None where no part has one."""
+    joined: list[Tensor | None] = []
+    for first in range(0, len(grads), len(sizes)):
+        parts = grads[first : first + len(sizes)]
+        one = next(iter(_present(parts)), None)
+        if one is not None:
+            filled = [one.new_zeros(n, *one.shape[1:]) if g is None else g for g, n in zip(parts, sizes, strict=True)]
+            joined.append(filled[0] if len(filled) == 1 else torch.cat(filled))
+        else:
+            joined.append(None)
+    return tuple(joined)
+
+
 class TwoLayer(Function):
-    """f, and what else is asked for, as a tuple."""
+    """f, and what else is asked for, as a tuple; with ``sizes`` each cut along the samples into so many parts."""
 
     @staticmethod
     def forward(
@@ -56,21 +75,24 @@ class TwoLayer(Function):
         base: str,
         with_gradient: bool,
         second: Second | None,
+        sizes: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, ...]:
         """The kernels; all inputs are kept."""
-        ctx.base, ctx.second = base, second
+        ctx.base, ctx.second, ctx.sizes = base, second, sizes
         ctx.set_materialize_grads(False)
         _save(ctx, s, x, weight, output_weight)
-        return serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient, second)
+        found = serve(native, reference, x, base).outputs(x, weight, output_weight, s, base, with_gradient, second)
+        return found if sizes is None else cut(found, sizes)
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_f: Tensor | None, grad_df_dx: Tensor | None = None, grad_second: Tensor | None = None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *of_parts: Tensor | None) -> tuple[Tensor | None, ...]:
         """Fused; differentiable in turn."""
+        if ctx.sizes is not None:
+            of_parts = _joined(of_parts, ctx.sizes)
+        grad_f, grad_df_dx, grad_second = (*of_parts, None, None)[:3]
         grads = _present((grad_f, grad_df_dx, grad_second))
         if not grads:
-            return (None,) * 7
+            return (None,) * 8
         (x, weight, output_weight), s = _saved(ctx)
         rest = ctx.base, ctx.needs_input_grad[:4], ctx.second, grad_second
         arguments = grad_f, grad_df_dx, x, weight, output_weight, s, *rest
@@ -81,7 +103,7 @@ class TwoLayer(Function):
                 found = _Gradients.apply(*arguments)
             else:
                 found = serve(native, reference, x, ctx.base).gradients(*arguments)
-        return *found[:3], _like(found[3], s), None, None, None
+        return *found[:3], _like(found[3], s), None, None, None, None
 
 
 class _Gradients(Function):

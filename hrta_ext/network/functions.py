@@ -16,7 +16,7 @@ from hrta_ext.compiled import KINDS
 from hrta_ext.groups import ranks_of
 from hrta_ext.inputs import Parameter, check_network
 from hrta_ext.network import native, ops, reference
-from hrta_ext.network.autograd import TransformableTwoLayer, TwoLayer
+from hrta_ext.network.autograd import TransformableTwoLayer, TwoLayer, cut
 from hrta_ext.network.second import Second
 from hrta_ext.network.shares import sharded
 
@@ -102,9 +102,15 @@ def run(
     base: str,
     with_gradient: bool,
     second: Second | None = None,
+    sizes: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, ...]:
-    """(f,), (f, df/dx) or these and the second derivatives, of checked arguments, by whoever serves such a call."""
+    """(f,), (f, df/dx) or these and the second derivatives, of checked arguments, by whoever serves such a call.
+
+    With ``sizes`` those of one network in parts along the samples, as ``autograd.cut`` gives them.
+    """
     tensors = (x, weight, output_weight)
+    if sizes is not None and (any(map(sees_formula, tensors)) or transforms_active() or not wants_grad(*tensors, s)):
+        return cut(run(*tensors, s, base, with_gradient, second), sizes)
     if any(sees_formula(tensor) for tensor in tensors):
         # Dynamo does not trace an op's autograd inside torch.func transforms.
         plain = BASES[base].number is None or (is_compiling() and functorch_active())
@@ -113,7 +119,7 @@ def run(
     if transforms_active():
         return TransformableTwoLayer.apply(*tensors, s, base, with_gradient, second)
     if wants_grad(*tensors, s):
-        return TwoLayer.apply(*tensors, s, base, with_gradient, second)
+        return TwoLayer.apply(*tensors, s, base, with_gradient, second, sizes)
     with torch.no_grad():
         return serve(native, reference, x, base).outputs(*tensors, s, base, with_gradient, second)
 

@@ -62,9 +62,9 @@ def two_layer_jet(
     Returns:
         :class:`Jet`, of x's dtype: float32 or float64; half types are computed in float32.
 
-    Differentiable in x, weight, output_weight and, when s is a tensor that requires grad, in s. The gradient in the
-    weights is fused like the jet; those in x and s, and derivatives of a higher order, are recomputed a chunk of
-    neurons at a time. Sums over neurons are in float64 in a fixed order. Beyond 64 features, or 136 numbers of
+    Differentiable in x, weight, output_weight and, when s is a tensor that requires grad, in s. These gradients are
+    fused like the jet (on a GPU those in the weights); the others, and derivatives of a higher order, are recomputed a
+    chunk of neurons at a time. Sums over neurons are in float64 in a fixed order. Beyond 64 features, or 136 numbers of
     ``second`` (a Hessian in 16 columns; on a GPU 64, 10 columns), plain torch takes chunks of neurons. Cost:
     docs/two_layer.md.
 
@@ -102,9 +102,6 @@ def two_layer_jet(
         return Jet(*(part.to(x.dtype) for part in jet))
     form = Second(second, tuple(sorted(asked)))
     f, df_dx, packed = run(x, weight, output_weight, s, base, True, form)
-    gradient = df_dx if first == list(range(x.shape[1])) else df_dx[..., first]
-    result = form.unpacked(packed)
-    if second != "laplacian" and asked != sorted(asked):
-        order = [sorted(asked).index(column) for column in asked]
-        result = result[..., order] if second == "diagonal" else result[..., order, :][..., order]
-    return Jet(f, gradient, result)
+    leading = first == list(range(len(first)))  # all, or all but the bias: a view
+    gradient = df_dx[..., : len(first)] if leading else df_dx[..., first]
+    return Jet(f, gradient, form.arranged(packed, asked))

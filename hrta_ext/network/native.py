@@ -67,7 +67,7 @@ class Problem:
 
     def run_jet(self, function: Any, second: Second, given: tuple[int, ...], *results: Tensor | None) -> None:
         """The jet's pass ``function`` of ``_C``, likewise."""
-        described = FORMS.index(second.form), sum(1 << column for column in second.columns)
+        described = _described(second)
         backward = function is _C.two_layer_jet_backward
         count = _C.two_layer_jet_scratch(self.call, *described, backward, self.device) if self.device >= 0 else 0
         self._run(function, count, (*described, *given), results)
@@ -75,6 +75,11 @@ class Problem:
     def _run(self, function: Any, scratch: int, given: tuple[int, ...], results: tuple[Tensor | None, ...]) -> None:
         memory = torch.empty(scratch, dtype=torch.uint8, device=self.tensors[0].device) if self.device >= 0 else None
         function(self.call, *given, *map(own, results), own(memory), self.device)
+
+
+def _described(second: Second) -> tuple[int, int]:
+    """The form's number in the kernels, and the bits of the columns."""
+    return FORMS.index(second.form), sum(1 << column for column in second.columns)
 
 
 def _has_kernels(x: Tensor, second: Second) -> bool:
@@ -169,14 +174,16 @@ def _jet_gradients(
 ) -> Gradients:
     """``gradients`` where those of second derivatives are among the given."""
     fused = _has_kernels(x, second)
-    by_chunks = (needs[0], needs[1] and not fused, needs[2] and not fused, needs[3])
+    of_inputs = fused and x.is_cpu  # those in x and s have kernels too
     found: Gradients = (None, None, None, None)
+    by_chunks = (needs[0] and not of_inputs, needs[1] and not fused, needs[2] and not fused, needs[3] and not of_inputs)
     if any(by_chunks):
         found = reference.gradients(
             grad_f, grad_df_dx, x, weight, output_weight, s, base, by_chunks, second, grad_second
         )
-    if not fused or not (needs[1] or needs[2]):
+    if not fused:
         return found
+    grad_x, _, _, grad_s = found
     x, weight, output_weight = _plain(x, weight, output_weight)
     problem = Problem(x, weight, output_weight, s, base)
     given = [
@@ -187,7 +194,14 @@ def _jet_gradients(
     places = tuple(
         problem.address(grad, "gradients", problem.count * size) for grad, size in zip(given, sizes, strict=True)
     )
+    if of_inputs and needs[0]:
+        grad_x = torch.empty_like(x)
+        _C.two_layer_jet_input_gradient(problem.call, *_described(second), *places, own(grad_x))
+    if of_inputs and needs[3]:
+        found_s = _C.two_layer_jet_parameter_gradient(problem.call, *_described(second), *places)
+        grad_s = torch.tensor(found_s, dtype=torch.float64)
     grad_weight = torch.empty_like(weight) if needs[1] else None
     grad_output_weight = torch.empty_like(output_weight) if needs[2] else None
-    problem.run_jet(_C.two_layer_jet_backward, second, places, grad_weight, grad_output_weight)
-    return found[0], grad_weight, grad_output_weight, found[3]
+    if needs[1] or needs[2]:
+        problem.run_jet(_C.two_layer_jet_backward, second, places, grad_weight, grad_output_weight)
+    return grad_x, grad_weight, grad_output_weight, grad_s

@@ -6,6 +6,7 @@ m^(-1/2) sum_k a_k sigma_s'' V_k with a row V_k of R numbers for each neuron. cs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,14 @@ class Second:
         upper = torch.triu_indices(count, count)
         place[upper[0], upper[1]] = place[upper[1], upper[0]] = torch.arange(self.size())
         return values[..., place.to(values.device)]
+
+    def arranged(self, values: Tensor, columns: Sequence[int]) -> Tensor:
+        """``unpacked`` with these columns, the same ones, in the order that somebody asked for."""
+        result = self.unpacked(values)
+        if self.form == "laplacian" or list(columns) == list(self.columns):
+            return result
+        order = [self.columns.index(column) for column in columns]
+        return result[..., order] if self.form == "diagonal" else result[..., order, :][..., order]
 
 
 def _index(columns: list[int], like: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hrta_ext.training import updates
 from hrta_ext.training.data import Batches
 from hrta_ext.training.losses import training_loss
 from hrta_ext.training.objective import PointTerms
@@ -85,7 +87,9 @@ class TermsEngine(TorchEngine):
 
         def closure() -> Any:
             nonlocal calls
-            self.optimizer.zero_grad(set_to_none=True)
+            for group in self.optimizer.param_groups:  # zero_grad, without what that costs
+                for parameter in group["params"]:
+                    parameter.grad = None
             loss = self.terms.loss(step)
             loss.backward()
             if calls == 0:
@@ -93,5 +97,10 @@ class TermsEngine(TorchEngine):
             calls += 1
             return loss
 
-        loss: Any = self.optimizer.step(closure)
+        if updates.serves(self.optimizer):
+            with torch.enable_grad():  # as torch's step does
+                loss = closure()
+            updates.update(self.optimizer)
+        else:
+            loss = self.optimizer.step(closure)
         return loss.detach()

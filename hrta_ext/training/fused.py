@@ -23,11 +23,11 @@ from hrta_ext.training import native
 from hrta_ext.training.data import Samples
 from hrta_ext.training.losses import HOOKS
 from hrta_ext.training.optimizers import LearningRate
+from hrta_ext.training.updates import ADAM_OPTIONS
 
 # Between two calls Ctrl-C, progress and checkpoints get their turn.
 _SECONDS_PER_CALL = 0.1
 _MOST_STEPS_PER_CALL = 1 << 20
-_ADAM_OPTIONS = ("weight_decay", "amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
 _SGD_OPTIONS = ("weight_decay", "dampening", "nesterov", "maximize", "differentiable")
 
 
@@ -89,7 +89,7 @@ def _why_not_optimizer(net: nn.Module, optimizer: Optimizer) -> str | None:
         return "the optimizer must have one group, of both weights"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer has hooks, which it would not call"
-    for name in _ADAM_OPTIONS if type(optimizer) is Adam else _SGD_OPTIONS:
+    for name in ADAM_OPTIONS if type(optimizer) is Adam else _SGD_OPTIONS:
         if groups[0].get(name):
             return f"the optimizer has {name}={groups[0][name]}, which it does not know"
     numbers = ("lr", *groups[0].get("betas", ()))

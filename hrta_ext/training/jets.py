@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import zip_longest
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.bases import BASES, Base
+from hrta_ext.inputs import with_bias
+from hrta_ext.network.functions import HALF_TYPES, run
 from hrta_ext.network.jets import Jet
 from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.network.second import Second
 from hrta_ext.training.losses import by_autograd, is_plain, value_and_gradient
 
 _SERVE = ("relu2, tanh, gelu, silu, softplus, erf and sin serve", "tanh, gelu, silu, softplus, erf and sin serve")
@@ -103,19 +107,62 @@ def passes_of(needs: Sequence[Need], counts: Sequence[int]) -> list[list[int]]:
     return passes
 
 
-def jets_of(net: nn.Module, points: Sequence[Tensor], needs: Sequence[Need], passes: list[list[int]]) -> list[Jet]:
-    """The jets of all terms, each with what it needs."""
+class Joined:
+    """What passes of a TwoLayerNet look at: its terms' points in one tensor, with the bias, made when they change."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, tuple[list[Tensor], list[int], Tensor]] = {}
+
+    def of(self, number: int, points: list[Tensor], bias: bool) -> Tensor:
+        """The samples (n, D) of pass ``number``."""
+        versions = [0 if p.is_inference() else p._version for p in points]
+        before = self.made.get(number)
+        same = before is not None and all(p is q for p, q in zip(points, before[0], strict=True))
+        if before is None or not same or versions != before[1]:
+            joined = torch.cat(points) if len(points) > 1 else points[0]
+            before = self.made[number] = points, versions, with_bias(joined) if bias else joined
+        return before[2]
+
+
+def jets_of(
+    net: nn.Module, points: Sequence[Tensor], needs: Sequence[Need], passes: list[list[int]], samples: Joined
+) -> list[Jet]:
+    """The jets of all terms, each with what it needs. ``samples`` keeps what the passes are made of."""
     jets: dict[int, Jet] = {}
-    for members in passes:
-        if len(members) == 1:
-            jets[members[0]] = jet_of(net, points[members[0]], needs[members[0]])
-            continue
-        sizes = [len(points[k]) for k in members]
-        whole = jet_of(net, torch.cat([points[k] for k in members]), needs[members[0]])
-        parts = [[None] * len(sizes) if part is None else part.split(sizes) for part in tuple(whole)]
-        for k, value, gradient, second in zip(members, *parts, strict=True):
+    for number, members in enumerate(passes):
+        need, of_pass = needs[members[0]], [points[k] for k in members]
+        sizes = tuple(len(p) for p in of_pass)
+        shared = getattr(net, "ranks", None) is not None  # whose sums are those of all ranks
+        if is_plain(net) and not shared and net.weight.dtype not in HALF_TYPES:
+            assert isinstance(net, TwoLayerNet)
+            parts = _of_plain(net, samples.of(number, of_pass, net.bias), need, sizes)
+        else:
+            whole = jet_of(net, torch.cat(of_pass) if len(members) > 1 else of_pass[0], need)
+            if len(members) == 1:
+                jets[members[0]] = whole
+                continue
+            cut = [[None] * len(sizes) if part is None else part.split(sizes) for part in tuple(whole)]
+            parts = list(zip(*cut, strict=True))
+        for k, (value, gradient, second) in zip(members, parts, strict=True):
             jets[k] = _seen(needs[k], value, gradient, second)
     return [jets[k] for k in range(len(points))]
+
+
+def _of_plain(net: TwoLayerNet, samples: Tensor, need: Need, sizes: tuple[int, ...]) -> list[tuple[Any, Any, Any]]:
+    """Value, gradient and second derivatives of the module's formula at samples (n, D), with the bias, cut by sizes."""
+    inputs, form = net.in_features, None
+    asked = tuple(range(inputs)) if need.columns is None else need.columns
+    if need.kind not in ("value", "gradient"):
+        form = Second(need.kind, tuple(sorted(asked)))
+    found = run(samples, net.weight, net.output_weight, net.s, net.base, need.kind != "value", form, sizes)
+    values, df_dx, packed = (list(found[at : at + len(sizes)]) for at in range(0, 3 * len(sizes), len(sizes)))
+    gradients = [part[:, :inputs] for part in df_dx]
+    if net.skip is not None:
+        rows = samples.split(sizes)
+        values = [part + x @ net.skip for part, x in zip(values, rows, strict=True)]
+        gradients = [part + net.skip[:inputs] for part in gradients]
+    seconds = [] if form is None else [form.arranged(part, asked) for part in packed]
+    return list(zip_longest(values, gradients, seconds))
 
 
 def _seen(need: Need, value: Tensor, gradient: Tensor | None, second: Tensor | None) -> Jet:

@@ -16,7 +16,7 @@ from hrta_ext.compiled import require_memory
 from hrta_ext.files import hash_tensor
 from hrta_ext.inputs import DtypeError, check_columns
 from hrta_ext.network.module import TwoLayerNet
-from hrta_ext.training.jets import Need, jets_of, passes_of, trainable_order, untrainable
+from hrta_ext.training.jets import Joined, Need, jets_of, passes_of, trainable_order, untrainable
 from hrta_ext.training.terms import AUTO, Task, Term, mean_and_error, name_of_loss, names_of
 
 _NEW_DRAWS = 16  # of every sampler, after the last one of the training: what the loss is on points not trained on
@@ -60,7 +60,7 @@ class PointTerms:
             self.terms.append(_checked(name, term, self._at(k, term, name, 0).shape[1], order))
         self.needs = [checked.need for checked in self.terms]
         counts = [len(self._at(k, checked.term, checked.name, 0)) for k, checked in enumerate(self.terms)]
-        self.passes = passes_of(self.needs, counts)
+        self.passes, self.samples = passes_of(self.needs, counts), Joined()
         for p in task.unknowns():
             if p.device != self.device:
                 raise ValueError(f"fit: parameters must be on the net's device, {self.device}, got {p.device}")
@@ -126,7 +126,7 @@ class PointTerms:
         values = []
         numbered = enumerate(zip(self.terms, draws, strict=True))
         every = [self._at(k, checked.term, checked.name, draw) for k, (checked, draw) in numbered]
-        jets = jets_of(self.net, every, self.needs, self.passes)
+        jets = jets_of(self.net, every, self.needs, self.passes, self.samples)
         for checked, points, jet in zip(self.terms, every, jets, strict=True):
             term = checked.term
             pointwise = term.loss(jet, points)

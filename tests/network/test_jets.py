@@ -91,6 +91,46 @@ def test_gradients_in_the_weights(device: torch.device, base: str, form: str) ->
                 assert close(got.cpu(), true, tolerance)
 
 
+@pytest.mark.parametrize("base", SMOOTH_BASES)
+def test_gradients_in_the_samples_and_in_s(device: torch.device, base: str) -> None:
+    """Against the chunks of torch in float64, which gradcheck covers: two networks share the samples; parts alone."""
+    x, weight, output_weight = problem(130, 71, 3, networks=(2,), seed=5)
+    s = torch.tensor(S, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    for dtype, tolerance in ((torch.float32, 4e-6), (torch.float64, 1e-12)):
+        rounded = [t.to(dtype) for t in (x, weight, output_weight)]
+        for form, which in (("laplacian", (0, 1, 2)), ("hessian", (2,)), ("diagonal", (1, 2))):
+            found = []
+            for kind, name in ((dtype, "native" if hx.backends()["cpp"] else "torch"), (torch.float64, "torch")):
+                leaves = [t.to(device, kind).requires_grad_() for t in (*rounded, s)]
+                with hx.use_backend(name):
+                    jet = hx.two_layer_jet(*leaves[:3], leaves[3].double(), base=base, second=form, columns=(0, 1))
+                generator.manual_seed(1)
+                factors = [torch.randn(jet[k].shape, generator=generator).to(device, kind) for k in which]
+                found.append(torch.autograd.grad([jet[k] for k in which], (leaves[0], leaves[3]), factors))
+            for got, exact, terms in zip(*found, (1, 20), strict=True):  # that in s is a small sum of large terms
+                assert close(got.cpu(), exact.cpu(), terms * tolerance)
+
+
+def test_bits_do_not_depend_on_threads() -> None:
+    """Neither those of the jet nor of any gradient, of several networks and of a single one."""
+    before = torch.get_num_threads()
+    for networks, n, m, features in (((3,), 300, 700, 3), ((), 2100, 600, 5)):
+        tensors = [*problem(n, m, features, torch.float32, networks), torch.tensor(S)]
+        found = []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                leaves = [t.clone().requires_grad_() for t in tensors]
+                jet = hx.two_layer_jet(*leaves, second="hessian")
+                grads = torch.autograd.grad(sum(part.square().sum() for part in jet), leaves)  # type: ignore[arg-type]
+                found.append([*jet, *grads])
+        finally:
+            torch.set_num_threads(before)
+        for other in found[1:]:
+            assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("base", ["tanh", "cosine"])
 def test_derivatives_in_everything(device: torch.device, monkeypatch: pytest.MonkeyPatch, base: str, form: str) -> None:

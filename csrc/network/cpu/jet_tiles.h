@@ -32,33 +32,47 @@ constexpr bool kJetInLanes = kHasFusedMultiplyAdd<double>;
 template <bool kFast>
 constexpr bool kJetInLanes<SinBase<kFast>> = false;
 
+// The base's derivatives at every z.
 template <typename Base, bool kWithThird, typename T>
-void evaluate_jet(JetTiles<T>& tiles, int n, Homotopy<T> h) {
+void evaluate_jet(JetTiles<T>& tiles, int n) {
   const T* z = tiles.z.values;
   T *value = tiles.value.values, *slope = tiles.slope.values;
   T *curvature = tiles.curvature.values, *third = tiles.third.values;
   if constexpr (Base::kGrowth == Growth::kOscillating) {
-    if (all_within(z, n, fast_turn_limit<T>())) return evaluate_jet<FastSin, kWithThird>(tiles, n, h);
+    if (all_within(z, n, fast_turn_limit<T>())) return evaluate_jet<FastSin, kWithThird>(tiles, n);
   }
-  auto put = [&](int i, const auto& jet) {
-    store(value + i, jet.value);
-    store(slope + i, jet.slope);
-    store(curvature + i, jet.curvature);
-    if constexpr (kWithThird) store(third + i, jet.third);
-  };
   if constexpr (kJetInLanes<Base>) {
-    constexpr int kRegisters = 2;
-    static_assert(kTile<T> % (kRegisters * kLanes<T>) == 0, "whole steps");
-    for (int i = 0; i < n; i += kRegisters * kLanes<T>) put(i, homotopy_jet<Base>(load_lanes<kRegisters>(z + i), h));
+    for (int i = 0; i < n; i += kTile<T>) {
+      const auto jet = BaseJet<Base>::at(load_lanes<kTileVectors>(z + i));
+      store(value + i, jet.value);
+      store(slope + i, jet.slope);
+      store(curvature + i, jet.curvature);
+      if constexpr (kWithThird) store(third + i, jet.third);
+    }
   } else {
 #pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
-      const JetOf<T> jet = homotopy_jet<Base>(z[i], h);
+      const JetOf<T> jet = BaseJet<Base>::at(z[i]);
       value[i] = jet.value;
       slope[i] = jet.slope;
       curvature[i] = jet.curvature;
       if constexpr (kWithThird) third[i] = jet.third;
     }
+  }
+}
+
+// sigma(z) - z and sigma'(z) - 1, the derivatives in s, in place of sigma and sigma'.
+template <typename Base, typename T>
+void evaluate_excess(JetTiles<T>& tiles, int n) {
+  const T* z = tiles.z.values;
+  if constexpr (Base::kGrowth == Growth::kOscillating) {
+    if (all_within(z, n, fast_turn_limit<T>())) return evaluate_excess<FastSin>(tiles, n);
+  }
+  T *value = tiles.value.values, *slope = tiles.slope.values;
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    value[i] = homotopy_parameter_gradient<Base>(z[i]);
+    slope[i] = homotopy_slope_parameter_gradient<Base>(z[i]);
   }
 }
 
@@ -77,10 +91,9 @@ HRTA_INLINE void add_products(const Vector<T>* factors, const T* row, Vector<T>&
   sum = total;
 }
 
-// Adds to sums (samples, K). `partial`: kJetSamples K vectors.
+// Adds sum_k a_k (sigma, sigma' w_k, sigma'' V_k) to sums (samples, K). `partial`: kJetSamples K vectors.
 template <typename Base, typename T>
-void jet_forward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, Homotopy<T> h, double* sums,
-                 Vector<T>* partial) {
+void jet_forward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, double* sums, Vector<T>* partial) {
   const int features = samples.features, outputs = 1 + features + block.count;
   const int64_t stride = block.neurons.stride;
   JetTiles<T> tiles;
@@ -89,7 +102,7 @@ void jet_forward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, Ho
     for (int at = 0; at < count * outputs; ++at) partial[at] = Vector<T>{};
     for (int j = 0; j < block.neurons.count; j += kTile<T>) {
       products(samples.x + first * features, count, features, block.neurons.weight + j, stride, tiles.z.values);
-      evaluate_jet<Base, false>(tiles, count * kTile<T>, h);
+      evaluate_jet<Base, false>(tiles, count * kTile<T>);
       Vector<T> a[kTileVectors];
       for (int v = 0; v < kTileVectors; ++v) a[v] = load(block.neurons.output_weight + j + v * kLanes<T>);
       for (int i = 0; i < count; ++i) {
@@ -160,24 +173,23 @@ void with_sample_terms(const JetSampleGradients<T>& given, int64_t first, int co
   for (int v = 0; v < kTileVectors; ++v) store(grad_a + v * kLanes<T>, load(grad_a + v * kLanes<T>) + sums[v]);
 }
 
-// What network/jet.h says of two_layer_jet_backward but for the factor m^(-1/2). `quadratic` (R, count) is scratch for
-// the gradients in V. Sums over samples are in T: a tile of samples at a time, then the tiles.
-template <typename Base, typename T>
-void jet_backward(const TwoLayerSamples<T>& samples, const SecondDerivatives& second, const JetBlock<T>& block,
-                  Homotopy<T> h, const JetSampleGradients<T>& given, const TwoLayerBlockGradients<T>& gradients,
-                  T* quadratic) {
+// The sums over samples of what network/jet.h says of two_layer_jet_backward, of sigma in place of sigma_s and without
+// a_k; those in V go to `quadratic` (R, count). With kExcess those of the derivatives in s, to the gradient in a alone.
+// Sums are in T: a tile of samples at a time, then the tiles.
+template <typename Base, bool kExcess, typename T>
+void jet_backward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, const JetSampleGradients<T>& given,
+                  const TwoLayerBlockGradients<T>& gradients, T* quadratic) {
   const int features = samples.features;
   const int64_t stride = block.neurons.stride;
   JetTiles<T> tiles;
   for (int j = 0; j < block.neurons.count; j += kTile<T>) {
-    const T* weight = block.neurons.weight + j;
-    T* grad_a = gradients.output_weight + j;
     for (int64_t first = 0; first < samples.n; first += kJetSamples) {
       const int count = int(samples.n - first < kJetSamples ? samples.n - first : kJetSamples);
       const T* x = samples.x + first * features;
-      products(x, count, features, weight, stride, tiles.z.values);
-      evaluate_jet<Base, true>(tiles, count * kTile<T>, h);
-      with_sample_terms(given, first, count, features, block, j, tiles, grad_a);
+      products(x, count, features, block.neurons.weight + j, stride, tiles.z.values);
+      evaluate_jet<Base, true>(tiles, count * kTile<T>);
+      if constexpr (kExcess) evaluate_excess<Base>(tiles, count * kTile<T>);
+      with_sample_terms(given, first, count, features, block, j, tiles, gradients.output_weight + j);
       if (!gradients.with_weight) continue;
       add_outer(tiles.z.values, count, x, features, gradients.weight + j, gradients.stride);
       if (given.df_dx != nullptr) {
@@ -189,23 +201,36 @@ void jet_backward(const TwoLayerSamples<T>& samples, const SecondDerivatives& se
                   stride);
       }
     }
-    if (!gradients.with_weight) continue;
-    auto add_product = [&](int to, int other, int r) {
-      T* target = gradients.weight + to * gradients.stride + j;
-      for (int k = 0; k < kTile<T>; ++k) {
-        target[k] = hrta::multiply_add(weight[other * stride + k], quadratic[r * stride + j + k], target[k]);
+  }
+}
+
+// Adds sum_k a_k e_ik w_k, e of sigma, to sums (samples, D). `partial`: kJetSamples D vectors; `unused`: as a's
+// gradient.
+template <typename Base, typename T>
+void jet_input_gradient(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, const JetSampleGradients<T>& given,
+                        double* sums, Vector<T>* partial, T* unused) {
+  const int features = samples.features;
+  const int64_t stride = block.neurons.stride;
+  JetTiles<T> tiles;
+  for (int64_t first = 0; first < samples.n; first += kJetSamples) {
+    const int count = int(samples.n - first < kJetSamples ? samples.n - first : kJetSamples);
+    for (int at = 0; at < count * features; ++at) partial[at] = Vector<T>{};
+    for (int j = 0; j < block.neurons.count; j += kTile<T>) {
+      products(samples.x + first * features, count, features, block.neurons.weight + j, stride, tiles.z.values);
+      evaluate_jet<Base, true>(tiles, count * kTile<T>);
+      with_sample_terms(given, first, count, features, block, j, tiles, unused + j);
+      for (int i = 0; i < count; ++i) {
+        Vector<T> factors[kTileVectors];
+        for (int v = 0; v < kTileVectors; ++v) {
+          factors[v] = load(block.neurons.output_weight + j + v * kLanes<T>) *
+                       load(tiles.z.values + i * kTile<T> + v * kLanes<T>);
+        }
+        for (int d = 0; d < features; ++d) {
+          add_products(factors, block.neurons.weight + d * stride + j, partial[i * features + d]);
+        }
       }
-    };
-    if (given.second != nullptr) {
-      over_products(second, [&](int r, int c, int other) {
-        add_product(c, other, r);
-        add_product(other, c, r);
-      });
     }
-    for (int d = 0; d < features; ++d) {
-      T* target = gradients.weight + d * gradients.stride + j;
-      for (int k = 0; k < kTile<T>; ++k) target[k] *= block.neurons.output_weight[j + k];
-    }
+    for (int at = 0; at < count * features; ++at) sums[first * features + at] += sum_of_lanes(partial[at]);
   }
 }
 

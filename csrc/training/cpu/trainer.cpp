@@ -248,5 +248,21 @@ void two_layer_train_ensemble(const TwoLayerMember* members, int64_t count, int6
   run_parallel(parallel_for, count, 1, train);  // the pool runs what is inside on the thread that it is on
 }
 
+void adam_update(ScalarKind dtype, int64_t count, const void* grad, void* parameter, void* first, void* second,
+                 const AdamStep& step, ParallelFor parallel_for) {
+  TwoLayerTraining training{};
+  training.rule = UpdateRule::kAdam;
+  training.beta1 = step.beta1;
+  training.beta2 = step.beta2;
+  training.epsilon = step.epsilon;
+  const UpdateNumbers numbers = update_numbers(training, step.taken, step.lr);
+  const int64_t size = dtype == ScalarKind::kFloat32 ? 4 : 8;
+  run_parallel(parallel_for, count, kReduceGrain, [&](int64_t begin, int64_t end) {
+    auto at = [&](void* memory) { return static_cast<char*>(memory) + begin * size; };
+    update_loops().update({dtype, numbers, end - begin, static_cast<const char*>(grad) + begin * size, at(parameter),
+                           at(first), at(second)});
+  });
+}
+
 }  // namespace cpu
 }  // namespace hrta
