@@ -33,8 +33,7 @@ from hrta_ext.training.ramps import ramp
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.training.terms import Term
-
-__version__ = "0.1.0"
+from hrta_ext.version import __version__ as __version__
 
 __all__ = [
     "AdaptiveHomotopy",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from hrta_ext import compiled
 from hrta_ext.bases import BASES
+from hrta_ext.version import __version__
 
 _FORCED_NAMES = ("torch", "native", "cpp", "cuda")
 _REBUILD = "run 'pip install --no-build-isolation .' in the source checkout"
@@ -54,6 +54,11 @@ def why_not_on(device: int) -> str | None:
     """Why the CUDA kernels of this binary do not run on one GPU, with the cure; None when they do."""
     if compiled.has_image(device):
         return None
+    if old := compiled.old_driver():
+        return (
+            f"the driver is of CUDA {old[0]}, the kernels need one of CUDA {old[1]}; update it, or with an nvcc of CUDA "
+            f"{old[0]} on the PATH, {_REBUILD}"
+        )
     major, minor = capability = torch.cuda.get_device_capability(device)
     card = f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}"
     if capability < _OLDEST:
@@ -112,7 +117,7 @@ def build_info() -> dict[str, Any]:
     info["simd_levels"] = info["simd_levels"].split()
     info["cuda_architectures"] = compiled.cuda_architectures().split(",") if compiled.cuda_architectures() else []
     return info | {
-        "version": importlib.metadata.version("hrta_ext"),
+        "version": __version__,
         "torch": torch.__version__,
         "cuda_reason": why_not("cuda"),
         "python": platform.python_version(),
