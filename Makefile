@@ -31,8 +31,9 @@ endif
 	$(BIN)/pip install -q $(BUILD_PACKAGES)
 	touch $@
 
-# pip install -e compiles what has changed in csrc/ (build/ keeps the rest) and adds the extras named.
-$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+# pip install -e compiles what has changed in csrc/ (build/ keeps the rest) and adds the extras named. __init__.py holds the
+# version, which the installed metadata repeat.
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE) hrta_ext/__init__.py
 	$(BIN)/pip install -q --no-build-isolation -e ".[cli,plot]"
 	touch $@
 

@@ -33,7 +33,8 @@ from hrta_ext.training.ramps import ramp
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.training.terms import Term
-from hrta_ext.version import __version__ as __version__
+
+__version__ = "0.2.0"  # pyproject.toml takes it from here
 
 __all__ = [
     "AdaptiveHomotopy",

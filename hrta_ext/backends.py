@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import sys
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from hrta_ext import compiled
 from hrta_ext.bases import BASES
-from hrta_ext.version import __version__
 
 _FORCED_NAMES = ("torch", "native", "cpp", "cuda")
 _REBUILD = "run 'pip install --no-build-isolation .' in the source checkout"
@@ -117,7 +117,7 @@ def build_info() -> dict[str, Any]:
     info["simd_levels"] = info["simd_levels"].split()
     info["cuda_architectures"] = compiled.cuda_architectures().split(",") if compiled.cuda_architectures() else []
     return info | {
-        "version": __version__,
+        "version": importlib.metadata.version("hrta_ext"),
         "torch": torch.__version__,
         "cuda_reason": why_not("cuda"),
         "python": platform.python_version(),

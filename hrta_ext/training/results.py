@@ -2,6 +2,7 @@
 
 # Annotations stay objects: as strings, those of FitResult would be looked up in hrta_ext, the module that it names.
 
+import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from hrta_ext.files import write_json
-from hrta_ext.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class FitResult:
             "steps": self.loss.numel(),
             "final_loss": self.loss[-1].item() if self.loss.numel() else None,
             "versions": {
-                "hrta_ext": __version__,
+                "hrta_ext": importlib.metadata.version("hrta_ext"),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

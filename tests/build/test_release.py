@@ -26,15 +26,15 @@ pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs 
 
 
 def test_the_version_stands_in_one_place() -> None:
-    """Releases are named by hand in version.py alone; what repeats the number may not lag behind."""
+    """Releases are named by hand in hrta_ext/__init__.py alone; what repeats the number may not lag behind."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" not in project["project"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "hrta_ext.version.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "hrta_ext.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", hx.__version__)
     assert f"\nversion: {hx.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     literal = re.compile(r"(?m)^(?:__)?version(?:__)?\s*=\s*[\"']\d")
     found = [path for path in (ROOT / "hrta_ext").rglob("*.py") if literal.search(path.read_text(encoding="utf-8"))]
-    assert [path.name for path in found] == ["version.py"]
+    assert [path.name for path in found] == ["__init__.py"]
 
 
 def test_the_citation_names_paper_and_software() -> None:
