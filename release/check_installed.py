@@ -25,7 +25,8 @@ class Environment:
         self.python = folder / "bin" / "python"
         dropped = ("HRTA_", "PYTHONPATH", "CXX", "CUDACXX")
         self.variables = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-        self.variables |= {"PATH": str(folder / "bin"), "PYTHONSAFEPATH": "1"}
+        # One thread: the commands are short, and threads of several would wait for each other.
+        self.variables |= {"PATH": str(folder / "bin"), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
         for name in ("cc", "c++", "g++", "clang++", "nvcc"):
             assert shutil.which(name, path=self.variables["PATH"]) is None, name
 
