@@ -92,7 +92,9 @@ def check_activation(base: str) -> None:
                 _C.transform(at(x), at(y), x.size, KINDS[dtype], _C.BASES.index(base), quantity, s, 0, 0, 0, 0, CPU)
                 if dtype == "float16":
                     size = np.maximum(size, np.abs(right))
-                allowed = (ulps + (2.0 if quantity == 2 and dtype == "float32" else 0.0)) * spacing(size, dtype)
+                # The formulas here round z^2 before they take its exponential.
+                lost = 2.0 * z * z if base in ("gelu", "erf") and dtype == "float64" else 0.0
+                allowed = (ulps + lost + (2.0 if quantity == 2 and dtype == "float32" else 0.0)) * spacing(size, dtype)
                 check(f"{base}, {dtype}, s = {s}, order {quantity}", y, right, allowed)
 
 
