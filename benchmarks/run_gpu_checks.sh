@@ -6,7 +6,7 @@
 #
 # Python has to have torch (2.11 or later, CUDA), numpy, pybind11, setuptools, ninja, cmake; pytest, pytest-xdist and
 # hypothesis for test; typer, rich and tqdm for doctor and bench. OUT in the environment is DIR too (default gpu_checks).
-# DIR gets log.txt, summary.txt, the JSON of doctor and of every benchmark, and the roofline: eight files.
+# DIR gets log.txt, summary.txt, the JSON of doctor and of every benchmark, and the pictures of their results.
 # The package is built into build/gpu_checks, where later calls with other steps find it.
 #
 # In the environment: PYTHON, the interpreter; HRTA_EXT_CUDA_ARCHITECTURES, default the card's own alone; SECONDS_ALL,
@@ -88,7 +88,6 @@ build() {
   rm -rf "$site"
   run 300 build env HRTA_EXT_CUDA=1 HRTA_EXT_CUDA_ARCHITECTURES="$architectures" \
     "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$site" "$root" || return
-  ln -s "$root/benchmarks" "$site/benchmarks" # where `hrta bench` looks for them
   # An editable install elsewhere in this Python could lend its kernels to the package just built.
   run 60 backend "$python" -c '
 import sys, hrta_ext as hx

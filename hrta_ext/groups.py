@@ -7,10 +7,11 @@ an all-reduce of gloo or nccl would choose an order of its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,13 +21,37 @@ from torch import Tensor
 
 from hrta_ext.files import hash_tensor
 
-_GATHERED = 2**22  # entries of every rank that are held at once: 32 MiB of float64
+_GATHERED = 2**22  # entries of all ranks that are held at once: 32 MiB of float64
 _MESSAGE = 2000  # characters of an error that travel
 _warned = False
+_WORKING, _DONE, _FAILED = range(3)
 
 
 class RankError(RuntimeError):
     """Another rank failed; the message names it and says what it said."""
+
+
+class _Elsewhere(Exception):
+    """Another rank failed, which says more about it in the end of the stage."""
+
+
+class Facts(dict[str, object]):
+    """What must be equal on every rank, by the names that errors give it; and a number that need not.
+
+    Attributes:
+        count: This rank's number, such as that of its neurons.
+        counts: Those of all ranks, once the stage has ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.counts: list[int] = []
+
+    def fingerprint(self) -> int:
+        """A number of 56 bits that differs where the facts do."""
+        told = json.dumps({name: str(value) for name, value in self.items()})
+        return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7], "big")
 
 
 class Ranks:
@@ -61,14 +86,33 @@ class Ranks:
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of every rank's ``value``, in the order of the ranks: the same bits on all of them."""
-        flat = value.detach().reshape(-1)
-        total = torch.empty_like(flat)
-        for first in range(0, flat.numel(), _GATHERED):
-            parts = self.gather(flat[first : first + _GATHERED])
+        total = torch.empty_like(value.detach().reshape(-1))
+        for at, parts in self._blocks(value):
             for part in parts[1:]:
                 parts[0] += part
-            total[first : first + _GATHERED] = parts[0]
+            total[at] = parts[0]
         return total.view(value.shape)
+
+    def add(self, total: Tensor, value: Tensor) -> None:
+        """Add every rank's ``value`` to ``total`` (contiguous, the same on all ranks), one after the other."""
+        flat = total.view(-1)
+        for at, parts in self._blocks(value):
+            for part in parts:
+                flat[at] += part
+
+    def _blocks(self, value: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
+        """Every rank's ``value`` as a flat tensor, a block at a time: where it is, and the parts of the ranks."""
+        flat, step = value.detach().reshape(-1), max(_GATHERED // self.size, 1)
+        for first in range(0, flat.numel(), step):
+            at = slice(first, first + step)
+            yield at, self.gather(flat[at])
+
+    def broadcast(self, value: Tensor, rank: int) -> None:
+        """Overwrite ``value`` (contiguous) by that of one rank."""
+        here = value if value.device.type in self._kinds else value.to(self.device)
+        dist.broadcast(here, group=self.group, group_src=rank)
+        if here is not value:
+            value.copy_(here)
 
     def total(self, count: int) -> int:
         """The sum of every rank's ``count``."""
@@ -88,7 +132,7 @@ class Ranks:
         return [bytes(part[:size].tolist()).decode() for part, size in zip(gathered, sizes, strict=True)]
 
     @contextmanager
-    def together(self, function: str) -> Iterator[dict[str, object]]:
+    def together(self, function: str) -> Iterator[Facts]:
         """A stage that every rank enters: all end it well, or all raise.
 
         Yields a dictionary for what must be equal on every rank; the names in it are those of the error.
@@ -97,12 +141,20 @@ class Ranks:
             RankError: Another rank raised in its stage. A rank's own error is raised on that rank as it is.
             ValueError: An entry differs; the message names it, two ranks and what each has.
         """
-        facts: dict[str, object] = {}
+        facts = Facts()
         error: BaseException | None = None
         try:
             yield facts
         except BaseException as raised:  # told to the others, then raised
             error = raised
+        mine = torch.tensor([error is not None, facts.fingerprint(), facts.count], device=self.device)
+        every = torch.stack(self.gather(mine)).tolist()
+        facts.counts = [count for _, _, count in every]
+        if error is not None or any(row[:2] != [0, every[0][1]] for row in every):
+            self._explain(function, facts, error)
+
+    def _explain(self, function: str, facts: Facts, error: BaseException | None) -> None:
+        """Raise what ``together`` does where an error or a difference has been found."""
         told = None if error is None else f"{type(error).__name__}: {error}"[:_MESSAGE]
         mine = {"error": told, "facts": {name: str(value) for name, value in facts.items()}}
         every = [json.loads(text) for text in self.texts(json.dumps(mine))]
@@ -118,6 +170,52 @@ class Ranks:
                 if one != two:
                     found = f"{one} on rank 0 and {two} on rank {rank}"
                     raise ValueError(f"{function}: {name} must be the same on every rank, got {found}")
+
+    @contextmanager
+    def side_by_side(
+        self, function: str, progress: Callable[[int], object] | None = None
+    ) -> Iterator[Callable[[int], None]]:
+        """``together`` for work that takes long, and may take one rank longer than another.
+
+        Yields ``tick(done)``, to be called now and then with what this rank has done in this stage. Ranks meet there,
+        and those that have finished wait there too, so nobody waits for longer than others work between two ticks (the
+        group has a timeout), and an error reaches all at the next one.
+
+        Args:
+            function: Named in errors.
+            progress: Called at every tick with what all ranks have done, and at the end.
+        """
+        mine = 0
+
+        def meet(state: int) -> tuple[list[int], int]:
+            every = torch.stack(self.gather(torch.tensor([state, mine], device=self.device))).tolist()
+            return [state for state, _ in every], sum(done for _, done in every)
+
+        def tick(done: int) -> None:
+            nonlocal mine
+            mine = done
+            states, total = meet(_WORKING)
+            if _FAILED in states:
+                raise _Elsewhere
+            if progress is not None:
+                progress(total)
+
+        with self.together(function):
+            error: BaseException | None = None
+            try:
+                yield tick
+            except _Elsewhere:
+                return
+            except BaseException as raised:
+                error = raised
+            while True:
+                states, total = meet(_DONE if error is None else _FAILED)
+                if _FAILED in states or _WORKING not in states:
+                    break
+            if error is not None:
+                raise error
+            if progress is not None and _FAILED not in states:
+                progress(total)
 
 
 def ranks_of(group: object, function: str) -> Ranks | None:
@@ -146,7 +244,7 @@ def ranks_of(group: object, function: str) -> Ranks | None:
     if isinstance(group, str) and group == "world":
         if not dist.is_initialized():
             raise ValueError(f'{function}: group "world" needs torch.distributed.init_process_group() before the call')
-        return Ranks(dist.group.WORLD)
+        group = dist.group.WORLD
     if group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError(f"{function}: this process is not in group; only the ranks in it may call")
     if not isinstance(group, dist.ProcessGroup):
@@ -155,6 +253,7 @@ def ranks_of(group: object, function: str) -> Ranks | None:
         )
     if dist.get_rank(group) < 0:
         raise ValueError(f"{function}: this process is not in group; only the ranks in it may call")
+    _warned = True  # who has used a group knows of it
     return Ranks(group)
 
 

@@ -152,8 +152,14 @@ def check_target(function: str, x: Tensor) -> None:
         )
 
 
-def check_network(function: str, x: object, weight: object, output_weight: object, s: object, base: str) -> Parameter:
-    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, as above."""
+def check_network(
+    function: str, x: object, weight: object, output_weight: object, s: object, base: str, least: int = 1
+) -> Parameter:
+    """The arguments of the two-layer network: what no backend can serve is refused. Returns s, as above.
+
+    Args:
+        least: Neurons that there must be; a rank of a group may hold none.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: x must be a tensor, got {type(x).__name__}")
     if x.layout is not torch.strided:
@@ -162,7 +168,7 @@ def check_network(function: str, x: object, weight: object, output_weight: objec
         raise TypeError(f"{function}: x must be float16, bfloat16, float32 or float64, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"{function}: x must have shape (n, D) with D at least 1, got {tuple(x.shape)}")
-    check_weights(function, x, weight, output_weight)
+    check_weights(function, x, weight, output_weight, least)
     if isinstance(s, Tensor) and s.shape not in ((), (1,)):
         raise ValueError(f"{function}: s must be a float or a tensor of shape () or (1,), got shape {tuple(s.shape)}")
     return check_activation(function, x, s, base)
@@ -264,8 +270,8 @@ def with_bias(x: Tensor) -> Tensor:
     return torch.cat([x, x.new_ones((*x.shape[:-1], 1))], dim=-1)
 
 
-def check_weights(function: str, x: Tensor, weight: object, output_weight: object) -> None:
-    """Raise TypeError or ValueError unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), m > 0."""
+def check_weights(function: str, x: Tensor, weight: object, output_weight: object, least: int = 1) -> None:
+    """Raise an error unless weight (..., m, D) and output_weight (..., m) belong to x (n, D), with m >= ``least``."""
     for name, value in (("weight", weight), ("output_weight", output_weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}: {name} must be a tensor, got {type(value).__name__}")
@@ -281,7 +287,7 @@ def check_weights(function: str, x: Tensor, weight: object, output_weight: objec
         raise ValueError(
             f"{function}: weight must have shape (..., width, {x.shape[1]}) to match x, got {tuple(weight.shape)}"
         )
-    if weight.shape[-2] == 0:
+    if weight.shape[-2] < least:
         raise ValueError(f"{function}: weight must hold at least one neuron, got shape {tuple(weight.shape)}")
     if output_weight.shape != weight.shape[:-1]:
         raise ValueError(

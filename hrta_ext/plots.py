@@ -50,9 +50,11 @@ _MAX_POINTS = 4000
 
 
 def new_figure(
-    width: float = 6.4, height: float = 4.0, *, rows: int = 1, columns: int = 1
+    width: float = 6.4, height: float = 4.0, *, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure, ``width`` x ``height`` inches, and its axes in the house style, row by row.
+
+    ``heights`` are those of the rows beside each other; equal ones by default.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -62,7 +64,7 @@ def new_figure(
     except ModuleNotFoundError:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'hrta_ext[plot]'") from None
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flat)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(True, which="major", color="#D9D9D9", linewidth=0.6)

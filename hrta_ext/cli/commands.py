@@ -19,11 +19,14 @@ from hrta_ext.cli.bench import bench
 from hrta_ext.cli.demo import demo
 from hrta_ext.cli.doctor import doctor
 from hrta_ext.cli.gram import gram
+from hrta_ext.cli.launched import processes
 from hrta_ext.cli.output import CommandError, Interrupted, print_error, print_line
 from hrta_ext.cli.predict import predict
 from hrta_ext.cli.train import train
+from hrta_ext.groups import RankError
 
 _INTERRUPTED = 130
+_SHARED = ("gram", "doctor")  # commands whose processes under torchrun share the work
 # Modules that `hrta reproduce` needs beyond those of the command line, and the packages that bring them.
 _REPRODUCE_NEEDS = {"scipy": "scipy", "matplotlib": "matplotlib", "sklearn": "scikit-learn", "jinja2": "jinja2"}
 
@@ -76,7 +79,7 @@ def _report(error: Exception) -> int:
         return 2
     if isinstance(error, OSError) and error.strerror:
         print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    elif isinstance(error, (CommandError, ValueError, TypeError, OSError, ModuleNotFoundError)):
+    elif isinstance(error, (CommandError, RankError, ValueError, TypeError, OSError, ModuleNotFoundError)):
         print_error(str(error))
     elif isinstance(error, torch.OutOfMemoryError):
         wanted = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
@@ -108,6 +111,7 @@ app = typer.Typer(
 
 @app.callback()
 def _hrta(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
@@ -116,6 +120,11 @@ def _hrta(
 
     Start with `hrta demo`; `hrta doctor` says what works on this machine.
     """
+    if processes() > 1 and context.invoked_subcommand not in _SHARED:
+        raise CommandError(
+            f"hrta {context.invoked_subcommand} runs in one process, and torchrun started {processes()}: "
+            f"only {' and '.join(_SHARED)} share their work"
+        )
 
 
 for _command in (demo, train, predict, gram, doctor, bench):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -19,6 +19,8 @@ import hrta_ext
 from hrta_ext.backends import backends, broken_binary, build_info, use_backend, why_not, wrong_setting
 from hrta_ext.cli.gpus import rows as gpu_rows
 from hrta_ext.cli.gpus import speeds
+from hrta_ext.cli.group import describe, differences, rank_rows, sum_rows
+from hrta_ext.cli.launched import alike, launched, leads
 from hrta_ext.cli.output import CommandError, print_error, print_line, print_table
 from hrta_ext.cli.selftest import failures
 from hrta_ext.files import replaces, write_json
@@ -54,13 +56,29 @@ def doctor(
     when every usable backend passes and no call would raise, and 1 otherwise, with a line for each thing that is wrong.
     A backend that is not there is no failure; one that is there and does not load is.
 
+    Under torchrun also what the group is: its ranks, their devices, and what sums over them cost.
+
     Example: `hrta doctor`
     """
-    if out is not None and out.exists() and (out.is_dir() or replaces(out)):
-        raise CommandError(f"{out}: exists already; choose another --out")
+    with launched() as ranks:
+        with alike(ranks, "hrta doctor"):
+            if leads(ranks) and out is not None and out.exists() and (out.is_dir() or replaces(out)):
+                raise CommandError(f"{out}: exists already; choose another --out")
+        group = None if ranks is None else describe(ranks)
+    if leads(ranks):
+        _examine(out, group)
+
+
+def _examine(out: Path | None, group: dict[str, Any] | None) -> None:
     info, usable = build_info(), backends()
     print_table("Installed", ["", ""], [[name, value] for name, value in _installed(info)], text_columns=2)
     settings, problems = _settings(info)
+    if group is not None:
+        columns = ["rank", "host", "GPU", "threads", "SIMD", "torch"]
+        print_table(f"Group of {len(group['ranks'])} ranks", columns, rank_rows(group), text_columns=3)
+        columns = ["backend", "numbers", "all-reduce", "rate", "sum in order"]
+        print_table("Sums of float64 over the ranks", columns, sum_rows(group))
+        problems += differences(group)
     if settings:
         print_table("Environment", ["variable", "value", "remark"], settings, text_columns=3)
     damage = broken_binary()
@@ -92,7 +110,7 @@ def doctor(
         }
         variables = {name: value for name, value, _ in settings}
         content = {"build": info, "environment": variables, "backends": states, "gpus": gpus, "problems": problems}
-        write_json(out, content)
+        write_json(out, content if group is None else {**content, "group": group})
     for problem in problems:
         print_error(problem)
     if problems:

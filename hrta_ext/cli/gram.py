@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from hrta_ext.backends import build_info
 from hrta_ext.bases import get_base
+from hrta_ext.cli.launched import alike, from_first, launched, leads, own_device
 from hrta_ext.cli.options import (
     Base,
     Data,
@@ -42,6 +44,7 @@ from hrta_ext.cli.output import (
     progress_bar,
 )
 from hrta_ext.files import write_json
+from hrta_ext.groups import Ranks
 from hrta_ext.inputs import with_bias
 from hrta_ext.ntk.figures import plot_kernels, plot_spectra, spread
 from hrta_ext.ntk.gram import GramPath, random_gram_path
@@ -113,36 +116,44 @@ def gram(
     infinite width: smallest and largest eigenvalue, condition number, trace, and whether the smallest grows like s^2.
     Writes results.json, spectrum.csv, spectrum.png and kernels.png.
 
+    Under torchrun its processes share the neurons: `torchrun --nproc-per-node 8 -m hrta_ext.cli -- gram ...`
+
     Example: `hrta gram diabetes.csv --target progression --width 1e6 --s 0:2:0.1 --out gram/diabetes`
     """
     get_base(base)
     neurons, values = parse_width(width), parse_s(s or ["0:2:0.1"])
     check_choice("--dtype", dtype, tuple(_DTYPES))
-    check_device(device)
     text = text_format(header, delimiter, decimal, thousands, multiline)
     left_out = (*(drop or ()), *(() if target is None else (target,)))
-    samples = _read(open_table(data, text, left_out), left_out, standardize, max_rows, seed)
     out = Path("gram") / data.stem if out is None else out
-    x = samples.features.to(device)
-    x = with_bias(x) if bias else x
-    start = time.perf_counter()
-    with output_directory(out, _FILES, overwrite=overwrite) as folder:
-        path = _build(x, neurons, seed, base, _DTYPES[dtype])
+    options = {
+        "width": neurons,
+        "base": base,
+        "bias": bias,
+        "standardize": standardize,
+        "target": target,
+        "drop": list(drop or ()),
+        "max_rows": max_rows,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+    }
+    with launched() as ranks, ExitStack() as stack:
+        with alike(ranks, "hrta gram"):
+            check_device(device)
+            own_device(ranks, device)
+            x = None
+            if leads(ranks):
+                samples = _read(open_table(data, text, left_out), left_out, standardize, max_rows, seed)
+                x = with_bias(samples.features) if bias else samples.features
+                start = time.perf_counter()
+                folder = stack.enter_context(output_directory(out, _FILES, overwrite=overwrite))
+        path = _build(from_first(ranks, x, device), neurons, seed, base, _DTYPES[dtype], ranks)
+        if not leads(ranks):
+            return
         report = _analyse(path, values)
         seconds = time.perf_counter() - start
         notes = [*samples.notes, *_remarks(report, samples, dtype, base)]
-        options = {
-            "width": neurons,
-            "base": base,
-            "bias": bias,
-            "standardize": standardize,
-            "target": target,
-            "drop": list(drop or ()),
-            "max_rows": max_rows,
-            "seed": seed,
-            "dtype": dtype,
-            "device": device,
-        }
         about = {"file": data.name, "rows": samples.rows_in_table}
         written = _write(folder, path, report, samples, about, options, notes, seconds)
     _print(report, notes)
@@ -222,7 +233,7 @@ def _read(table: Table, left_out: tuple[str, ...], standardize: bool, max_rows: 
 # --- the work ---------------------------------------------------------------------------------------------------------
 
 
-def _build(x: Tensor, width: int, seed: int, base: str, dtype: torch.dtype) -> GramPath:
+def _build(x: Tensor, width: int, seed: int, base: str, dtype: torch.dtype, ranks: Ranks | None) -> GramPath:
     with progress_bar(width, " neurons") as advance:
         last = 0
 
@@ -231,7 +242,8 @@ def _build(x: Tensor, width: int, seed: int, base: str, dtype: torch.dtype) -> G
             advance(done - last, "kernels")
             last = done
 
-        return random_gram_path(x, width, seed=seed, base=base, dtype=dtype, progress=report)
+        group = None if ranks is None else ranks.group
+        return random_gram_path(x, width, seed=seed, base=base, dtype=dtype, progress=report, group=group)
 
 
 def _analyse(path: GramPath, s: list[float]) -> SpectraReport:

@@ -30,26 +30,39 @@ def _plain(text: str) -> Text:
     return Text("".join(harmless))
 
 
+def speaks() -> bool:
+    """Whether this process prints: of those that torchrun started, rank 0 alone."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 def print_line(text: str) -> None:
     """Plain text on stdout, wrapped at words to the width of the terminal and left whole in a pipe or a file."""
+    if not speaks():
+        return
     console = Console(highlight=False)
     console.print(_plain(text), soft_wrap=not console.is_terminal)
 
 
 def print_note(text: str) -> None:
     """Plain text on stderr, for commands whose stdout is data."""
+    if not speaks():
+        return
     console = Console(stderr=True, highlight=False)
     console.print(_plain(text), soft_wrap=not console.is_terminal)
 
 
 def print_error(text: str) -> None:
     """``hrta: error: ...`` on stderr, in one line whatever ``text`` holds; white space may belong to a name."""
+    if not speaks():
+        return
     line = Text.assemble(("hrta: error: ", "bold red"), _plain(" ".join(text.splitlines())))
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
     """A table on stdout, the first ``text_columns`` columns aligned left; no header where all ``columns`` are empty."""
+    if not speaks():
+        return
     table = Table(
         box=box.SIMPLE_HEAD,
         show_header=any(columns),
@@ -73,7 +86,7 @@ def progress_bar(total: int, unit: str = "step") -> Iterator[Callable[[int, str]
     """
     from tqdm import tqdm
 
-    scaled, hidden = unit != "step", not sys.stderr.isatty()
+    scaled, hidden = unit != "step", not (speaks() and sys.stderr.isatty())
     with tqdm(total=total, unit=unit, unit_scale=scaled, disable=hidden, dynamic_ncols=True, leave=False) as bar:
 
         def advance(steps: int, what: str) -> None:

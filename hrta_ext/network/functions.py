@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,12 @@ from hrta_ext.backends import serve
 from hrta_ext.bases import BASES
 from hrta_ext.callers import functorch_active, is_compiling, sees_formula, stand_in, transforms_active, wants_grad
 from hrta_ext.compiled import KINDS
+from hrta_ext.groups import ranks_of
 from hrta_ext.inputs import Parameter, check_network
 from hrta_ext.network import native, ops, reference
 from hrta_ext.network.autograd import TransformableTwoLayer, TwoLayer
 from hrta_ext.network.second import Second
+from hrta_ext.network.shares import sharded
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -29,7 +32,15 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.to(widest) for tensor in tensors)
 
 
-def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1.0, *, base: str = "relu") -> Tensor:
+def warn_alone(function: str) -> None:
+    """What ``ranks_of`` says of a call without a group; nothing in a compiler's hands."""
+    if not is_compiling():
+        ranks_of(None, function)
+
+
+def two_layer(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1.0, *, base: str = "relu", group: Any = None
+) -> Tensor:
     """f_s(x_i) = m^(-1/2) sum_k a_k sigma_s(w_k . x_i), fused: nothing of size n x m is stored, forward or backward.
 
     Source: Yang, Chen, Hao (2025), eq. 3; docs/theory.md, section 1. Leading dimensions of the weights are independent
@@ -41,6 +52,9 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         output_weight: a, shape (..., m).
         s: Homotopy parameter: a finite float or a tensor of shape () or (1,).
         base: Base activation, see :func:`homotopy`.
+        group: A ``torch.distributed`` process group, "world" for all processes, or None for this process alone. The
+            weights are this rank's neurons, perhaps none; every rank has the same x and s, calls alike, and has the
+            same f and loss. Gradients in x and s are those of all neurons (docs/distributed.md).
     Returns:
         f, shape (..., n), of x's dtype: float32 or float64; float16 and bfloat16 are computed in float32, of which
         copies are made. Under autocast the arguments may differ in dtype; the widest one is that of all.
@@ -52,7 +66,8 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
 
     Raises:
         TypeError: an argument is no dense floating-point tensor, or the dtypes differ.
-        ValueError: shapes or devices do not fit, no neurons, unknown base, a number s that x's dtype cannot hold.
+        ValueError: shapes or devices do not fit, no neurons, unknown base, a number s that x's dtype cannot hold; what
+            differs between the ranks of ``group``, or a compiler or torch.func transform that asks for it.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -64,6 +79,11 @@ def two_layer(x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter = 1
         >>> torch.autograd.grad(f.sum(), weight)[0][0]
         tensor([0.0000, 0.7500])
     """
+    if group is not None:
+        x, weight, output_weight = autocast(x, weight, output_weight)
+        of_all: Tensor = sharded("two_layer", two_layer, group, x, weight, output_weight, s, base=base)
+        return of_all
+    warn_alone("two_layer")
     if stand_in(x, weight, output_weight, s):
         return handle_torch_function(two_layer, (x, weight, output_weight, s), x, weight, output_weight, s, base=base)
     x, weight, output_weight = autocast(x, weight, output_weight)
@@ -99,7 +119,7 @@ def run(
 
 
 def two_layer_with_gradient(
-    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, *, base: str
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: Parameter, *, base: str, group: Any = None
 ) -> tuple[Tensor, Tensor]:
     """f_s and its gradient in x, (f, df/dx), in one pass over the neurons; both differentiable.
 
@@ -118,6 +138,12 @@ def two_layer_with_gradient(
         >>> hx.two_layer_with_gradient(x, weight, torch.ones(4), 1.0, base="relu2")
         (tensor([5.2500]), tensor([[4.5000, 6.0000]]))
     """
+    if group is not None:
+        x, weight, output_weight = autocast(x, weight, output_weight)
+        name, function = "two_layer_with_gradient", two_layer_with_gradient
+        of_all: tuple[Tensor, Tensor] = sharded(name, function, group, x, weight, output_weight, s, base=base)
+        return of_all
+    warn_alone("two_layer_with_gradient")
     if stand_in(x, weight, output_weight, s):
         return handle_torch_function(
             two_layer_with_gradient, (x, weight, output_weight, s), x, weight, output_weight, s, base=base

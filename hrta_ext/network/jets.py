@@ -10,8 +10,9 @@ from torch.overrides import handle_torch_function
 
 from hrta_ext.callers import stand_in
 from hrta_ext.inputs import Parameter, check_columns, check_network
-from hrta_ext.network.functions import HALF_TYPES, autocast, run
+from hrta_ext.network.functions import HALF_TYPES, autocast, run, warn_alone
 from hrta_ext.network.second import FORMS, Second
+from hrta_ext.network.shares import sharded
 
 
 class Jet(NamedTuple):
@@ -38,6 +39,7 @@ def two_layer_jet(
     second: str = "laplacian",
     columns: Sequence[int] | None = None,
     second_columns: Sequence[int] | None = None,
+    group: Any = None,
 ) -> Jet:
     """f_s, its gradient and its second derivatives in x, in one pass over the neurons; nothing of size n x m is stored.
 
@@ -56,6 +58,7 @@ def two_layer_jet(
             of the input, since the derivative in the constant means nothing.
         second_columns: Those of ``second``; default: ``columns``. For the heat equation in (x, t):
             ``columns=[0, 1], second_columns=[0]``.
+        group: As in :func:`two_layer`.
     Returns:
         :class:`Jet`, of x's dtype: float32 or float64; half types are computed in float32.
 
@@ -77,6 +80,11 @@ def two_layer_jet(
         [1.19, 0.7641, -2.38]
     """
     named: dict[str, Any] = {"base": base, "second": second, "columns": columns, "second_columns": second_columns}
+    if group is not None:
+        x, weight, output_weight = autocast(x, weight, output_weight)
+        of_all: Jet = sharded("two_layer_jet", two_layer_jet, group, x, weight, output_weight, s, **named)
+        return of_all
+    warn_alone("two_layer_jet")
     if stand_in(x, weight, output_weight, s):
         of_tensors = (x, weight, output_weight, s)
         return handle_torch_function(two_layer_jet, of_tensors, *of_tensors, **named)

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from hrta_ext.bases import BASES
 from hrta_ext.compiled import _C, address, own, placed, plain
-from hrta_ext.ntk import sessions
+from hrta_ext.ntk import choice, sessions
 from hrta_ext.ntk.sessions import gram_call
 from hrta_ext.ntk.types import Gram, GramSums, Neurons, sum_shapes
 
 _FEW_NEURONS = 512  # too few for roundings to float to average out
+_BLOCKS = 192  # samples up to which symmetric products are added up by blocks of neurons (kPanel in builder.cpp)
 _SMALL = 2**15  # pairs of sample and neuron up to which arcs cost more than they save
 
 
@@ -38,6 +39,27 @@ def random_weights(seed: int, first: int, count: int, n_features: int, device: t
     output_weight = torch.empty(count, dtype=torch.float32, device=device)
     _C.random_weights(seed, first, count, n_features, own(weight), own(output_weight), weight.get_device())
     return weight, output_weight
+
+
+def piece(x: Tensor, base: str, step: int, crossed: bool) -> int | None:
+    """Drawn neurons whose sums ``add_to`` makes by themselves before it adds them; None: it adds them one by one.
+
+    Args:
+        x: (n, D), with those of x2 if the products are ``crossed``.
+        step: As ``add_to``'s.
+    """
+    if x.is_cuda:
+        return None if crossed else choice.MOST_NEURONS
+    return step if _goes_by_arcs(x, base) else None
+
+
+def entries_stand_alone(x: Tensor, base: str, crossed: bool) -> bool:
+    """Whether an entry of the products, and a sample's sums, have the bits of a cross-kernel with other samples."""
+    return x.is_cpu and not _goes_by_arcs(x, base) and (crossed or x.shape[0] > _BLOCKS)
+
+
+def _goes_by_arcs(x: Tensor, base: str) -> bool:
+    return base == "relu" and x.shape[1] == 2
 
 
 def add_to(

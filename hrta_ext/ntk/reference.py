@@ -88,6 +88,16 @@ def _apply(function: Callable[..., Tensor], cut: _Cut, out: Tensor, *arguments: 
     return out
 
 
+def piece(x: Tensor, base: str, step: int, crossed: bool) -> int | None:
+    """None: sums of no neurons are made by themselves before they are added."""
+    return None
+
+
+def entries_stand_alone(x: Tensor, base: str, crossed: bool) -> bool:
+    """No: a library's products depend on the shapes."""
+    return False
+
+
 def add_to(
     sums: GramSums,
     x: Tensor,

@@ -74,8 +74,11 @@ class Neurons:
     def stretches(self, step: int) -> Iterator[Neurons]:
         """The same neurons, ``step`` at a time."""
         for begin in range(0, self.count, step):
-            end = min(begin + step, self.count)
-            weight, output_weight = self.weight, self.output_weight
-            if weight is not None and output_weight is not None:
-                weight, output_weight = weight[begin:end], output_weight[begin:end]
-            yield replace(self, count=end - begin, weight=weight, output_weight=output_weight, first=self.first + begin)
+            yield self.part(begin, min(begin + step, self.count))
+
+    def part(self, begin: int, end: int) -> Neurons:
+        """The neurons begin .. end - 1 of these."""
+        weight, output_weight = self.weight, self.output_weight
+        if weight is not None and output_weight is not None:
+            weight, output_weight = weight[begin:end], output_weight[begin:end]
+        return replace(self, count=end - begin, weight=weight, output_weight=output_weight, first=self.first + begin)

@@ -10,14 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hrta_ext.cli.launched import alike, launched, leads, own_device
 from hrta_ext.cli.options import check_device
-from hrta_ext.cli.output import CommandError, Interrupted, output_directory, print_line, print_note, print_table
+from hrta_ext.cli.output import CommandError, Interrupted, output_directory, print_line, print_note, print_table, speaks
 from hrta_ext.reproduction.page.report import Report, duration
 from hrta_ext.reproduction.page.sections import Scale
 from hrta_ext.reproduction.page.verdicts import FEWEST_PAIRS
@@ -46,6 +47,8 @@ def reproduce_command(
     pictures and CSV for every experiment, and the result of every run. Stopped, it goes on where it was when it is
     called again with the same --out. Without --full everything is smaller and done in minutes.
 
+    Under torchrun its processes share the runs, one at a time each, and all must see the folder of --out.
+
     Example: `hrta reproduce all --out report`
     """
     names = list(EXPERIMENTS) if name == "all" else [name]
@@ -62,14 +65,21 @@ def reproduce_command(
     options = (" --full" if full else "") + (f" --seeds {seeds}" if seeds else "")
     options += f" --device {device}" if device != "cpu" else ""
     start = time.perf_counter()
-    with output_directory(out, (), overwrite=True), _progress() as progress:
+    with launched() as ranks, ExitStack() as stack:
+        with alike(ranks, "hrta reproduce"):
+            own_device(ranks, device)
+            if leads(ranks):
+                stack.enter_context(output_directory(out, (), overwrite=True))
+        progress = stack.enter_context(_progress())
         try:
             report = reproduce(
-                names, out, scale, workers=workers, command=f"hrta reproduce {name}{options}", options=options,
-                progress=progress,
+                names, out, scale, workers=workers if ranks is None else ranks.size, ranks=ranks,
+                command=f"hrta reproduce {name}{options}", options=options, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the same command with --out {out} goes on where it was") from None
+    if report is None:
+        return
     _print(report)
     print_line(f"Written to {out} in {duration(time.perf_counter() - start)}: open {out / 'index.html'}")
 
@@ -87,7 +97,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
     """
     from tqdm import tqdm
 
-    terminal = sys.stderr.isatty()
+    terminal = speaks() and sys.stderr.isatty()
     layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs, {desc}"
     bar = tqdm(disable=not terminal, bar_format=layout, dynamic_ncols=True, leave=False)
     last_line = time.perf_counter()

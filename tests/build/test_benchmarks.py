@@ -1,14 +1,12 @@
-"""The programs under benchmarks/ that a GPU machine runs once, rehearsed where there is none."""
+"""The benchmarks, and the programs under benchmarks/ that a GPU machine runs once, rehearsed where there is none."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import subprocess
-import sys
 import time
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,15 @@ import hrta_ext as hx
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(not BENCHMARKS.exists(), reason="needs the sources")
-UNSAFE = os.environ | {"PYTHONSAFEPATH": ""}  # a program finds the modules beside it
 REACHED = {"copy_bytes_per_second": 4e12, "matmul_flops_per_second": 8e14, "matmul_dtype": "bfloat16"}
 
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that imports a module of the benchmarks."""
+    """A function that imports a module of the benchmarks; what is for a GPU machine alone is outside the package."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
+    inside = lambda name: (Path(hx.__file__).parent / "benchmarks" / f"{name}.py").exists()  # noqa: E731
+    return lambda name: importlib.import_module(f"hrta_ext.benchmarks.{name}" if inside(name) else name)
 
 
 # ---- the harness ----
@@ -77,52 +75,14 @@ def test_ours_is_checked_at_the_full_width(module, monkeypatch) -> None:
         bench.check_all(case, whole)
 
 
-# ---- the picture ----
-
-
-def result(path: Path, benchmark: str, **floors: dict[str, Any] | None) -> Path:
-    environment = {"gpu": "NVIDIA H200", "torch": "2.11", "cpu": "a processor", "threads": 2}
-    cases = [{"name": name, "floor": floor} for name, floor in floors.items()]
-    content = {"benchmark": benchmark, "environment": environment, "ceilings": REACHED, "cases": cases}
-    path.write_text(json.dumps(content))
-    return path
-
-
-def test_the_roofline_shows_every_case_with_a_floor(module, tmp_path) -> None:
-    pytest.importorskip("matplotlib")
-    roofline, floor = module("roofline"), module("ceilings").Floor
-    files = [
-        result(tmp_path / "a.json", "activation", relu=floor(8e9).record(2.1e-3, REACHED), small=None),
-        result(tmp_path / "t.json", "training", wide=floor(1e8, 8e11).record(2e-3, REACHED)),
-    ]
-    contents = [json.loads(path.read_text()) for path in files]
-    assert [bar.name for bar in roofline.bars(contents, "memory")] == ["relu"]
-    assert [(bar.name, round(bar.share, 2)) for bar in roofline.bars(contents, "arithmetic")] == [("wide", 0.5)]
-    command = [sys.executable, str(BENCHMARKS / "roofline.py"), *map(str, files), "--out", str(tmp_path)]
-    done = subprocess.run(command, env=UNSAFE, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "roofline_nvidia_h200.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_labels_of_the_roofline_do_not_touch(module, tmp_path, monkeypatch) -> None:
-    """The texts beside and inside the bars of forty cases, near the ceiling and far below it."""
-    pytest.importorskip("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    roofline, floor = module("roofline"), module("ceilings").Floor
-    floors = {f"a case with a long name, n 1000, D {i}": floor(8e9).record(2e-3 * 1.1**i, REACHED) for i in range(40)}
-    drawn = []
-    monkeypatch.setattr(roofline, "save_figure", lambda figure, path: drawn.append(figure))
-    assert roofline.draw([json.loads(result(tmp_path / "a.json", "gram", **floors).read_text())], tmp_path / "x.png")
-    figure = drawn[0]
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    (axis,) = figure.axes
-    for texts in (axis.texts, axis.get_yticklabels()):
-        boxes = sorted((text.get_window_extent(renderer) for text in texts), key=lambda box: box.y0)
-        assert len(boxes) == 40
-        assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))
-        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+@pytest.mark.parametrize("program", sorted(BENCHMARKS.glob("bench_*.py")), ids=lambda path: path.stem)
+def test_programs_in_the_checkout_are_those_of_the_package(program: Path, module) -> None:
+    """`python benchmarks/bench_gram.py` runs what `hrta bench gram` runs."""
+    assert callable(module(program.stem).main)
+    assert f"from hrta_ext.benchmarks.{program.stem} import main" in program.read_text()
+    assert {path.name for path in Path(module(program.stem).__file__).parent.glob("bench_*.py")} == {
+        path.name for path in BENCHMARKS.glob("bench_*.py")
+    }
 
 
 # ---- the checks for a GPU machine ----
@@ -159,7 +119,7 @@ def checks(tmp_path: Path, *steps: str, **environment: str) -> subprocess.Comple
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
 def test_the_checks_go_on_after_a_failure_and_say_so_at_the_end(tmp_path) -> None:
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\ncase "$*" in *doctor*) echo broken; exit 3;; *bench*) sleep 60;; esac\n')
+    python.write_text('#!/bin/sh\ncase "$*" in *doctor*) echo broken; exit 3;; *cli\\ bench*) sleep 60;; esac\n')
     python.chmod(0o755)
     done = checks(tmp_path, "doctor", "test", "bench", PYTHON=str(python), SECONDS_ALL="8")
     assert done.returncode == 1

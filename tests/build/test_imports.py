@@ -20,6 +20,7 @@ ORDER = [
     {"training"},
     {"physics"},
     {"tables"},
+    {"benchmarks"},
     {"cli"},
 ]
 # Within the steps of single files, who may see whom.
@@ -86,7 +87,7 @@ def arrow(module: str, target: str) -> str | None:
     if room == "reproduction":
         return None if there in {"", *FOR_REPRODUCTION} else "which is not for the reproduction"
     if there == "":
-        return None if room == "cli" else "the package's face, which stands on it"
+        return None if room in {"benchmarks", "cli"} else "the package's face, which stands on it"
     if there not in WITHIN[room] if room in WITHIN else RANK.get(there, len(ORDER)) >= RANK.get(room, -1):
         return "which does not stand left of it"
     return None
@@ -140,6 +141,7 @@ BREACHES = [
     ("training.fit", "from hrta_ext import __version__", "imports hrta_ext, the package's face"),
     ("training.fit", "from hrta_ext.physics.samplers import Sampler", "does not stand left"),
     ("tables.model", "def f():\n    from hrta_ext.cli import main", "does not stand left"),
+    ("benchmarks.timing", "from hrta_ext.cli.output import print_line", "does not stand left"),
     ("network.module", "from hrta_ext.activation import native", "its folder's own"),
     ("network.module", "from hrta_ext.ntk.reference import sums", "its folder's own"),
     ("network.module", "from hrta_ext.activation.functions import _lane", "private name _lane"),
@@ -160,6 +162,8 @@ ALLOWED = [
     ("training.fit", "from hrta_ext.network.module import TwoLayerNet\nnet = TwoLayerNet(1, 2)\nnet._private"),
     ("reproduction.claims.sin", "import hrta_ext as hx\nfrom hrta_ext import fit, plots\nhx.gram"),
     ("reproduction.command", "from hrta_ext.cli.output import say"),
+    ("benchmarks.timing", "import hrta_ext as hx\nhx.gram"),
+    ("cli.bench", "from hrta_ext.benchmarks.results import read"),
     ("cli.commands", "from hrta_ext.reproduction.command import reproduce"),
 ]
 MADE_UP = dict.fromkeys(

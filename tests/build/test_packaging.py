@@ -40,6 +40,7 @@ def test_wheel_without_kernels_works(tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         assert "hrta_ext/gone.py" not in archive.namelist()
+        assert "hrta_ext/benchmarks/bench_gram.py" in archive.namelist()  # what `hrta bench` runs
         archive.extractall(site)
     code = (
         "import sys\n"

@@ -1,4 +1,4 @@
-"""`hrta demo`, `doctor`, `bench`, the help, and the command line as a whole."""
+"""`hrta demo`, `doctor`, the help, and the command line as a whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -89,60 +88,6 @@ def test_demo_reports_a_diverged_run(tmp_path, capsys):
     assert "diverged" in capsys.readouterr().err
 
 
-def test_bench_runs_scripts_and_passes_out(tmp_path, capfd, monkeypatch):
-    script = tmp_path / "bench_toy.py"
-    script.write_text("import pathlib, sys\npathlib.Path(sys.argv[2], 'toy.json').write_text(sys.argv[1])\n")
-    bad = tmp_path / "bench_bad.py"
-    bad.write_text("raise SystemExit(3)")
-    module = sys.modules["hrta_ext.cli.bench"]
-    monkeypatch.setattr(module, "_scripts", lambda: {"toy": script, "bad": bad})
-    out = tmp_path / "out"
-    assert main(["bench", "toy", "--out", str(out)]) == 0
-    assert (out / "toy.json").read_text() == "--out"
-    assert main(["bench", "bad", "--out", str(out)]) == 1
-    assert "failed: bad" in capfd.readouterr().err
-    assert main(["bench", "none", "--out", str(out)]) == 1
-    assert "there are toy, bad" in capfd.readouterr().err
-    assert main(["bench", "--out", str(script)]) == 1
-    assert "cannot be made" in capfd.readouterr().err
-
-
-def test_bench_passes_device_and_shares_the_budget_out(tmp_path, capfd, monkeypatch):
-    """Two benchmarks that take no time get half of 100 s and then all of it; the picture gets what they wrote."""
-    code = "import pathlib, sys\npathlib.Path(sys.argv[2], '{}.json').write_text(' '.join(sys.argv[3:]))\n"
-    scripts = {name: tmp_path / f"bench_{name}.py" for name in ("a", "b")}
-    for name, script in scripts.items():
-        script.write_text(code.format(name))
-    (tmp_path / "roofline.py").write_text(
-        "import pathlib, sys\npathlib.Path(sys.argv[-1], 'drawn').write_text(' '.join(sys.argv[1:-2]))\n"
-    )
-    monkeypatch.setattr(sys.modules["hrta_ext.cli.bench"], "_scripts", lambda: scripts)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.json").write_text("an earlier run's")
-    assert main(["bench", "--out", str(out), "--device", "cpu", "--budget", "100"]) == 0
-    (first, second) = ((out / f"{name}.json").read_text().split() for name in scripts)
-    assert first[:3] == second[:3] == ["--device", "cpu", "--budget"]
-    assert 45 <= int(first[3]) <= 50
-    assert 90 <= int(second[3]) <= 100
-    if find_spec("matplotlib"):
-        assert (out / "drawn").read_text() == f"{out / 'a.json'} {out / 'b.json'}"
-    assert main(["bench", "--out", str(out), "--device", "tpu"]) == 1
-    assert "--device must be cpu or cuda" in capfd.readouterr().err
-
-
-def test_bench_takes_the_gpu_where_its_kernels_are_usable(tmp_path, monkeypatch):
-    script = tmp_path / "bench_a.py"
-    script.write_text("import pathlib, sys\npathlib.Path(sys.argv[2], 'a').write_text(' '.join(sys.argv[3:]))\n")
-    module = sys.modules["hrta_ext.cli.bench"]
-    monkeypatch.setattr(module, "_scripts", lambda: {"a": script})
-    monkeypatch.setattr(module, "check_device", lambda device: None)
-    for usable, expected in ((True, "--device cuda --budget 300"), (False, "--device cpu")):
-        monkeypatch.setattr(module, "backends", lambda usable=usable: {"cuda": usable})
-        assert main(["bench", "--out", str(tmp_path)]) == 0
-        assert (tmp_path / "a").read_text() == expected
-
-
 def test_too_little_gpu_memory_is_a_line_with_the_size(capsys, monkeypatch):
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of")
@@ -150,13 +95,6 @@ def test_too_little_gpu_memory_is_a_line_with_the_size(capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["hrta_ext.cli.doctor"], "build_info", full)
     assert main(["doctor"]) == 1
     assert "not enough GPU memory (it wanted another 20.00 GiB)" in capsys.readouterr().err
-
-
-def test_bench_without_a_checkout_says_so(tmp_path, capsys, monkeypatch):
-    module = sys.modules["hrta_ext.cli.bench"]
-    monkeypatch.setattr(module.hrta_ext, "__file__", str(tmp_path / "hrta_ext" / "__init__.py"))
-    assert main(["bench"]) == 1
-    assert "live in the source checkout" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

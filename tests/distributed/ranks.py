@@ -20,6 +20,15 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["torch", "numpy", "hrta_ext"])
 
 
+def said(call: Callable[..., Any], *arguments: Any, **options: Any) -> str | None:
+    """Type and words of what a call raises; None where it does not."""
+    try:
+        call(*arguments, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def _child(path: str, name: str, arguments: tuple[Any, ...], rank: int, size: int, store: str, answers: Any) -> None:
     torch.set_num_threads(1)
     os.environ.update(WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank))

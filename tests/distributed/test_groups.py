@@ -7,19 +7,10 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import on_ranks
+from distributed.ranks import on_ranks, said
 
 from hrta_ext import groups
 from hrta_ext.groups import RankError, ranks_of
-
-
-def said(call, *arguments, **options):
-    """Type and words of what a call raises; None where it does not."""
-    try:
-        call(*arguments, **options)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def sums(size):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timing import Effort, compare, format_seconds, format_table, measure
 from torch import Tensor
 
 import hrta_ext as hx
+from hrta_ext.benchmarks.timing import Effort, compare, format_seconds, format_table, measure
 
 S = 0.7
 COLUMNS = ("case", "peer", "ours", "16 s", "peer's", "ratio")
@@ -52,6 +52,8 @@ def plain(x: Tensor, x2: Tensor, s: float, base: str) -> tuple[Tensor, Tensor]:
         with hx.use_backend("torch"):
             return hx.infinite_gram(x, s, base=base, x2=x2)
     inner, q, q2 = x @ x2.mT, x.square().sum(1)[:, None], x2.square().sum(1)
+    mean: Tensor | float
+    mean2: Tensor | float
     if base == "relu":
         norms = (q * q2).sqrt()
         cosine = (inner / norms).clamp(-1.0, 1.0)
@@ -93,7 +95,7 @@ def run_infinite(case: InfiniteCase, effort: Effort, device: str) -> dict[str, A
         effort,
         device,
     )
-    whole = type(times[peer])(tuple(seconds * case.n / few for seconds in times[peer].seconds))
+    whole = times[peer].scaled(case.n / few)
     return {
         "name": case.name,
         "n": case.n,

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import keops_formula
 import torch
-from ceilings import Floor, two_layer_floor
 from torch import Tensor
 
 import hrta_ext as hx
+from hrta_ext.benchmarks import keops_formula
+from hrta_ext.benchmarks.ceilings import Floor, two_layer_floor
 
 S = 0.5  # every case
 OURS, EAGER, COMPILED, GRAPH, KEOPS = "hx.two_layer", "eager formula", "compiled formula", "CUDA graph", "KeOps"

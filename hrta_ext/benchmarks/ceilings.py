@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timing import Effort, format_seconds, measure
+
+from hrta_ext.benchmarks.timing import Effort, format_seconds, measure
 
 LEAST_BYTES, LEAST_SECONDS = 1e8, 1e-5  # of a floor that says something
 

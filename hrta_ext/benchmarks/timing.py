@@ -88,6 +88,10 @@ class Samples:
         """Fastest round: the least disturbed one."""
         return min(self.seconds)
 
+    def scaled(self, factor: float) -> Samples:
+        """The times of another amount of work."""
+        return Samples(tuple(factor * seconds for seconds in self.seconds))
+
     def speedup_over(self, peer: Samples) -> float:
         """Median over the rounds of the peer's time over ours in the same round; above 1, ours is faster."""
         return statistics.median(theirs / ours for ours, theirs in zip(self.seconds, peer.seconds, strict=True))
