@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test fuzz sanitize bench lint format cuda oldest test-matrix wheel clean
+.PHONY: help demo test fuzz sanitize bench lint format cuda oldest test-matrix wheel aarch64 clean
 
 help:
 	@echo "make demo         train the paper's first example four ways and draw it (demo/)"
@@ -20,6 +20,7 @@ help:
 	@echo "make oldest       compile what touches torch against torch 2.11 (downloads 530 MB)"
 	@echo "make test-matrix  from source and as one wheel, under torch 2.11, 2.13 and 2.14 (downloads gigabytes)"
 	@echo "make wheel        a manylinux wheel and an sdist, checked without compiler under each torch (MATRIX=2.13.0: one)"
+	@echo "make aarch64      the C++ cross-compiled, the kernels against formulas under qemu-user (Debian; downloads 60 MB)"
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -162,6 +163,11 @@ wheel: $(VENV)/.torch
 	  twine check --strict $(WHEEL)/*.whl $(WHEEL)/*.tar.gz && check-wheel-contents $(WHEEL)/*.whl && \
 	  auditwheel show $(WHEEL)/*.whl
 	$(BIN)/python release/check_installed.py $(WHEEL)/*.whl $(WHEEL)/*.tar.gz $(MATRIX)
+
+# Of the package's C++ all; the kernels' accuracy without torch, whose aarch64 builds bring gigabytes of CUDA.
+# apt-get install g++-aarch64-linux-gnu qemu-user
+aarch64: $(VENV)/.torch
+	sh release/aarch64/check.sh build/aarch64 $(abspath $(BIN))/python
 
 clean:
 	rm -rf build dist *.egg-info hrta_ext/_C.*.so $(VENV) $(VENV)-matrix
