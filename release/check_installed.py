@@ -1,7 +1,7 @@
 """Install a wheel and an sdist where nothing is but Python and one torch, no compiler either, and try them.
 
-python release/check_installed.py WHEEL SDIST TORCH ..., such as 2.11.0 2.13.0. One environment at a time, in a temporary
-folder: a CUDA build of torch takes 5 GB.
+python release/check_installed.py WHEEL SDIST TORCH ..., such as 2.11.0 2.13.0. One environment at a time, in a
+temporary folder: a CUDA build of torch takes 5 GB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Environment:
         """Python with these arguments."""
         done = subprocess.run([self.python, *words], env=self.variables, capture_output=True, text=True, timeout=3600)
         if check and done.returncode:
-            sys.exit(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+            sys.exit(
+                f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+            )
         return done
 
     def pip(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -61,7 +63,7 @@ def check(wheel: Path, sdist: Path, torch: str, folder: Path) -> None:
     here.pip("install", "-q", "--no-build-isolation", f"{sdist}[cli,plot]")
     print(here.run("-P", SMOKE, "torch").stdout, end="", flush=True)
     after = here.pip("freeze").stdout
-    if (lost := set(before.splitlines()) - set(after.splitlines())):
+    if lost := set(before.splitlines()) - set(after.splitlines()):
         sys.exit(f"pip replaced {', '.join(sorted(lost))}")
 
 

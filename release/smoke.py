@@ -51,7 +51,11 @@ def results() -> list[torch.Tensor]:
     x = x.detach()
     for path in (hx.gram_path(x, weight, output_weight), hx.random_gram_path(x, 1000)):
         found += [path.lambda_min([0.5, 1.0]), *path(0.5)]
-    found += [*hx.gram(x, weight, output_weight, 1.5, base="silu"), *hx.infinite_gram(x, 1.5), hx.random_weights(3, 5, 2)[0]]
+    found += [
+        *hx.gram(x, weight, output_weight, 1.5, base="silu"),
+        *hx.infinite_gram(x, 1.5),
+        hx.random_weights(3, 5, 2)[0],
+    ]
     regression = hx.KernelRegression().fit(x.numpy(), output_weight[:9].numpy())
     found.append(torch.as_tensor(regression.predict(x.numpy())))
     for loss in (None, hx.Residual(lambda u, x: u.second + 1.0)):
@@ -101,7 +105,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         check_commands(Path(folder))
     cuda = ", ".join(info["cuda_architectures"]) or "none"
-    print(f"hrta_ext {info['version']} works under torch {info['torch']}, Python {info['python']}: {sys.argv[1]},", end=" ")
+    print(
+        f"hrta_ext {info['version']} works under torch {info['torch']}, Python {info['python']}: {sys.argv[1]},",
+        end=" ",
+    )
     print(f"CUDA code for {cuda} ({info['cuda_reason'] or 'usable'})")
 
 

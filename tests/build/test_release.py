@@ -185,3 +185,18 @@ def test_what_a_binary_asks_for_is_read(checker: ModuleType, tmp_path: Path) -> 
     assert "not stripped" in found
     assert "a folder of its own" in found
     assert "needs good.so" in found
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+    """Tools cut a release's section out of it by these headings, and a line under none of them is lost."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"(?m)^## (.*)$", text)
+    assert headings[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\]( - \d{4}-\d{2}-\d{2})?", heading) for heading in headings[1:])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for section in re.split(r"(?m)^## ", text)[1:]:
+        parts = re.split(r"(?m)^### ", section)
+        assert "\n- " not in parts[0]
+        found = [part.partition("\n")[0] for part in parts[1:]]
+        assert set(found) <= kinds
+        assert len(set(found)) == len(found)
