@@ -34,9 +34,8 @@ class Environment:
         """Python with these arguments."""
         done = subprocess.run([self.python, *words], env=self.variables, capture_output=True, text=True, timeout=3600)
         if check and done.returncode:
-            sys.exit(
-                f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-            )
+            told = f"{done.stdout[-4000:]}{done.stderr[-4000:]}"
+            sys.exit(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{told}")
         return done
 
     def pip(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -20,8 +20,8 @@ import zipfile
 from pathlib import Path
 
 MOST_BYTES = 40 * 10**6
-# Of the system, of the compiler, and of torch, whichever is installed. No CUDA: its runtime is linked in, and the driver
-# is looked for by the first call that needs it.
+# Of the system, of the compiler, and of torch, whichever is installed. No CUDA: its runtime is linked in, and the first
+# call that needs the driver looks for it.
 LIBRARIES = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"}
 LIBRARIES |= {"libtorch_cpu.so", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 

@@ -106,10 +106,10 @@ def main() -> None:
         check_commands(Path(folder))
     cuda = ", ".join(info["cuda_architectures"]) or "none"
     print(
-        f"hrta_ext {info['version']} works under torch {info['torch']}, Python {info['python']}: {sys.argv[1]},",
-        end=" ",
+        f"hrta_ext {info['version']}, {sys.argv[1]}, works under torch {info['torch']} and Python {info['python']}; ",
+        end="",
     )
-    print(f"CUDA code for {cuda} ({info['cuda_reason'] or 'usable'})")
+    print(f"CUDA code for {cuda}: {info['cuda_reason'] or 'usable'}")
 
 
 if __name__ == "__main__":

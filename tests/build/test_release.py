@@ -1,4 +1,4 @@
-"""What a release is made of: one version, files that parse, an sdist that holds every source, and the checks of a wheel."""
+"""What a release is made of: one version, files that parse, an sdist with every source, and the checks of a wheel."""
 
 from __future__ import annotations
 
