@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test fuzz sanitize bench lint format cuda oldest test-matrix wheel aarch64 clean
+.PHONY: help demo test fuzz sanitize bench docs notebooks pictures lint format cuda oldest test-matrix wheel aarch64 clean
 
 help:
 	@echo "make demo         train the paper's first example four ways and draw it (demo/)"
@@ -15,6 +15,9 @@ help:
 	@echo "make fuzz         random calls, damaged files and kills, FUZZ_SECONDS=600 of each"
 	@echo "make sanitize     the C++ sources under AddressSanitizer and UBSan: tests and fuzzer, SANITIZE_SECONDS=300 a level"
 	@echo "make bench        speed against torch (benchmarks/results/)"
+	@echo "make docs         the documentation site in build/site, its links checked; it opens from the files"
+	@echo "make notebooks    run the notebooks of docs/ from top to bottom"
+	@echo "make pictures     draw the pictures of the gallery again"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make cuda         compile the CUDA sources and show registers and spills"
 	@echo "make oldest       compile what touches torch against torch 2.11 (downloads 530 MB)"
@@ -44,6 +47,10 @@ $(VENV)/.test: $(VENV)/.installed
 
 $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/pip install -q --no-build-isolation -e ".[lint]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install -q --no-build-isolation -e ".[docs]"
 	touch $@
 
 demo: $(VENV)/.installed
@@ -87,6 +94,17 @@ sanitize: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/hrta bench --out benchmarks/results
+
+# Nothing is fetched, neither by the build nor by a browser that shows the site; a warning is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+	$(BIN)/python docs/site/check.py build/site
+
+notebooks: $(VENV)/.docs
+	$(BIN)/python docs/site/notebooks.py
+
+pictures: $(VENV)/.docs
+	MPLBACKEND=agg $(BIN)/python docs/site/pictures.py
 
 lint: $(VENV)/.lint
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -4,4 +4,5 @@ import sys
 
 from hrta_ext.benchmarks.bench_distributed import main
 
-sys.exit(main())
+if __name__ == "__main__":  # ranks are processes that import this file
+    sys.exit(main())

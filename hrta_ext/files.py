@@ -307,10 +307,11 @@ def save_tensors(path: AnyPath, content: Mapping[str, Any]) -> None:
             torch.serialization.set_crc32_options(wanted)
 
 
-def load_tensors(path: AnyPath) -> Any:
+def load_tensors(path: AnyPath, *, mmap: bool = False) -> Any:
     """``torch.load(weights_only=True)`` onto the CPU of a file whose checksums hold; 0.4 s a GB for the check.
 
-    Files that are no zip archives, in torch's format before 1.6, have no checksums and are loaded without.
+    Files that are no zip archives, in torch's format before 1.6, have no checksums and are loaded without. With
+    ``mmap`` tensors are read from the disk as they are used.
 
     Raises:
         DamagedFile: The file is empty, cut off, of another kind, or no longer what was written.
@@ -323,7 +324,7 @@ def load_tensors(path: AnyPath) -> Any:
         if start == b"PK":
             _check_zip(stream)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=(mmap and start == b"PK") or None)
     except MemoryError:
         raise
     except Exception as error:  # torch raises whatever its zip reader and unpickler happen to meet

@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -69,6 +69,12 @@ class Ranks:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._kinds = {part.split(":")[0] for part in str(dist.get_backend_config(group)).split(",")}
         self.device = torch.device("cpu" if "cpu" in self._kinds else "cuda")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
+        return self  # copies of what it divides are divided by the same group
+
+    def __reduce__(self) -> Any:
+        raise TypeError("Ranks: a process group cannot be pickled; torch.distributed.checkpoint saves a state_dict")
 
     def share(self, count: int, rank: int | None = None) -> tuple[int, int]:
         """(first, number) of the neurons of a rank, of ``count`` in all: DTensor's Shard(0)."""
@@ -216,6 +222,11 @@ class Ranks:
                 raise error
             if progress is not None and _FAILED not in states:
                 progress(total)
+
+
+def together(ranks: Ranks | None, function: str) -> AbstractContextManager[Facts]:
+    """:meth:`Ranks.together`; of a process by itself nothing."""
+    return nullcontext(Facts()) if ranks is None else ranks.together(function)
 
 
 def ranks_of(group: object, function: str) -> Ranks | None:

@@ -62,12 +62,12 @@ def check_flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def check_seed(seed: object, name: str) -> int:
+def check_seed(seed: object, name: str, expected: str = "an int or None") -> int:
     """A seed that torch's generators take, as an int; an error naming it otherwise."""
     try:
         number = index(seed)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int or None, got {shown(seed)}") from None
+        raise TypeError(f"{name} must be {expected}, got {shown(seed)}") from None
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"{name} must be in [-2^63, 2^64), got {shown(number)}")
     return number

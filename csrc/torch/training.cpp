@@ -109,6 +109,7 @@ void bind_training(py::module_& m) {
       .member("epsilon", &TwoLayerTraining::epsilon)
       .member("updates", &TwoLayerTraining::updates)
       .memory("f", &TwoLayerTraining::f)
+      .member("total_width", &TwoLayerTraining::total_width)
       .bound()
       .def_property_readonly("by_arcs", &cpu::trains_by_arcs);
   m.def("two_layer_training_scratch", &scratch, py::arg("trainings"), py::arg("steps"), py::arg("device"));

@@ -32,6 +32,13 @@ struct TwoLayerTraining {
   // At the present weights, kept from call to call: outputs (n) and, with a gradient_target, df_dx (n, D) after them.
   double* f;
 
+  // m of the formula where other processes hold neurons too; `width`, or 0, where they do not. Of such a share f is the
+  // sum over all of them on entry, and on return what the neurons here give by themselves, as a network of `width`.
+  int64_t total_width;
+
+  bool is_share() const { return total_width > width; }
+  int64_t whole() const { return is_share() ? total_width : width; }
+
   // Doubles in f per sample.
   int64_t outputs() const { return gradient_target == nullptr ? 1 : 1 + features; }
 };

@@ -1,4 +1,4 @@
-// The numbers of an update (math/update.h) from a training and its step.
+// The numbers of an update (math/update.h) from a training and its step; the scale of gradients.
 #pragma once
 
 #include <cmath>
@@ -16,6 +16,11 @@ inline UpdateNumbers update_numbers(const TwoLayerTraining& training, int64_t ta
     numbers.root = std::sqrt(1.0 - std::pow(training.beta2, count));
   }
   return numbers;
+}
+
+// What takes the gradients that a network of `width` neurons has to those of its neurons as a share.
+inline double share_scale(const TwoLayerTraining& training) {
+  return training.is_share() ? std::sqrt(double(training.width) / double(training.total_width)) : 1.0;
 }
 
 }  // namespace hrta

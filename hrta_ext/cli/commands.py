@@ -26,7 +26,7 @@ from hrta_ext.cli.train import train
 from hrta_ext.groups import RankError
 
 _INTERRUPTED = 130
-_SHARED = ("gram", "doctor")  # commands whose processes under torchrun share the work
+_SHARED = ("train", "gram", "doctor", "reproduce")  # commands whose processes under torchrun share the work
 # Modules that `hrta reproduce` needs beyond those of the command line, and the packages that bring them.
 _REPRODUCE_NEEDS = {"scipy": "scipy", "matplotlib": "matplotlib", "sklearn": "scikit-learn", "jinja2": "jinja2"}
 
@@ -123,7 +123,7 @@ def _hrta(
     if processes() > 1 and context.invoked_subcommand not in _SHARED:
         raise CommandError(
             f"hrta {context.invoked_subcommand} runs in one process, and torchrun started {processes()}: "
-            f"only {' and '.join(_SHARED)} share their work"
+            f"only {', '.join(_SHARED)} share their work"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ import typer
 
 from hrta_ext import __version__
 from hrta_ext.bases import get_base
+from hrta_ext.cli.launched import launched, leads, own_device
 from hrta_ext.cli.options import (
     Base,
     Data,
@@ -41,6 +42,7 @@ from hrta_ext.cli.output import (
 )
 from hrta_ext.cli.stages import stages
 from hrta_ext.files import write_json
+from hrta_ext.groups import Ranks, together
 from hrta_ext.inputs import check_seed
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.tables.model import MODEL_FILES, Regression, check_columns
@@ -48,6 +50,7 @@ from hrta_ext.tables.reading import open_table
 from hrta_ext.tables.scaling import FloatArray, Scaling
 from hrta_ext.tables.scores import Score, linear_least_squares, split_rows
 from hrta_ext.tables.table import Table, plural
+from hrta_ext.training.checkpoints import remove_checkpoint
 from hrta_ext.training.fit import fit
 from hrta_ext.training.results import FitResult, StepInfo
 
@@ -131,45 +134,54 @@ def train(
     and training.png. A run that was killed, whenever that was, ends with the same files by --resume. A picture that
     cannot be drawn is said on stderr and is no failure: the exit code is 0.
 
+    Under torchrun its processes share the neurons: `torchrun --nproc-per-node 8 -m hrta_ext.cli train ...`
+
     Example: `hrta train diabetes.csv --target progression --s 0.5 1 --steps 200 800 --out runs/diabetes`
     """
-    check_seed(seed, "--seed")
-    _check_options(base, lr_schedule, optimizer, validation, device, overwrite and resume)
-    text = text_format(header, delimiter, decimal, thousands, multiline)
-    left_out = tuple(drop or ())
-    held = _read(open_table(data, text, (target, *left_out)), target, left_out, validation, seed)
-    if batch_size is None and optimizer != "gd":
-        batch_size = 0 if len(held.training) <= _FULL_BATCH_ROWS else _BATCH_SIZE
-    s_values, stage_steps = stages(s, steps, ramp, _TOTAL_STEPS_IN_BATCHES if batch_size else _TOTAL_STEPS)
-    out = Path("runs") / data.stem if out is None else out
-    x, y = torch.from_numpy(held.x[held.training]), torch.from_numpy(held.y[held.training])
-    scaling = Scaling.of(x, y)
-    torch.manual_seed(seed)
-    net = TwoLayerNet(x.shape[1], width, base=base, seed=seed).to(device)
-    model = Regression(net, scaling, held.features, target)
-    watch = _ValidationLoss(model, held, sum(stage_steps))
-    with _run_directory(out, overwrite, resume) as folder:
-        result = fit(
-            net,
-            scaling.scale_x(x).to(device, torch.float32),
-            scaling.scale_y(y).to(device, torch.float32),
-            s=s_values,
-            steps=stage_steps,
-            optimizer=optimizer,
-            lr=lr,
-            lr_schedule=None if lr_schedule == "constant" else lr_schedule,
-            batch_size=batch_size or None,
-            progress=True,
-            checkpoint=folder / _CHECKPOINT,
-            checkpoint_every=max(1000, sum(stage_steps) // 20),
-            resume=resume,
-            callbacks=(watch,),
-        )
-        _check_finished(result, folder, lr)
-        # From here on the checkpoint, which goes last, says that files are missing.
-        (folder / _BEGUN).unlink(missing_ok=True)
-        options = {"seed": seed, "validation": validation, "device": device}
-        _report(model, held, result, watch, data, folder, options)
+    with launched() as ranks:
+        with together(ranks, "hrta train"):
+            check_seed(seed, "--seed")
+            _check_options(base, lr_schedule, optimizer, validation, device, overwrite and resume)
+            own_device(ranks, device)
+            text = text_format(header, delimiter, decimal, thousands, multiline)
+            left_out = tuple(drop or ())
+            held = _read(open_table(data, text, (target, *left_out)), target, left_out, validation, seed)
+            if batch_size is None and optimizer != "gd":
+                batch_size = 0 if len(held.training) <= _FULL_BATCH_ROWS else _BATCH_SIZE
+            total_steps = _TOTAL_STEPS_IN_BATCHES if batch_size else _TOTAL_STEPS
+            s_values, stage_steps = stages(s, steps, ramp, total_steps)
+            out = Path("runs") / data.stem if out is None else out
+            x, y = torch.from_numpy(held.x[held.training]), torch.from_numpy(held.y[held.training])
+            scaling = Scaling.of(x, y)
+            torch.manual_seed(seed)
+        group = None if ranks is None else ranks.group
+        net = TwoLayerNet(x.shape[1], width, base=base, seed=seed, group=group).to(device)
+        model = Regression(net, scaling, held.features, target)
+        watch = _ValidationLoss(model, held, sum(stage_steps))
+        with _directory_of_ranks(out, overwrite, resume, ranks) as folder:
+            result = fit(
+                net,
+                scaling.scale_x(x).to(device, torch.float32),
+                scaling.scale_y(y).to(device, torch.float32),
+                s=s_values,
+                steps=stage_steps,
+                optimizer=optimizer,
+                lr=lr,
+                lr_schedule=None if lr_schedule == "constant" else lr_schedule,
+                batch_size=batch_size or None,
+                progress=True,
+                checkpoint=folder / _CHECKPOINT,
+                checkpoint_every=max(1000, sum(stage_steps) // 20),
+                resume=resume,
+                callbacks=(watch,),
+            )
+            with together(ranks, "hrta train"):
+                _check_finished(result, folder, lr, leads(ranks))
+                if leads(ranks):
+                    # From here on the checkpoint, which goes last, says that files are missing.
+                    (folder / _BEGUN).unlink(missing_ok=True)
+            options = {"seed": seed, "validation": validation, "device": device}
+            _report(model, held, result, watch, data, folder, options)
     print_line(f"Written to {out} in {result.seconds:.0f} s of training; next: hrta predict {out} NEW.csv")
 
 
@@ -212,6 +224,16 @@ def _read(table: Table, target: str, drop: tuple[str, ...], validation: float, s
     if np.ptp(y[training]) == 0.0:
         raise CommandError(f"the target {target!r} is constant in the training rows; use another --seed or more rows")
     return _Data(x, y, features, target, training, held_out)
+
+
+@contextmanager
+def _directory_of_ranks(out: Path, overwrite: bool, resume: bool, ranks: Ranks | None) -> Iterator[Path]:
+    """:func:`_run_directory`, of which rank 0 takes care."""
+    with ExitStack() as stack:
+        with together(ranks, "hrta train"):
+            leading = leads(ranks)
+            folder = stack.enter_context(_run_directory(out, overwrite, resume)) if leading else out.absolute()
+        yield folder
 
 
 @contextmanager
@@ -262,12 +284,13 @@ class _ValidationLoss:
         return len(self.losses) >= 2 and self.losses[0][0] == self.every
 
 
-def _check_finished(result: FitResult, out: Path, lr: float) -> None:
+def _check_finished(result: FitResult, out: Path, lr: float, leading: bool) -> None:
     done = result.loss.numel()
     if result.stop_reason == "interrupted":
         raise Interrupted(f"interrupted after step {done}; the same command with --resume goes on from there")
     if result.stop_reason == "diverged":
-        (out / _CHECKPOINT).unlink(missing_ok=True)
+        if leading:
+            remove_checkpoint(out / _CHECKPOINT)
         raise CommandError(
             f"the training diverged within {done} steps, nothing was written; use a lower --lr than {lr:g}"
         )
@@ -282,10 +305,13 @@ def _report(
     out: Path,
     options: dict[str, Any],
 ) -> None:
-    """Score, write and print."""
+    """Score, write and print; where ranks share the neurons rank 0, but for the predictions and the model."""
     train_rows, held_rows = data.training, data.validation
     y, y_held = data.y[train_rows], data.y[held_rows]
     predicted = model.predict(data.x)
+    model.save(out)
+    if not leads(model.net.ranks):
+        return
     linear = linear_least_squares(data.x[train_rows], y, model.scaling, data.x)
     constant = np.full(len(data.y), y.mean())
     models = {"two-layer network": predicted, "linear least squares": linear, "constant (mean)": constant}
@@ -295,7 +321,6 @@ def _report(
     }
     notes = [_against_linear(y_held, predicted[held_rows], linear[held_rows]), *_advice(watch, scores, data, result)]
 
-    model.save(out)
     write_json(
         out / "report.json",
         {
@@ -318,7 +343,7 @@ def _report(
     draw_picture(out / "training.png", draw if can_plot() else None)
     if not can_plot():
         notes.append(NO_PLOTS)
-    (out / _CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoint(out / _CHECKPOINT)
 
     cells = [
         [name, *(cell for score in pair.values() for cell in (f"{score.rmse:.4g}", f"{round(score.r2, 4) + 0.0:.4f}"))]

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 _NEURONS_AT_ONCE = 1 << 20  # of sums in float64, whose temporaries stay small beside a wide network
 
-Rest = tuple[Tensor, Tensor]  # what rounding left of output weights (m,) and skip (D,), float64
+Rest = tuple[Tensor, Tensor]  # what rounding left of output weights (m,), here with a group, and skip (D,), float64
 
 
 def empty_rest(net: TwoLayerNet) -> Rest:
     """That of a network as it is."""
     none = torch.zeros((), dtype=torch.float64, device=net.output_weight.device)
-    return none.repeat(net.width), none.repeat(net.weight.shape[1])
+    return none.repeat(net.output_weight.numel()), none.repeat(net.weight.shape[1])
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def rescale(net: TwoLayerNet, then: float, rest: Rest | None = None) -> None:
     if "output_weight" not in net._parameters:
         raise ValueError("TwoLayerNet.set_s: keep_function=True needs output_weight as a plain parameter")
     weights, outputs = net.weight.detach(), net.output_weight.detach()
-    most, largest = torch.finfo(outputs.dtype).max, float(torch.linalg.vector_norm(outputs, torch.inf))
+    most, largest = torch.finfo(outputs.dtype).max, _largest(net, outputs)
     if largest * abs(now / then) > most:
         raise ValueError(f"TwoLayerNet.set_s: keep_function=True from s = {now:g} needs a larger s, got {then:g}")
     of_outputs, of_skip = empty_rest(net) if rest is None else rest
@@ -55,10 +55,18 @@ def rescale(net: TwoLayerNet, then: float, rest: Rest | None = None) -> None:
         a.copy_(exact)
         rounded.copy_(exact - a.double())
         linear += before @ w.double()
+    if net.ranks is not None:
+        linear = net.ranks.sum(linear)
     linear *= (1.0 - now / then) * net.width**-0.5
     if net.skip is None:
         with torch.inference_mode(False):
-            net.skip = torch.zeros_like(weights[0])
+            net.skip = weights.new_zeros(weights.shape[1])
     skip = net.skip.double() + of_skip + linear
     net.skip.copy_(skip)
     of_skip.copy_(skip - net.skip.double())
+
+
+def _largest(net: TwoLayerNet, outputs: Tensor) -> float:
+    here = torch.linalg.vector_norm(outputs, torch.inf) if outputs.numel() else outputs.new_zeros(())
+    every = [here] if net.ranks is None else net.ranks.gather(here)
+    return float(torch.stack(every).max())

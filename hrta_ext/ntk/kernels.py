@@ -39,6 +39,7 @@ class NetworkKernel:
     output_weight: Tensor  # (m)
     base: str
     s: float
+    group: Any = None  # whose ranks have the other neurons
     error = _ERRORS[torch.float64]
 
     @property
@@ -50,7 +51,8 @@ class NetworkKernel:
         """As above, computed where the weights are."""
         there = self.weight.device
         others = None if x2 is None else x2.to(there)
-        found = gram(x.to(there), self.weight, self.output_weight, self.s, base=self.base, x2=others)
+        weights = self.weight, self.output_weight
+        found = gram(x.to(there), *weights, self.s, base=self.base, x2=others, group=self.group)
         return Gram(*(part.cpu() for part in found))
 
 
@@ -117,4 +119,5 @@ def finite_kernel(network: Any, s: float | None) -> NetworkKernel | DrawnKernel:
             f"KernelRegression: network must be a TwoLayerNet, a path of random_gram_path or None, got {shown(network)}"
         )
     weight, output_weight = (part.detach().double().clone() for part in weights)
-    return NetworkKernel(weight, output_weight, base, float(network.s) if s is None else s)
+    group = getattr(network, "group", None)
+    return NetworkKernel(weight, output_weight, base, float(network.s) if s is None else s, group)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from hrta_ext.inputs import check_finite, shown
 from hrta_ext.network.jets import Jet
 from hrta_ext.network.second import FORMS
+from hrta_ext.physics.geometry import Geometry
+from hrta_ext.physics.regions import Region
 from hrta_ext.training.jets import Need, jet_of
 from hrta_ext.training.terms import Term, split_rule
 
@@ -119,6 +121,12 @@ class DeepRitz(nn.Module):
     def _term(self, name: str, given: Any, resample: int) -> Term:
         points, rule = split_rule(given)
         fixed = isinstance(points, Tensor)
+        if not fixed and not callable(points):
+            kind = type(points).__name__
+            hint = f"; give hx.Sampler(the {kind}, 1024)" if isinstance(points, (Geometry, Region)) else ""
+            raise TypeError(
+                f"DeepRitz: {name} points must be a sampler or a pair (points, quadrature weights), got {kind}{hint}"
+            )
         if fixed and rule is None and name != "dirichlet":
             raise ValueError(
                 f"DeepRitz: {name} points must be a sampler or a pair (points, quadrature weights), got fixed points: "
@@ -137,7 +145,9 @@ class DeepRitz(nn.Module):
             raise ValueError(f"DeepRitz: the weights of a quadrature rule hold the measure of {name}, leave it out")
         if measure is None:
             argument = "volume" if name == "interior" else "area"
-            raise ValueError(f"DeepRitz: {argument} must be given, the points of {name} have no measure")
+            raise ValueError(
+                f"DeepRitz: {argument} must be given, {name} has points without one (an hx.Sampler has it)"
+            )
         part = _EnergyPart(self, name, float(measure) if rule is None else rule)
         return Term(points, part, float(measure), resample if not fixed else 1, quadrature=rule, name=name)
 

@@ -189,9 +189,9 @@ def check_draw(function: str, region: Region, count: object, method: object, see
         raise ValueError(f"{function}: count must be even for points in pairs, got {count}")
     if method not in METHODS:
         raise ValueError(f'{function}: method must be "uniform", "latin" or "sobol", got {shown(method)}')
-    if seed is None or isinstance(seed, bool):
-        raise TypeError(f"{function}: seed must be an int, got {shown(seed)}")
-    return count, check_seed(seed, f"{function}: seed")
+    if isinstance(seed, bool):
+        raise TypeError(f"{function}: seed must be an int, got {seed}")
+    return count, check_seed(seed, f"{function}: seed", "an int")
 
 
 def draw(region: Region, count: int, method: str, seed: int, number: int) -> Tensor:

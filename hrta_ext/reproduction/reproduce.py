@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from hrta_ext import build_info
+from hrta_ext.groups import Ranks
 from hrta_ext.reproduction.claims.baselines import Baselines
 from hrta_ext.reproduction.claims.decay import Decay
 from hrta_ext.reproduction.claims.homotopy import HomotopyExperiment
@@ -53,7 +54,8 @@ def reproduce(
     command: str = "hrta reproduce",
     options: str = "",
     progress: Callable[[Progress], object] = lambda _: None,
-) -> Report:
+    ranks: Ranks | None = None,
+) -> Report | None:
     """Run experiments and write their report; results that ``out`` holds already are taken as they are.
 
     Args:
@@ -63,8 +65,9 @@ def reproduce(
         workers: Processes of one thread each.
         command, options: What the page names as its origin, as in :class:`Report`.
         progress: Called after every task.
+        ranks: Processes that share the runs, in place of ``workers``; rank 0 writes the report.
     Returns:
-        The report as it was written.
+        The report as it was written; None on the other ranks.
     """
     out = out.absolute()  # progress may change the working directory
     results = Results(out / RUNS)
@@ -73,7 +76,9 @@ def reproduce(
         tasks = [task for experiment in experiments for task in experiment.tasks(scale, results)]
         if all(task in results for task in tasks):
             break
-        run_tasks(tasks, results, workers, progress)
+        run_tasks(tasks, results, workers, progress, ranks)
+    if ranks is not None and ranks.rank != 0:
+        return None
     sections = []
     for experiment in experiments:
         folder = out / experiment.name

@@ -7,6 +7,8 @@ damage, and that the two belong together.
 
 from __future__ import annotations
 
+import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,8 @@ class Regression:
         rows = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
         weight = self.net.weight
         out = torch.empty(len(rows), dtype=torch.float64)
-        block = max(1, _BLOCK_ENTRIES // self.net.width)
+        ranks = 1 if self.net.ranks is None else self.net.ranks.size
+        block = max(1, _BLOCK_ENTRIES * ranks // self.net.width)
         with torch.no_grad():
             for start in range(0, len(rows), block):
                 scaled = self.scaling.scale_x(rows[start : start + block]).to(weight.device, weight.dtype)
@@ -65,12 +68,27 @@ class Regression:
         return (self.scaling.y_mean + self.scaling.y_scale * out).numpy()
 
     def save(self, directory: str | Path) -> None:
-        """Write ``model.json`` and ``model.pt`` into ``directory``, which must exist."""
+        """Write ``model.json`` and ``model.pt`` into ``directory``, which must exist.
+
+        Where ranks share the neurons all of them call, and rank 0 writes the same files, a share at a time.
+        """
         directory = Path(directory)
         net = self.net
+        if net.ranks is None:
+            self._write(directory, net.weight.detach().cpu().clone(), net.output_weight.detach().cpu().clone())
+            return
+        with tempfile.TemporaryDirectory(dir=directory if net.ranks.rank == 0 else None) as scratch:
+            weights = [_collected(net, weight, Path(scratch)) for weight in (net.weight, net.output_weight)]
+            with net.ranks.together("hrta train"):
+                if net.ranks.rank == 0:
+                    self._write(directory, *weights)
+            del weights  # before their file goes
+
+    def _write(self, directory: Path, weight: Tensor, output_weight: Tensor) -> None:
+        net = self.net
         tensors = {
-            "weight": net.weight.detach().cpu().clone(),
-            "output_weight": net.output_weight.detach().cpu().clone(),
+            "weight": weight,
+            "output_weight": output_weight,
             **{name: getattr(self.scaling, name) for name in _SCALING},
         }
         description = {
@@ -122,6 +140,25 @@ class Regression:
             net.output_weight.copy_(tensors["output_weight"])
         scaling = Scaling(*(tensors[name] for name in _SCALING))
         return cls(net, scaling, tuple(description["features"]), description["target"])
+
+
+def _collected(net: TwoLayerNet, weight: Tensor, scratch: Path) -> Tensor:
+    """On rank 0 the rows of all ranks, in a file that is mapped, so that memory holds one share; elsewhere nothing."""
+    ranks = net.ranks
+    assert ranks is not None
+    shape = (net.width, *weight.shape[1:])
+    whole = torch.empty(0)
+    with ranks.together("hrta train"):
+        if ranks.rank == 0:
+            file, count = scratch / f"{weight.dim()}", math.prod(shape)
+            whole = torch.from_file(str(file), shared=True, size=count, dtype=weight.dtype).view(shape)
+    for rank in range(ranks.size):
+        first, count = ranks.share(net.width, rank)
+        rows = weight.detach().cpu() if rank == ranks.rank else torch.empty((count, *shape[1:]), dtype=weight.dtype)
+        ranks.broadcast(rows, rank)
+        if ranks.rank == 0:
+            whole[first : first + count] = rows
+    return whole
 
 
 def _read_description(path: Path) -> dict[str, Any]:

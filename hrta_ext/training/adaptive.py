@@ -144,9 +144,9 @@ def residuals(net: TwoLayerNet, samples: Samples, s: float) -> Tensor:
     skip = torch.zeros_like(points[0]) if net.skip is None else net.skip
     target = samples.target_gradient
     if target is None:
-        f = two_layer(points, net.weight, net.output_weight, s, base=net.base)
+        f = net.outputs(two_layer, points, s)
     else:
-        f, df_dx = two_layer_with_gradient(points, net.weight, net.output_weight, s, base=net.base)
+        f, df_dx = net.outputs(two_layer_with_gradient, points, s)
     rows = (f + points @ skip - samples.y.reshape(-1)).double()[:, None]
     if target is not None:
         rows = torch.cat([rows, ((df_dx + skip)[:, : net.in_features] - target).double()], 1)

@@ -1,5 +1,7 @@
 """Checkpoints of a training run: one file, replaced as a whole, that only the run which wrote it may continue.
 
+Where the neurons are divided among ranks, the file names a folder (folders.py).
+
 A checkpoint is ``torch.save`` of tensors and plain Python containers, so that ``torch.load(weights_only=True)`` reads
 it and no code in it is ever executed.
 """
@@ -18,8 +20,10 @@ from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.files import DamagedFile, destination, load_tensors, replaces, save_tensors
+from hrta_ext.groups import together
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.data import Samples
+from hrta_ext.training.folders import is_pointer, load_folder, read_rows, remove_folders, rows_of_rank, save_folder
 from hrta_ext.training.run import Run
 
 _FORMAT = 1
@@ -96,19 +100,29 @@ def fingerprint(
     }
 
 
-def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+def load_checkpoint(path: Path, expected: Mapping[str, Any], net: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Read a checkpoint, onto the CPU, whose checksums hold and that carries the fingerprint ``expected``.
+
+    Of a network whose neurons are divided among ranks it holds the rows of this rank, whoever wrote it; no rank waits
+    for another.
 
     Raises:
         ValueError: The file is damaged, no checkpoint of this version of ``fit``, or of another run. It is left as it
             is.
     """
+    ranks, folder = net.ranks if isinstance(net, TwoLayerNet) else None, None
     try:
-        content = load_tensors(path)
+        if is_pointer(path):
+            if ranks is None and os.environ.get("WORLD_SIZE", "1") != "1":
+                raise ValueError(
+                    f"fit: checkpoint {path} is of ranks that share the neurons, and net has no group, though there "
+                    'are several processes; make it with group="world"'
+                )
+            content, folder = load_folder(path, ranks)
+        else:
+            content = load_tensors(path, mmap=ranks is not None)
     except DamagedFile as error:
-        raise ValueError(
-            f"fit: {path} is not a checkpoint that can be read; remove it or use another path ({error})"
-        ) from error
+        raise _unreadable(path, error) from error
     if not _is_checkpoint(content):
         raise ValueError(f"fit: {path} is not a checkpoint of this version of fit; remove it or use another path")
     found = content["fingerprint"]
@@ -119,7 +133,26 @@ def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
             f"fit: checkpoint {path} is of another run ({difference}); it was left as it is. "
             "Use another path, or the model, data and settings that it was made with"
         )
+    if folder is not None:
+        assert isinstance(net, TwoLayerNet)  # as that of the fingerprint
+        try:
+            read_rows(folder, content, optimizer, net)
+        except DamagedFile as error:
+            raise _unreadable(path, error) from error
+    elif ranks is not None:
+        assert isinstance(net, TwoLayerNet)
+        content = rows_of_rank(content, optimizer, net)
     return content
+
+
+def _unreadable(path: Path, error: DamagedFile) -> ValueError:
+    return ValueError(f"fit: {path} is not a checkpoint that can be read; remove it or use another path ({error})")
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, and its folder where ranks have written it."""
+    path.unlink(missing_ok=True)
+    remove_folders(path)
 
 
 def _is_checkpoint(content: object) -> bool:
@@ -169,9 +202,18 @@ class Keeper:
 
     def save(self, run: Run) -> None:
         """Replace the file by the present state of ``run``; a crash at any moment leaves the old one or the new one."""
-        states = {name: callback.state_dict() for name, callback in self._stateful().items()}
-        content = {"format": _FORMAT, "fingerprint": self.mark, **run.state()}
-        save_tensors(self.path, {**content, "callbacks": states} if states else content)
+        with together(run.ranks, "fit"):
+            states = {name: callback.state_dict() for name, callback in self._stateful().items()}
+            content = {"format": _FORMAT, "fingerprint": self.mark, **run.state()}
+            content |= {"callbacks": states} if states else {}
+        if run.ranks is not None:
+            assert isinstance(run.net, TwoLayerNet)
+            save_folder(self.path, content, run.optimizer, run.net)
+            return
+        pointed = self.path.exists() and is_pointer(self.path)
+        save_tensors(self.path, content)
+        if pointed:
+            remove_folders(self.path)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Hand the callbacks what a checkpoint kept for them; older ones kept nothing."""

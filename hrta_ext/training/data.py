@@ -53,11 +53,12 @@ class Batches:
     Args:
         samples: Of all steps.
         batch_size: Samples per step; None for all of them in their own order.
+        seed: Of the generator; None: torch's.
     """
 
-    def __init__(self, samples: Samples, batch_size: int | None) -> None:
+    def __init__(self, samples: Samples, batch_size: int | None, seed: int | None = None) -> None:
         self.samples, self.batch_size = samples, batch_size
-        self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.generator = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         self.epoch_state = self.generator.get_state()
         self.order = torch.empty(0, dtype=torch.int64)
         self.device, self.dtype = samples.x.device, samples.x.dtype

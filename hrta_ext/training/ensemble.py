@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hrta_ext.groups import ranks_of, together
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.data import Samples
 from hrta_ext.training.fit import train_run
@@ -18,6 +20,8 @@ from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import FitResult
 from hrta_ext.training.run import Interrupt, Run
 from hrta_ext.training.schedules import Stages
+from hrta_ext.training.shared import ranks_of_net
+from hrta_ext.training.spread import everywhere
 
 
 def fit_ensemble(
@@ -34,6 +38,7 @@ def fit_ensemble(
     sample_weight: Tensor | None = None,
     target_gradient: Tensor | None = None,
     engine: str = "auto",
+    group: Any = None,
 ) -> list[FitResult]:
     """Train every network of ``nets`` as :func:`fit` would, to the same bits, many at once.
 
@@ -46,12 +51,16 @@ def fit_ensemble(
         y: Targets of all networks, shape (n, ...).
         s, steps, keep_function, optimizer, lr, lr_schedule, sample_weight, target_gradient, engine: As in :func:`fit`;
             every network gets an optimizer of its own.
+        group: A ``torch.distributed`` process group, "world" for all processes, or None for this process alone. Each
+            rank trains its part of the networks, whole ones; all call with the same arguments, and at the end every
+            rank has all networks as they were trained, and all results.
     Returns:
         One result per network, in their order. ``seconds`` is the time from the start of the ensemble to the end of
         this network's training. A network that diverges stops alone. Ctrl-C ends those in training as "interrupted";
         networks that had not begun have no result.
     Raises:
-        TypeError, ValueError: An argument is off, or two networks share a parameter; before any step is done.
+        TypeError, ValueError: An argument is off, or differs from that of another rank, or two networks share a
+            parameter; before any step is done.
 
     Example:
         >>> import torch, hrta_ext as hx
@@ -63,15 +72,41 @@ def fit_ensemble(
     """
     if isinstance(nets, nn.Module) or not isinstance(nets, Sequence) or len(nets) == 0:
         raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
-    samples = Samples(x, y, sample_weight, target_gradient)
-    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size=None, engine=engine, keep_function=keep_function)
+    ranks = ranks_of(group, "fit_ensemble")
+    with together(ranks, "fit_ensemble") as facts:
+        samples = Samples(x, y, sample_weight, target_gradient)
+        recipe = Recipe(
+            s, steps, optimizer, lr, lr_schedule, batch_size=None, engine=engine, keep_function=keep_function
+        )
+        plans = _prepared(nets, samples, recipe)
+        if ranks is not None:
+            for k, plan in enumerate(plans):
+                facts |= {f"{name} of network {k}": value for name, value in plan.fingerprint().items()}
+                facts[f"engine of network {k}"] = plan.engine.name
+    if ranks is not None:
+        first, count = ranks.share(len(plans))
+        with ranks.side_by_side("fit_ensemble") as tick:
+            results = _trained(plans[first : first + count], tick)
+        return everywhere(ranks, nets, first, results)
+    return _trained(plans)
+
+
+def _prepared(nets: Sequence[nn.Module], samples: Samples, recipe: Recipe) -> list[Plan]:
+    for net in nets:
+        if ranks_of_net(net) is not None:
+            raise ValueError("fit_ensemble: nets must be whole networks, got one with group=, which fit trains")
     stages: dict[torch.dtype, Stages] = {}
     plans = [prepare(net, samples, recipe, watched=False, stages=stages) for net in nets]
     parameters = [id(parameter) for plan in plans for parameter in plan.parameters]
     if len(set(parameters)) != len(parameters):
         raise ValueError("fit_ensemble: nets must be different networks, two of them share a parameter")
+    return plans
+
+
+def _trained(plans: Sequence[Plan], tick: Callable[[int], object] = lambda done: None) -> list[FitResult]:
+    """The results, in order; ``tick`` is told now and then how many networks have been trained."""
     if all(isinstance(plan.engine, FusedEngine) for plan in plans):
-        return _train_together(plans)
+        return _train_together(plans, tick)
     results: list[FitResult] = []
     for plan in plans:
         run = plan.start()
@@ -79,10 +114,11 @@ def fit_ensemble(
         results.append(result)
         if result.stop_reason == "interrupted":
             break
+        tick(len(results))
     return results
 
 
-def _train_together(plans: Sequence[Plan]) -> list[FitResult]:
+def _train_together(plans: Sequence[Plan], tick: Callable[[int], object]) -> list[FitResult]:
     start = time.perf_counter()
     runs = [plan.start() for plan in plans]
     reasons = ["finished"] * len(plans)
@@ -95,6 +131,7 @@ def _train_together(plans: Sequence[Plan]) -> list[FitResult]:
                 if not runs[i].collect() or (runs[i].step == runs[i].rates.total_steps and not runs[i].is_finite()):
                     reasons[i] = "diverged"
             active = [i for i in active if reasons[i] == "finished" and runs[i].step < runs[i].rates.total_steps]
+            tick(len(plans) - len(active))
         for i in active:
             reasons[i] = "interrupted"
     return [plan.result(run, reason) for plan, run, reason in zip(plans, runs, reasons, strict=True)]

@@ -9,17 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hrta_ext.groups import ranks_of, together
 from hrta_ext.inputs import check_flag, check_integer
 from hrta_ext.training.adaptive import AdaptiveHomotopy
 from hrta_ext.training.checkpoints import Keeper, load_checkpoint, prepare_checkpoint
 from hrta_ext.training.data import Samples
-from hrta_ext.training.objective import PointTerms
+from hrta_ext.training.folders import check_common
 from hrta_ext.training.optimizers import OptimizerFactory
 from hrta_ext.training.plan import Recipe, check_callbacks, prepare
 from hrta_ext.training.progress import Progress
 from hrta_ext.training.ramps import Moving
 from hrta_ext.training.results import Callback, FitResult, StepInfo
 from hrta_ext.training.run import Interrupt, Run
+from hrta_ext.training.shared import agreed, environment, ranks_of_net, shuffle_seed
 from hrta_ext.training.terms import Task, as_task
 
 # Losses leave the device, and are checked for NaN and Inf, once in so many steps: reading one makes the host wait.
@@ -59,7 +61,8 @@ def fit(
     train/eval mode of ``net`` is left as it is.
 
     Args:
-        net: Any module with homotopy layers; trained in place.
+        net: Any module with homotopy layers; trained in place. A :class:`TwoLayerNet` with ``group`` is trained by all
+            ranks together: each calls ``fit`` with the same arguments (docs/distributed.md).
         x: Samples, shape (n, ...), on the device and of the dtype of the network; with ``loss`` its points, (n, d), or
             a sampler of points (:class:`Sampler`), a mapping of these for parts of a boundary (:class:`DeepRitz`), or
             nothing with terms, each of which has its own.
@@ -95,6 +98,7 @@ def fit(
         checkpoint: File to keep the state of the run in, every ``checkpoint_every`` steps and at the end; its folder is
             made. A crash at any moment leaves the last whole one. A file that is there is an error unless ``resume``. A
             relative path is that of the working directory at the call. Checksums are verified on loading: 0.4 s a GB.
+            Of a network with ``group`` the file names a folder beside it; either kind goes on on any number of ranks.
         resume: Continue from ``checkpoint``, to bitwise the result of a run that was never interrupted (torch's global
             random state is set back to that of the checkpoint); start afresh if there is no such file yet.
         callbacks: Called after every step with a :class:`StepInfo`; raising ``StopIteration`` ends the training. One
@@ -120,31 +124,43 @@ def fit(
         >>> result.stop_reason, result.loss.shape, bool(result.loss[-1] < result.loss[0])
         ('finished', torch.Size([150]), True)
     """
-    progress, resume = check_flag(progress, "fit: progress"), check_flag(resume, "fit: resume")
-    watchers = check_callbacks(callbacks)
-    watched = any(every == 1 for _, every in watchers)
-    data = _data(x, y, loss, parameters, sample_weight, target_gradient, batch_size)
-    recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size, engine, keep_function)
-    plan = prepare(net, data, recipe, watched=watched)
-    keeper, saved = None, None
-    checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
-    if checkpoint is not None:
-        path = prepare_checkpoint(checkpoint, resume=resume)
-        keeper = Keeper(path, checkpoint_every, plan.fingerprint(), [callback for callback, _ in watchers])
-        saved = load_checkpoint(path, keeper.mark) if path.exists() else None
-    elif resume:
-        raise ValueError("fit: resume=True needs the path of a checkpoint")
-    bar = Progress(plan.rates.total_steps, 0 if saved is None else saved["step"]) if progress else None
+    ranks = ranks_of_net(net)
+    if ranks is None:
+        ranks_of(None, "fit")  # to warn where it should
+    seed = None if ranks is None else shuffle_seed(ranks)
+    with together(ranks, "fit") as facts:
+        progress, resume = check_flag(progress, "fit: progress"), check_flag(resume, "fit: resume")
+        watchers = check_callbacks(callbacks)
+        watched = any(every == 1 for _, every in watchers)
+        data = _data(x, y, loss, parameters, sample_weight, target_gradient, batch_size)
+        recipe = Recipe(s, steps, optimizer, lr, lr_schedule, batch_size, engine, keep_function)
+        plan = prepare(net, data, recipe, watched=watched, seed=seed)
+        checkpoint_every = check_integer(checkpoint_every, "fit: checkpoint_every")
+        path = None if checkpoint is None else prepare_checkpoint(checkpoint, resume=resume)
+        if path is None and resume:
+            raise ValueError("fit: resume=True needs the path of a checkpoint")
+        mark = {} if path is None and ranks is None else plan.fingerprint()
+        keeper = None
+        if path is not None:
+            keeper = Keeper(path, checkpoint_every, mark, [callback for callback, _ in watchers])
+        if ranks is not None:
+            facts |= mark | environment(plan.engine.name, net)
+            facts |= {"callbacks' every": [every for _, every in watchers], "resume": resume, "progress": progress}
+            facts |= {"checkpoint_every": checkpoint_every, "checkpoint": path}
+    if ranks is not None and path is not None:
+        check_common(path, ranks)
+    with together(ranks, "fit") as facts:
+        saved = None
+        if keeper is not None and keeper.path.exists():
+            saved = load_checkpoint(keeper.path, keeper.mark, net, plan.optimizer)
+        facts |= {"step of the checkpoint": None if saved is None else saved["step"]}
+        bar = Progress(plan.rates.total_steps, 0 if saved is None else saved["step"], ranks) if progress else None
     run = plan.start()
     if keeper is not None and saved is not None:
         run.restore(saved)
         keeper.restore(saved)
     try:
         stop_reason = train_run(run, watchers, keeper, bar)
-    except Exception:
-        if run.step == 0 and isinstance(run.batches, PointTerms):
-            run.batches.undo()
-        raise
     finally:
         if bar is not None:
             bar.bar.close()
@@ -184,27 +200,25 @@ def train_run(
     total = run.rates.total_steps
     clock = time.perf_counter() - run.seconds
     stop_reason, saved_at = "finished", run.step
-    with Interrupt() as interrupt:
+    with Interrupt(divided=run.ranks is not None) as interrupt:
         while run.step < total and stop_reason == "finished":
-            before = run.step
+            before, failure = run.step, None
             halts = [total, *(before + every - before % every for _, every in callbacks)]
             if keeper is not None:
                 halts.append(before + keeper.every - before % keeper.every)
-            if bar is not None and bar.lines:
+            if bar is not None and bar.halts:
                 halts.append(bar.next_line)
-            losses = run.advance(max(1, min(halts) - before))
-            present = [call for call, every in callbacks if run.step % every == 0 or run.step == total]
-            if present:
-                scheduler, loss = run.scheduler, losses.reshape(-1)[-1]
-                info = StepInfo(run.step - 1, total, scheduler.stage, scheduler.get_last_s(), run.net, loss)
-                run.engine.forget()
-                try:
-                    for callback in present:
-                        callback(info)
-                except StopIteration:
-                    stop_reason = "callback"
+            try:
+                losses = run.advance(max(1, min(halts) - before))
+                stop_reason = _call(run, [call for call, every in callbacks if _is_due(run, every)], losses)
+            except Exception as error:
+                if run.ranks is None:
+                    raise
+                failure = error
             if interrupt.requested:
                 stop_reason = "interrupted"
+            if run.ranks is not None:
+                stop_reason = agreed(run.ranks, stop_reason, failure)
             due = keeper is not None and run.step % keeper.every == 0
             last = run.step == total or stop_reason != "finished"
             read = losses.dim() > 0 or run.step // CHECK_EVERY > before // CHECK_EVERY  # many losses are on the CPU
@@ -219,3 +233,22 @@ def train_run(
                 keeper.save(run)
                 saved_at = run.step
     return stop_reason
+
+
+def _is_due(run: Run, every: int) -> bool:
+    return run.step % every == 0 or run.step == run.rates.total_steps
+
+
+def _call(run: Run, callbacks: Sequence[Callback], losses: Tensor) -> str:
+    """Tell the callbacks of the last step; whether one of them ends the training."""
+    if not callbacks:
+        return "finished"
+    scheduler, loss = run.scheduler, losses.reshape(-1)[-1]
+    info = StepInfo(run.step - 1, run.rates.total_steps, scheduler.stage, scheduler.get_last_s(), run.net, loss)
+    run.engine.forget()
+    try:
+        for callback in callbacks:
+            callback(info)
+    except StopIteration:
+        return "callback"
+    return "finished"

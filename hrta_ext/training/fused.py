@@ -57,7 +57,8 @@ def _why_not_net(net: nn.Module, samples: Samples) -> str | None:
         return "net has hooks, which it would not call"
     if net.weight.dtype not in (torch.float32, torch.float64) or net.output_weight.dtype != net.weight.dtype:
         return f"it computes in float32 or float64, net is {net.weight.dtype}"
-    if net.output_weight.shape != (net.width,) or net.weight.shape != (net.width, net.in_features + net.bias):
+    here = len(net.neurons)
+    if net.output_weight.shape != (here,) or net.weight.shape != (here, net.in_features + net.bias):
         return "weight and output_weight must have shapes (m, D) and (m,)"
     if not all(weight.is_contiguous() and not weight.is_inference() for weight in weights):
         return "weight and output_weight must be contiguous and no inference tensors"
@@ -196,6 +197,7 @@ class FusedEngine:
             betas=(float(group["betas"][0]), float(group["betas"][1])) if adam else (float(group["momentum"]), 0.0),
             epsilon=float(group["eps"]) if adam else 0.0,
             updates=self._updates() if adam else 0,
+            total_width=self.net.width,
         )
 
     def _weights(self) -> tuple[nn.Parameter, nn.Parameter]:

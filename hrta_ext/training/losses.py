@@ -66,7 +66,7 @@ def value_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     if is_plain(net) and x.dim() == 2 and x.shape[1] == net.in_features:
         assert isinstance(net, TwoLayerNet)
         points = with_bias(x) if net.bias else x
-        f, df_dx = two_layer_with_gradient(points, net.weight, net.output_weight, net.s, base=net.base)
+        f, df_dx = net.outputs(two_layer_with_gradient, points)
         if net.skip is not None:
             f, df_dx = f + points @ net.skip, df_dx + net.skip
         return f, df_dx[:, : net.in_features]

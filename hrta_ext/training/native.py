@@ -35,6 +35,7 @@ class Training:
     betas: tuple[float, float]  # SGD: the momentum is the first
     epsilon: float
     updates: int  # steps that Adam's moments have seen
+    total_width: int = 0  # m of the formula where other processes hold neurons too: f is the sum of all parts on entry
 
     def described(self) -> Any:
         """What the binary is told. Whoever holds it must hold the tensors too."""
@@ -69,6 +70,7 @@ class Training:
             epsilon=self.epsilon,
             updates=self.updates,
             f=address(self.f, "fit: f", torch.float64, device, n if gradient is None else n + n * features),
+            total_width=self.total_width,
         )
 
 
@@ -92,27 +94,44 @@ def train(
     Returns:
         The number of losses written of each.
     """
-    steps, device = losses.shape[1], trainings[0].x.device
-    members = [training.described() for training in trainings]
+    device = trainings[0].x.device
+    written, done = losses.to(device), torch.zeros(len(trainings), dtype=torch.int64, device=device)
+    queue([training.described() for training in trainings], rates, s, written, done, present, keep)
+    if written is not losses:
+        losses.copy_(written)  # waits for the steps
+    return [count or losses.shape[1] for count in done.tolist()]
+
+
+def queue(
+    members: list[Any],
+    rates: Sequence[Tensor],
+    s: Sequence[Tensor],
+    losses: Tensor,
+    done: Tensor,
+    present: Sequence[bool],
+    keep: bool,
+) -> None:
+    """The same for trainings as they are described; on a GPU the steps are queued, and nothing waits for them.
+
+    Args:
+        members: Whose tensors the caller holds.
+        losses: float64, shape (networks, steps), on the device. No steps: the outputs alone, at the one s.
+        done: Of each network where its losses end, 0 for all of them: int64, on the device.
+    """
+    steps, number = losses.shape[1], losses.get_device()
     scratch = None
-    written, done = losses, torch.zeros(len(trainings), dtype=torch.int64, device=device)
-    if device.type != "cpu":
-        count = _C.two_layer_training_scratch(members, steps, trainings[0].x.get_device())
-        scratch = torch.empty(count, dtype=torch.uint8, device=device)
-        written = torch.empty(losses.shape, dtype=torch.float64, device=device)
-    number = written.get_device()
+    if losses.is_cuda:
+        count = _C.two_layer_training_scratch(members, steps, number)
+        scratch = torch.empty(count, dtype=torch.uint8, device=losses.device)
     _C.two_layer_train(
         trainings=members,
         steps=steps,
         lr=[address(tensor, "fit: lr", torch.float64, -1, steps) for tensor in rates],
         s=[address(tensor, "fit: s", torch.float64, -1, steps + 1) for tensor in s],
-        loss=[address(tensor, "fit: loss", torch.float64, number, steps) for tensor in written],
+        loss=[address(tensor, "fit: loss", torch.float64, number, steps) for tensor in losses],
         done=[address(tensor, "fit: done", torch.int64, number, 1) for tensor in done],
         outputs_on_entry=list(present),
         outputs_on_return=keep,
         scratch=own(scratch),
         device=number,
     )
-    if written is not losses:
-        losses.copy_(written)  # waits for the steps
-    return [count or steps for count in done.tolist()]

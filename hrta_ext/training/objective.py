@@ -64,7 +64,6 @@ class PointTerms:
         for p in task.unknowns():
             if p.device != self.device:
                 raise ValueError(f"fit: parameters must be on the net's device, {self.device}, got {p.device}")
-        self.before = _besides_weights(net)
         self.values: list[list[float]] = []
         self.pending: list[Tensor] = []
         self.latest = torch.empty(0)
@@ -149,12 +148,6 @@ class PointTerms:
                 )
         self.tried = True
 
-    def undo(self) -> None:
-        """Before any update: the network as it was."""
-        _put_back(self.before)
-        for p in (*self.net.parameters(), *self.task.unknowns()):
-            p.grad = None
-
     # -- what runs, checkpoints and results ask
 
     def collect(self) -> None:
@@ -230,14 +223,14 @@ class PointTerms:
     def _on_new_points(self) -> tuple[float, float]:
         """The loss on draws after those of the training, and its standard error; leaves the network as it is."""
         first = [(self.total_steps - 1) // checked.term.resample + 1 for checked in self.terms]
-        before = _besides_weights(self.net)
+        before = besides_weights(self.net)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.enable_grad(), torch.random.fork_rng(devices):
             losses = [
                 sum(float(value.detach()) for value in self._evaluate([start + k for start in first]))
                 for k in range(_NEW_DRAWS)
             ]
-        _put_back(before)
+        put_back(before)
         return mean_and_error(losses)
 
     def of_steps(self) -> dict[str, Tensor]:
@@ -252,13 +245,14 @@ def _digits(number: float) -> str:
     return short if float(short) == number else repr(number)
 
 
-def _besides_weights(net: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def besides_weights(net: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """What a forward pass or a schedule may change, and its present values."""
     tensors = (*net.buffers(), *(layer.s for layer in homotopy_layers(net)))
     return [(tensor, tensor.detach().clone()) for tensor in tensors]
 
 
-def _put_back(values: list[tuple[Tensor, Tensor]]) -> None:
+def put_back(values: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo what has changed since :func:`besides_weights`."""
     with torch.no_grad():
         for tensor, value in values:
             tensor.copy_(value)

@@ -19,8 +19,13 @@ _CPU_GRAIN = 32768
 OptimizerFactory = Callable[..., Optimizer]
 
 
-def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    """The optimizer that ``fit`` was asked for; TypeError or ValueError that names the argument otherwise."""
+def build_optimizer(
+    optimizer: str | OptimizerFactory, parameters: list[nn.Parameter], lr: float, *, divided: bool = False
+) -> Optimizer:
+    """The optimizer that ``fit`` was asked for; TypeError or ValueError that names the argument otherwise.
+
+    With ``divided`` parameters are shares of ranks, and all ranks shall take the same kernel, whatever their share.
+    """
     if isinstance(lr, bool) or not isinstance(lr, Real):
         raise TypeError(f"fit: lr must be a number, got {shown(lr)}")
     lr = as_float(lr)
@@ -36,7 +41,8 @@ def build_optimizer(optimizer: str | OptimizerFactory, parameters: list[nn.Param
         # when cores are shared, so there it pays only for one thread, where it saves 100 us a step, and for parameters
         # that torch would split among threads anyway.
         largest = max(p.numel() for p in parameters)
-        if parameters[0].device.type != "cpu" or largest > _CPU_GRAIN or torch.get_num_threads() == 1:
+        one = divided or torch.get_num_threads() == 1
+        if parameters[0].device.type != "cpu" or largest > _CPU_GRAIN or one:
             with suppress(RuntimeError):  # no such kernel for this device or dtype
                 return named[optimizer](parameters, lr=lr, fused=True)
         return named[optimizer](parameters, lr=lr, foreach=True)

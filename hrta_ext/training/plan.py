@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,13 @@ from hrta_ext.training.checkpoints import fingerprint
 from hrta_ext.training.data import Batches, Samples, check_samples
 from hrta_ext.training.engines import Engine, TermsEngine, TorchEngine
 from hrta_ext.training.fused import FusedEngine, why_not_fused
-from hrta_ext.training.objective import PointTerms
+from hrta_ext.training.objective import PointTerms, besides_weights
 from hrta_ext.training.optimizers import LearningRate, OptimizerFactory, build_optimizer
 from hrta_ext.training.ramps import Moving, ramp
 from hrta_ext.training.results import Callback, FitResult
 from hrta_ext.training.run import Run
 from hrta_ext.training.schedules import HomotopyScheduler, Stages, check_keeps_function, check_stages
+from hrta_ext.training.shared import SharedEngine, check_shared, ranks_of_net
 from hrta_ext.training.terms import Task
 
 
@@ -66,6 +68,7 @@ class Plan:
 
     def start(self) -> Run:
         """The run before its first step; sets the first s."""
+        before = besides_weights(self.net)
         scheduler: HomotopyScheduler | AdaptiveScheduler
         keep = bool(self.settings.get("keep_function"))
         if self.rule is not None:
@@ -74,7 +77,15 @@ class Plan:
             scheduler = AdaptiveScheduler(self.net, self.rule, self.batches.samples, keep_function=keep)
         else:
             scheduler = HomotopyScheduler(self.net, self.stages.values, self.stages.milestones, keep_function=keep)
-        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, self.stages.path)
+        path = self.stages.path
+        return Run(self.net, self.optimizer, scheduler, self.rates, self.batches, self.engine, path, before)
+
+    def _count(self, parameter: nn.Parameter) -> int:
+        """Numbers in a parameter, those of all ranks."""
+        net = self.net
+        if isinstance(net, TwoLayerNet) and (parameter is net.weight or parameter is net.output_weight):
+            return net.width * math.prod(parameter.shape[1:])
+        return parameter.numel()
 
     def result(self, run: Run, stop_reason: str) -> FitResult:
         """What ``run`` did."""
@@ -93,7 +104,8 @@ class Plan:
                 **adaptive,
                 "engine": self.engine.name,
                 **self.batches.facts(finished=stop_reason in ("finished", "callback")),
-                "n_parameters": sum(p.numel() for p in self.parameters),
+                "n_parameters": sum(map(self._count, self.parameters)),
+                **({} if run.ranks is None else {"ranks": run.ranks.size}),
                 "network": type(self.net).__name__,
                 "device": str(self.batches.device),
                 "dtype": str(self.batches.dtype).removeprefix("torch."),
@@ -109,6 +121,7 @@ def prepare(
     *,
     watched: bool,
     stages: dict[torch.dtype, Stages] | None = None,
+    seed: int | None = None,
 ) -> Plan:
     """Check what :func:`fit` was given.
 
@@ -116,6 +129,7 @@ def prepare(
         net, data, recipe: Its arguments.
         watched: There are callbacks after every single step.
         stages: Those of networks before this one, by dtype: a function of the step is called once for all.
+        seed: Of the shuffles; None: torch's.
     """
     keep_function = check_flag(recipe.keep_function, "fit: keep_function")
     parameters = _check_net(net)
@@ -146,12 +160,15 @@ def prepare(
     batches: Batches | PointTerms
     if isinstance(data, Samples):
         batch_size = _check_batch_size(recipe.batch_size, data.x.shape[0], recipe.optimizer)
-        batches = Batches(data, batch_size)
+        batches = Batches(data, batch_size, seed)
     else:
         batches = PointTerms(net, data, sum(of_run.steps))
         known_ids = {id(p) for p in parameters}
         parameters = [*parameters, *(p for p in data.unknowns() if id(p) not in known_ids)]
-    built = build_optimizer(recipe.optimizer, parameters, recipe.lr)
+    ranks = ranks_of_net(net)
+    built = build_optimizer(recipe.optimizer, parameters, recipe.lr, divided=ranks is not None)
+    if ranks is not None:
+        check_shared(net, built)
     rates = LearningRate(recipe.lr_schedule, built, sum(of_run.steps))
     chosen = _choose_engine(recipe.engine, net, built, rates, batches, watched)
     settings = {
@@ -182,7 +199,8 @@ def _choose_engine(
         reason = why_not_fused(net, optimizer, batches.samples, batches.batch_size)
         if reason is None:
             assert isinstance(net, TwoLayerNet)
-            return FusedEngine(net, optimizer, rates, batches.samples, watched=watched)
+            kind = FusedEngine if net.ranks is None else SharedEngine
+            return kind(net, optimizer, rates, batches.samples, watched=watched)
         if engine == "fused":
             raise ValueError(f'fit: engine "fused" does not serve this call: {reason}; use engine="auto"')
     tensors = (*net.parameters(), *batches.tensors())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Mapping
 from types import FrameType
@@ -18,12 +19,13 @@ from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.adaptive import AdaptiveScheduler
 from hrta_ext.training.data import Batches
 from hrta_ext.training.engines import Engine
-from hrta_ext.training.objective import PointTerms
+from hrta_ext.training.objective import PointTerms, put_back
 from hrta_ext.training.optimizers import LearningRate
 from hrta_ext.training.schedules import HomotopyScheduler
 
 # Elements whose temporaries stay small beside a network of a hundred million neurons.
 _CHECKED_AT_ONCE = 1 << 20
+_SAME_SIGNAL = 3.0  # seconds
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -60,12 +62,15 @@ class Run:
         batches: Batches | PointTerms,
         engine: Engine,
         path: Tensor | None,
+        before: list[tuple[Tensor, Tensor]],
     ) -> None:
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.rates, self.batches, self.engine = rates, batches, engine
         self.path = path  # s of every step, (steps,), where it moves by itself
+        self.before = before  # buffers and s as they were
         self.changes: list[int] = [] if path is None else (path.diff().nonzero()[:, 0] + 1).tolist()
         self.device = batches.device
+        self.ranks = net.ranks if isinstance(net, TwoLayerNet) else None  # who does the same steps
         self.step = 0
         self.seconds = 0.0
         self.loss: list[float] = []
@@ -74,9 +79,21 @@ class Run:
     def advance(self, most: int) -> Tensor:
         """Up to ``most`` steps of training within a stage; their losses stay on the device until :meth:`collect`."""
         count = self.enter(most)
-        losses = self.engine.train(self.step, count, self.upcoming(count))
+        try:
+            losses = self.engine.train(self.step, count, self.upcoming(count))
+        except Exception:
+            if self.step == 0:
+                self._undo()
+            raise
         self.count(losses)
         return losses
+
+    def _undo(self) -> None:
+        """The first step was refused: buffers and s as they were before the run, and no gradients."""
+        put_back(self.before)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def enter(self, most: int) -> int:
         """Set the s of the next step; how many steps of its stage, up to ``most``, are best done at once."""
@@ -116,7 +133,8 @@ class Run:
         """Read the losses off the device; False when one of them is not finite."""
         if not self.pending:
             return True
-        values = torch.cat([losses.reshape(-1) for losses in self.pending]).tolist()
+        together = torch.cat([losses.reshape(-1) for losses in self.pending])
+        values = (together if self.ranks is None else self.ranks.from_first(together)).tolist()
         self.pending.clear()
         self.batches.collect()
         self.loss += values
@@ -127,7 +145,8 @@ class Run:
         trained = (p for group in self.optimizer.param_groups for p in group["params"])
         distinct = {id(p): p for p in (*self.net.parameters(), *trained)}.values()
         parts = (part for p in distinct for part in p.detach().reshape(-1).split(_CHECKED_AT_ONCE))
-        return all(bool(part.isfinite().all()) for part in parts)
+        finite = all(bool(part.isfinite().all()) for part in parts)
+        return finite if self.ranks is None else self.ranks.total(not finite) == 0
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`restore` needs. Tensors are those in use, not copies."""
@@ -156,23 +175,38 @@ class Interrupt:
     """Turns the first Ctrl-C into a request to stop between two steps, so that no update is ever half done.
 
     Only the main thread receives Ctrl-C, and a handler of the user's own is left in charge.
+
+    Args:
+        divided: Other processes do the same steps, under torchrun: SIGTERM asks too, and since torchrun passes on what
+            the terminal has sent already, a second signal counts only after some seconds.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
-        self.installed = False
+    def __init__(self, *, divided: bool = False) -> None:
+        self.requested, self.since, self.divided = False, 0.0, divided
+        self.before: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+        if divided:
+            self.before[signal.SIGTERM] = signal.SIG_DFL
+        self.installed: list[signal.Signals] = []
 
     def _request(self, signal_number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not self.requested:
+            self.requested, self.since = True, time.monotonic()
+            if not self.divided:
+                self._put_back()
+        elif time.monotonic() - self.since > _SAME_SIGNAL:
+            self._put_back()
+            signal.raise_signal(signal_number)
 
     def __enter__(self) -> Interrupt:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._request)
-            self.installed = True
+        if threading.current_thread() is threading.main_thread():
+            self.installed = [number for number, own in self.before.items() if signal.getsignal(number) is own]
+            for number in self.installed:
+                signal.signal(number, self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number in self.installed:
+            signal.signal(number, self.before[number])

@@ -33,7 +33,8 @@ def model_of(folder: Path) -> list[Any]:
 
 
 def checkpoint_of(folder: Path) -> list[Any]:
-    content = load_checkpoint(folder / "run.pt", MARK)
+    net = TwoLayerNet(1, 3)
+    content = load_checkpoint(folder / "run.pt", MARK, net, torch.optim.Adam(net.parameters()))
     parts = [content["loss"], *content["model"].values(), *content["rng"].values(), content["shuffle"]]
     return [*(part.tolist() for part in parts), str(content["optimizer"]), content["step"], content["homotopy"]]
 

@@ -33,7 +33,7 @@ WITHIN = {
 }
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 OWN = {"native", "reference"}
-FOR_REPRODUCTION = {"plots", "files"}
+FOR_REPRODUCTION = {"plots", "files", "groups"}
 # The command of the reproduction is a command like the others, and the command line offers it where its extra is there.
 ADAPTERS = {("reproduction.command", "cli"), ("cli.commands", "reproduction")}
 NATIVE_FALLS_BACK = {("network.native", "network.reference")}
@@ -185,8 +185,9 @@ def test_what_the_rule_allows_is_no_breach(module: str, source: str) -> None:
 
 
 def too_many(folder: Path) -> list[str]:
-    """The files in the root of a package, where there are more than ten; the binary is not one."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("_C."))
+    """The files in the root of a package, where there are more than ten; the binary and py.typed are none."""
+    files = {path.name for path in folder.iterdir() if path.is_file()} - {"py.typed"}
+    names = sorted(name for name in files if not name.startswith("_C."))
     return names if len(names) > 10 else []
 
 
@@ -207,7 +208,7 @@ def test_no_file_has_more_than_400_lines() -> None:
 
 def test_a_full_root_and_a_long_file_are_found(tmp_path: Path) -> None:
     names = [f"{letter}.py" for letter in "abcdefghij"]
-    for name in (*names, "_C.so"):
+    for name in (*names, "_C.so", "py.typed"):
         (tmp_path / name).write_text("\n" * 400)
     assert too_many(tmp_path) == too_long(tmp_path) == []
     (tmp_path / "k.cu").write_text("\n" * 401)

@@ -17,7 +17,8 @@ import torch.distributed as dist
 
 # The server has imported torch and starts no threads: what it forks costs milliseconds and may use OpenMP.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "numpy", "hrta_ext"])
+_OF_TORCH = ["torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.checkpoint"]  # seconds to import
+_SERVER.set_forkserver_preload([*_OF_TORCH, "numpy", "hrta_ext"])
 
 
 def said(call: Callable[..., Any], *arguments: Any, **options: Any) -> str | None:

@@ -84,7 +84,7 @@ def test_gram_writes_the_files_of_one_process(folder, answers, monkeypatch):
     [
         ("again", "already holds a run (results.json)"),
         ("typed wrong", "--dtype must be float64 or float32"),
-        ("demo", "hrta demo runs in one process, and torchrun started 2: only gram and doctor share their work"),
+        ("demo", "hrta demo runs in one process, and torchrun started 2: only train, gram, doctor"),
     ],
 )
 def test_a_mistake_is_one_line_of_rank_0(answers, name, words):

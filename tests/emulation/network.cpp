@@ -59,7 +59,7 @@ void two_layer_sum_samples(int dtype, int base, const int64_t* sizes, const void
                               sums, 0, nullptr);
 }
 
-// sizes: n, D, m, gradient features. `moments`: first of weight and output_weight, then second. numbers: beta1, beta2,
+// sizes: n, D, m, gradient features, m of the formula. `moments`: first of weight and output_weight, then second. numbers: beta1, beta2,
 // epsilon. s (steps + 1).
 int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, const void* x, const void* y,
                         const void* sample_weight, const void* gradient_target, void* weight, void* output_weight,
@@ -70,7 +70,7 @@ int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, con
   training.dtype = static_cast<ScalarKind>(dtype);
   training.base = base;
   training.n = sizes[0], training.features = sizes[1], training.width = sizes[2];
-  training.gradient_features = sizes[3];
+  training.gradient_features = sizes[3], training.total_width = sizes[4];
   training.x = x, training.y = y;
   training.sample_weight = sample_weight, training.gradient_target = gradient_target;
   training.weight = weight, training.output_weight = output_weight;

@@ -295,7 +295,7 @@ def train(
     beta1, beta2 = optimizer.param_groups[0]["betas"] if adam else (momentum, 0.0)
     epsilon = optimizer.param_groups[0]["eps"] if adam else 0.0
     numbers = torch.tensor([beta1, beta2, epsilon], dtype=torch.float64)
-    sizes = torch.tensor([n, features, net.width, net.in_features])
+    sizes = torch.tensor([n, features, net.width, net.in_features, net.width])
     f = torch.full((n * (1 + features),), torch.nan, dtype=torch.float64)
     losses, taken = [], 0
     for steps in cuts:

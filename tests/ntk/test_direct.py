@@ -82,6 +82,18 @@ def test_signs_near_zero_are_those_of_float64(served: list[bool]) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("base", ["tanh", "erf", "gelu", "silu", "softplus"])
+@pytest.mark.parametrize("size", [12.0, 40.0])
+def test_many_features(base: str, size: float, served: list[bool]) -> None:
+    """Few |z| are small enough for sigma_s to curve, and float32 leaves few digits of what many features add up to."""
+    x, weight, output_weight = problem(33, 600, 700, dtype=torch.float32)
+    x[5] = 0.0
+    for s in (0.7, 1.0, 1.5):
+        check((size * x, weight, output_weight), s, base)
+    assert served == [True] * 3
+
+
+@needs_kernels
 def test_zero_samples_neurons_and_ties(served: list[bool]) -> None:
     """sigma'(0) = 0; sums of small integers are exact."""
     generator = torch.Generator().manual_seed(0)

@@ -244,6 +244,23 @@ def test_points_that_an_energy_refuses(arguments: dict[str, Any], points: Any, m
         hx.fit(hx.TwoLayerNet(2, 4, base="tanh"), points, loss=hx.DeepRitz(1.0, **arguments), s=1.0, steps=1)
 
 
+@pytest.mark.parametrize(
+    ("points", "match"),
+    [
+        (
+            {"interior": SQUARE, "dirichlet": hx.Sampler(SQUARE.boundary, 4)},
+            r"interior .*, got Box; give hx\.Sampler\(",
+        ),
+        ({"interior": hx.Sampler(SQUARE, 4), "dirichlet": SQUARE.boundary}, r"dirichlet .*; give hx\.Sampler\("),
+        ({"interior": "square", "dirichlet": SQUARE}, r"weights\), got str$"),
+    ],
+)
+def test_a_geometry_in_a_samplers_place_is_named(points: Any, match: str) -> None:
+    """It has a measure but draws nothing: the message says what does."""
+    with pytest.raises(TypeError, match=f"DeepRitz: .*{match}"):
+        hx.DeepRitz(1.0, dirichlet=0.0).terms(points)
+
+
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: hx.DeepRitz("f"), TypeError, "DeepRitz: source must be a number or a function"),
     (lambda: hx.DeepRitz(1.0, reaction=-1.0), ValueError, "reaction must not be negative"),

@@ -155,6 +155,7 @@ def test_a_region_that_is_hard_to_hit_says_so() -> None:
         (lambda: hx.Sampler(SQUARE, 3, method="halton"), ValueError, "Sampler: method must be .*, got 'halton'"),
         (lambda: hx.Sampler(SQUARE, 3, seed=2**64), ValueError, "Sampler: seed must be in"),
         (lambda: hx.Sampler(SQUARE, 3, seed=True), TypeError, "Sampler: seed must be an int, got True"),
+        (lambda: hx.Sampler(SQUARE, 3, seed=1.5), TypeError, r"Sampler: seed must be an int, got 1\.5"),
         (
             lambda: hx.Sampler(SQUARE, 3, dtype=torch.int64),
             TypeError,

@@ -9,6 +9,7 @@ import pytest
 
 from hrta_ext.reproduction.page.sections import Scale
 from hrta_ext.reproduction.reproduce import EXPERIMENTS
+from hrta_ext.reproduction.runs.equations import EquationTraining
 from hrta_ext.reproduction.runs.homotopies import Homotopy
 from hrta_ext.reproduction.runs.tasks import MODULES, Results, Task
 from hrta_ext.reproduction.runs.trainings import Training
@@ -38,6 +39,7 @@ POISSON = Training("poisson", base="relu2", steps=(1812,), lr=0.01)
 HOMOTOPY = Homotopy(
     "sin1d", width=400, s=(1.0, 2.0), steps=(600,), lr=0.01, moves="ramp", ramp_steps=150, dtype="float64"
 )
+EQUATION = EquationTraining("poisson", base="relu2", width=200, steps=(300,), lr=0.1, seed=1000)
 SMALL = Scale("small", 11, "cpu")
 
 
@@ -50,6 +52,7 @@ def test_keys_of_trainings_are_those_of_stored_results(tmp_path):
     """Their parameters are the fields of Training: a new field, or another default, would lose every stored one."""
     assert TRAINING.task.key == "247e66b5e8dca3c47b9c"
     assert HOMOTOPY.task.key == "2fdab2588d51c423a923"  # a Homotopy is another kind of task, so those above stay
+    assert EQUATION.task.key == "8936350666482af50acf"
     poisson = EXPERIMENTS["poisson"].tasks(SMALL, Results(tmp_path))
     solve = Task.of("poisson.solve", {**vars(POISSON), "s": [1.0], "steps": [1812]}, 1.0)
     assert solve.key == "b635bf739a054e69d4e3"
@@ -58,7 +61,13 @@ def test_keys_of_trainings_are_those_of_stored_results(tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_task_of_a_claim_is_found_by_its_name(name, tmp_path):
-    known = {"trainings.train", "homotopies.train", "poisson.solve", *(function for function, _, _ in KEYS)}
+    known = {
+        "trainings.train",
+        "homotopies.train",
+        "equations.train",
+        "poisson.solve",
+        *(function for function, _, _ in KEYS),
+    }
     functions = {task.function for task in EXPERIMENTS[name].tasks(SMALL, Results(tmp_path))}
     assert functions
     assert functions <= known, "a key of each kind of task stands above"
@@ -69,4 +78,4 @@ def test_every_task_of_a_claim_is_found_by_its_name(name, tmp_path):
 
 def test_small_tasks_of_each_kind_are_among_the_stored_ones(tmp_path):
     keys = {task.key for claim in EXPERIMENTS.values() for task in claim.tasks(SMALL, Results(tmp_path))}
-    assert {key for _, _, key in KEYS} | {TRAINING.task.key} <= keys
+    assert {key for _, _, key in KEYS} | {TRAINING.task.key, EQUATION.task.key} <= keys

@@ -9,6 +9,7 @@ from training.cases import QUICK, net64
 
 from hrta_ext.activation.modules import HomotopyActivation
 from hrta_ext.network.module import TwoLayerNet
+from hrta_ext.training.ensemble import fit_ensemble
 from hrta_ext.training.fit import fit
 
 X, Y = torch.zeros(6, 1, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
@@ -159,3 +160,44 @@ def test_a_network_that_returns_no_tensor_is_named(data) -> None:
 
     with pytest.raises(TypeError, match=r"^fit: the network must return a tensor, got tuple"):
         fit(Pair(1, 3).double(), *data, **QUICK)
+
+
+class Refusing(torch.optim.SGD):
+    """Raises before its first update."""
+
+    def step(self, closure=None):
+        closure()
+        raise RuntimeError("refused")
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("call", [fit, lambda net, x, y, **given: fit_ensemble([net], x, y, **given)])
+def test_an_optimizer_that_raises_in_its_first_step_leaves_the_network_as_it_was(call, learnable):
+    """The schedule has set s by then, and autograd the gradients."""
+    layer = HomotopyActivation(0.7, "tanh", learnable=learnable)
+    net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), layer, nn.Linear(4, 1)).double()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="refused"):
+        call(net, X, Y, s=0.2, steps=3, optimizer=Refusing)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_an_optimizer_that_raises_later_keeps_what_was_trained():
+    """Only a run without any step leaves no trace."""
+
+    class Tired(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure=None):
+            Tired.steps += 1
+            if Tired.steps > 2:
+                raise RuntimeError("tired")
+            return super().step(closure)
+
+    net = net64()
+    start = net.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="tired"):
+        fit(net, X + 1.0, Y + 1.0, s=0.2, steps=3, optimizer=Tired)
+    assert float(net.s) == pytest.approx(0.2)
+    assert not torch.equal(net.weight, start)

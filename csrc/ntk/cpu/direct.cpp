@@ -1,8 +1,8 @@
 // The Gram matrices at one s, float32 class: sums of products of sigma_s(z) and a sigma_s'(z) themselves, so that
 // neither the four smaller sums nor their products with x are needed, and nothing cancels but what sigma_s cancels.
-// All of it is in float, but for sums over more than kChain features or kTerms neurons and for signs of z that float
-// leaves open. What float may cost is looked at afterwards (within_class): the caller goes by the sums of builder.cpp
-// where it is too much.
+// All of it is in float, but for sums over more than kChain features or kTerms neurons, for signs of z that float
+// leaves open, and for z where sigma_s curves if |z| is large elsewhere (many features). What float may cost is looked
+// at afterwards (within_class): the caller goes by the sums of builder.cpp where it is too much.
 #include "ntk/cpu/direct.h"
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "ntk/cpu/float_class.h"
 #include "ntk/gram.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
@@ -95,6 +96,7 @@ class Direct {
         x_(groups_ * call.D * kGroup),
         norm_(size_t(groups_ * kGroup), 0.0),
         samples_{call.n, call.D, call.x, x_.get(), norm_.data()},
+        class_{call.base, call.s, double(call.m)},
         totals_(call.n, call.D) {
     std::vector<float> squares(size_t(call.D), 0.0f);
     loops_.survey(call.x, call.D, call.D, call.n, norm_.data(), squares.data());
@@ -103,6 +105,7 @@ class Direct {
       norm = norm == 0.0 && is_zero(i) ? -1.0 : std::sqrt(norm + kSquareUnderflow * double(call.D));
     }
     for_each_task(groups_, parallel_for_, [&](int64_t group) { pack(group); }, small_);
+    if (class_.can_be_exact()) class_.exact = wanted();
   }
 
   bool run() {
@@ -113,6 +116,38 @@ class Direct {
   }
 
  private:
+  // sum_d x_id^2 squares_d.
+  double weighted(int64_t i, const double* squares) const {
+    const float* x = call_.x + i * call_.D;
+    double sum = 0.0;
+    for (int64_t d = 0; d < call_.D; ++d) sum += double(x[d]) * double(x[d]) * squares[d];
+    return sum;
+  }
+
+  // The z that are to be formed in float64, by what weights like the first ones would make of all samples: none if
+  // float does, or if more than half of them were that near.
+  const Exact* wanted() const {
+    const int64_t rows = std::min<int64_t>(call_.m, kRun);
+    std::vector<double> square(static_cast<size_t>(rows)), squares, variances;
+    std::vector<float> sums(size_t(call_.D), 0.0f);
+    loops_.survey(call_.weight, call_.D, call_.D, rows, square.data(), sums.data());
+    for (const float sum : sums) squares.push_back(double(sum) / double(rows));
+    for (int64_t i = 0; i < call_.n; ++i) variances.push_back(weighted(i, squares.data()));
+    FloatClass tried = class_;
+    const auto keeps = [&] {
+      return std::all_of(variances.begin(), variances.end(), [&](double v) { return tried.would_keep(v); });
+    };
+    if (keeps()) return nullptr;
+    for (const Exact& exact : kExact) {
+      double near = 0.0;
+      for (const double variance : variances) near += FloatClass::share_near(exact.within, variance);
+      if (near > 0.5 * double(call_.n)) break;
+      tried.exact = &exact;
+      if (keeps()) break;
+    }
+    return tried.exact;
+  }
+
   bool is_zero(int64_t i) const {
     const float* row = call_.x + i * call_.D;
     return i >= call_.n || std::all_of(row, row + call_.D, [](float x) { return x == 0.0f; });
@@ -155,11 +190,12 @@ class Direct {
       for (int g = 0; g < groups; ++g) {
         double* of_group = z.at(g * kRun * kGroup);
         const int64_t at = g * size + begin * kGroup;
-        if (call_.base == kRelu) {
-          loops_.repair_signs(samples_, first + g, rows, square, run, of_group);
+        if (call_.base == kRelu || class_.exact) {
+          loops_.repair(samples_, first + g, rows, square, run, class_.exact ? double(class_.exact->within) : -1.0,
+                        of_group);
         }
-        loops_.respond(call_.base, call_.s, of_group, call_.output_weight + neuron, run, values + at, slopes + at,
-                       slot.scales[size_t(first + g)]);
+        loops_.respond(call_.base, call_.s, of_group, call_.output_weight + neuron, run, class_.window(), values + at,
+                       slopes + at, slot.scales[size_t(first + g)]);
       }
     }
     for (int g = 0; tiles && g < groups; ++g) {
@@ -288,36 +324,13 @@ class Direct {
         small_);
   }
 
-  // Whether float kept the class, for every sample: one may dominate. The roundings of a chain are taken as independent
-  // of mean zero: the error of z is then e with E e^2 = kChain / 6 u^2 |x_i o w_k|^2, u = 2^-24, and what the errors
-  // d_ik of a factor v_ik make of a product is sqrt(2 / m) (sum d^2 / sum v^2)^(1/2) of it. 3e-7 of that are allowed, a
-  // quarter of it for bases with few neurons that are not saturated, and 7e-6 for the factor itself. sigma_s as a sum
-  // of two terms must keep a quarter of the larger one in the mean.
+  // Whether float kept the class, for every sample: one may dominate.
   bool within_class() const {
-    const double m = double(call_.m), r = 1.0 - call_.s, s = call_.s;
-    const double allowed = std::min(4.5e-14 * m, 5e-11) / (call_.base == kRelu ? 1.0 : 16.0);
-    if (!(totals_.output < 1e24 * m)) return false;
+    if (!(totals_.output < 1e24 * double(call_.m))) return false;
     for (int64_t i = 0; i < call_.n; ++i) {
-      const double z = totals_.z[size_t(i)], value = totals_.value[size_t(i)], slope = totals_.slope[size_t(i)];
-      double weighted = 0.0;
-      const float* x = call_.x + i * call_.D;
-      for (int64_t d = 0; d < call_.D; ++d) weighted += double(x[d]) * double(x[d]) * totals_.squares[size_t(d)];
-      if (weighted == 0.0) continue;
-      const auto ordinary = [&](double sum) { return sum > 1e-24 * m && sum < 1e24 * m; };
-      if (!ordinary(z) || !ordinary(value) || !ordinary(slope)) return false;
-      const double error = kChain / 6.0 * 0x1p-48 * weighted;  // sum of e^2
-      const double steepest =
-          call_.base == kRelu2
-              ? 2.0 * s * s * z / m + r * r
-              : std::max(r * r, (std::abs(r) + 1.13 * std::abs(s)) * (std::abs(r) + 1.13 * std::abs(s)));
-      if (!(error * steepest <= allowed * value)) return false;
-      if (call_.base == kRelu) continue;
-      const bool everywhere = call_.base == kRelu2 || call_.base == kSin;  // sigma'' is of order 1
-      const double curved = everywhere ? totals_.output : 0.64 * totals_.curved[size_t(i)];
-      if (!(s * s * curved * error <= allowed * m * slope)) return false;
-      const bool rectifier = call_.base == kGelu || call_.base == kSilu || call_.base == kSoftplus;
-      const double term = std::max(r * r, rectifier ? 1.0 : 0.0);
-      if (!(term * z <= 16.0 * value && r * r * totals_.output <= 16.0 * slope)) return false;
+      const auto at = size_t(i);
+      const SampleSums sums{totals_.z[at], totals_.value[at], totals_.slope[at], totals_.curved[at]};
+      if (!class_.keeps(weighted(i, totals_.squares.data()), totals_.output, sums)) return false;
     }
     return true;
   }
@@ -353,6 +366,7 @@ class Direct {
   Buffer<float> x_;  // (groups, D, kGroup)
   std::vector<double> norm_;
   Samples samples_;
+  FloatClass class_;
   std::unique_ptr<Products> products_;
   Totals totals_;
 };

@@ -16,10 +16,12 @@ constexpr int kTerms = 32;  // neurons of a product summed in float before the s
 constexpr double kSignBound = 1.02 * (kChain + 3) * 0x1p-24, kUnderflow = 0x1p-147, kSquareUnderflow = 0x1p-148;
 
 // What the sums of squares of one group say about cancellation, (kGroup) each: z, sigma_s(z), a sigma_s'(z), and a
-// where |z| < kCurved, beyond which sigma'' is below 0.08 for all bases but relu2 and sin.
+// where |z| is within some window.
 struct Scales {
   double z[kGroup], value[kGroup], slope[kGroup], curved[kGroup];
 };
+
+// Beyond kCurved sigma'' is below 0.08 for all bases but relu2 and sin.
 constexpr float kCurved = 2.5f;
 
 struct Samples {
@@ -38,13 +40,14 @@ struct DirectLoops {
   void (*preactivations)(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z,
                          double* square, float* squares);
 
-  // z (count, kGroup) of ReLU that might have another sign are formed again in float64.
-  void (*repair_signs)(const Samples& samples, int64_t group, const float* rows, const double* square, int count,
-                       double* z);
+  // z (count, kGroup) that might have another sign, or are within `radius`, are formed again in float64.
+  void (*repair)(const Samples& samples, int64_t group, const float* rows, const double* square, int count,
+                 double radius, double* z);
 
-  // values = sigma_s(z), slopes = a sigma_s'(z), both (count, kGroup), from z (count, kGroup); scales are added to.
-  void (*respond)(int base, double s, const double* z, const float* a, int count, float* values, float* slopes,
-                  Scales& scales);
+  // values = sigma_s(z), slopes = a sigma_s'(z), both (count, kGroup), from z (count, kGroup); scales are added to,
+  // `curved` where |z| < window.
+  void (*respond)(int base, double s, const double* z, const float* a, int count, float window, float* values,
+                  float* slopes, Scales& scales);
 
   // out (n, n), on and above the diagonal, += sum over k of operand_ik operand_jk, operand (groups, block, kGroup), for
   // the rows from row to row_end and the columns from column to column_end; row, column: multiples of two groups.

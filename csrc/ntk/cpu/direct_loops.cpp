@@ -137,20 +137,19 @@ void preactivations(const Samples& samples, int64_t first, int groups, const flo
 
 // x . w in float64: products are exact.
 double dot(const float* x, const float* w, int64_t D) {
-  Vector<double> sum[2] = {};
-  constexpr int kWidth = kLanes<double>;
+  constexpr int kWidth = kLanes<double>, kSums = 4;
+  Vector<double> sum[kSums] = {};
   int64_t d = 0;
-  for (; d + 2 * kWidth <= D; d += 2 * kWidth) {
-    sum[0] = fused(wide(x + d), wide(w + d), sum[0]);
-    sum[1] = fused(wide(x + d + kWidth), wide(w + d + kWidth), sum[1]);
+  for (; d + kSums * kWidth <= D; d += kSums * kWidth) {
+    for (int i = 0; i < kSums; ++i) sum[i] = fused(wide(x + d + i * kWidth), wide(w + d + i * kWidth), sum[i]);
   }
-  double total = sum_of_lanes(sum[0] + sum[1]);
+  double total = sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
   for (; d < D; ++d) total += double(x[d]) * double(w[d]);
   return total;
 }
 
-void repair_signs(const Samples& samples, int64_t group, const float* rows, const double* square, int count,
-                  double* z) {
+void repair(const Samples& samples, int64_t group, const float* rows, const double* square, int count, double radius,
+            double* z) {
   const double D = double(samples.D), floor = kUnderflow * D, share = kSignBound + 0x1p-52 * D;
   const double* size = samples.norm + group * kGroup;
   const int64_t lanes = least(samples.n - group * kGroup, kGroup);
@@ -158,13 +157,18 @@ void repair_signs(const Samples& samples, int64_t group, const float* rows, cons
     double* row = z + k * kGroup;
     const double bound = share * __builtin_sqrt(square[k] + kSquareUnderflow * D);
     int64_t near = 0;
-    for (int l = 0; l < kGroup; ++l) near |= absolute(row[l]) <= multiply_add(bound, size[l], floor) ? 1 : 0;
+    double reach[kGroup];
+    for (int l = 0; l < kGroup; ++l) {
+      const double sign = multiply_add(bound, size[l], floor);
+      reach[l] = sign > radius ? sign : radius;
+      near |= absolute(row[l]) <= reach[l] ? 1 : 0;
+    }
     if (near == 0) continue;
     const float* weight = rows + k * samples.D;
     bool zero = true;
     for (int64_t d = 0; zero && d < samples.D; ++d) zero = weight[d] == 0.0f;
     for (int64_t l = 0; l < lanes && !zero; ++l) {
-      if (!(absolute(row[l]) <= multiply_add(bound, size[l], floor))) continue;
+      if (!(absolute(row[l]) <= reach[l])) continue;
       row[l] = dot(samples.rows + (group * kGroup + l) * samples.D, weight, samples.D);
     }
   }
@@ -191,7 +195,7 @@ void respond_as(Homotopy<float> h, const double* z, const float* a, int count, f
   }
 }
 
-void respond(int base, double s, const double* z, const float* a, int count, float* values, float* slopes,
+void respond(int base, double s, const double* z, const float* a, int count, float window, float* values, float* slopes,
              Scales& scales) {
   float narrow[kRun * kGroup];
   with_base(base, [&](auto tag) {
@@ -203,7 +207,7 @@ void respond(int base, double s, const double* z, const float* a, int count, flo
     for (int v = 0; v < kGroupVectors; ++v) {
       const int i = k * kGroup + v * kLanes<float>;
       const Vector<float> pre = load(narrow + i), value = load(values + i), slope = load(slopes + i);
-      const Vector<float> curved = pre * pre < broadcast(kCurved * kCurved) ? square : Vector<float>{};
+      const Vector<float> curved = pre * pre < broadcast(window * window) ? square : Vector<float>{};
       sum[0][v] = fused(pre, pre, sum[0][v]);
       sum[1][v] = fused(value, value, sum[1][v]);
       sum[2][v] = fused(slope, slope, sum[2][v]);
@@ -269,7 +273,7 @@ void finish(int64_t n, double m, int64_t row, int64_t group, const double* inner
 }  // namespace
 
 extern const DirectLoops kDirectLoops;
-const DirectLoops kDirectLoops = {survey, preactivations, repair_signs, respond, product, finish};
+const DirectLoops kDirectLoops = {survey, preactivations, repair, respond, product, finish};
 
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace cpu

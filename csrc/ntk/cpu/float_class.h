@@ -19,16 +19,24 @@ struct SampleSums {
   double z, value, slope, curved;
 };
 
+// Where float does not do, z within one of these is formed in float64. Beyond it sigma''^2 is below `curved`, of tanh
+// and erf below `bounded` with sigma' below `slope`; beyond twice as much it is of no account.
+struct Exact {
+  float within;
+  double curved, bounded, slope;
+};
+constexpr Exact kExact[] = {{2.0f, 1.2e-2, 1.9e-2, 0.071}, {3.0f, 2.1e-3, 4e-4, 0.01}};
+
 struct FloatClass {
   int base;
   double s, m;
-  bool exact = false;
+  const Exact* exact = nullptr;
 
   // sigma'' is zero but for one point, or of order 1 everywhere.
   bool is_rough() const { return base == kRelu || base == kRelu2 || base == kSin; }
   bool is_bounded() const { return base == kTanh || base == kErf; }
   bool can_be_exact() const { return !is_rough(); }
-  float window() const { return exact ? 2.0f * kExact : kCurved; }
+  float window() const { return exact ? 2.0f * exact->within : kCurved; }
 
   // Of the sum of d^2 over that of v^2, per neuron.
   double allowed() const { return std::min(4.5e-14 * m, 5e-11) / (base == kRelu ? 1.0 : 16.0); }
@@ -38,12 +46,12 @@ struct FloatClass {
 
   // The largest sigma_s'^2, of bases but relu2, where z is in float.
   double steepest() const {
-    const double largest = is_bounded() && exact ? 0.01 : 1.13, r = std::abs(1.0 - s);
+    const double largest = is_bounded() && exact ? exact->slope : 1.13, r = std::abs(1.0 - s);
     return std::max(r * r, (r + largest * std::abs(s)) * (r + largest * std::abs(s)));
   }
 
   // The largest sigma''^2 within the window where z is in float.
-  double most_curved() const { return !exact ? 0.64 : is_bounded() ? 4e-4 : 2.1e-3; }
+  double most_curved() const { return !exact ? 0.64 : is_bounded() ? exact->bounded : exact->curved; }
 
   // `squares`: the sum of |x_i o w_k|^2; `output`: of a_k^2. sigma_s as a sum of two terms must keep a quarter of the
   // larger one in the mean.
@@ -76,7 +84,7 @@ struct FloatClass {
     const double value = is_bounded() ? r * r * variance + 1.6 * r * s * t + s * s : 0.5 * (1.0 + r * r) * variance;
     const double slope = is_bounded() ? r * r + density * s * (4.0 * r + 1.33 * s) : 0.5 * (1.0 + r * r);
     return error * steepest() <= limit * value &&
-           s * s * most_curved() * share_near(kCurved, variance) * error <= limit * slope;
+           s * s * most_curved() * share_near(window(), variance) * error <= limit * slope;
   }
 };
 

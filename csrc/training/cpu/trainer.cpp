@@ -167,15 +167,15 @@ class Trainer {
     const T* y = static_cast<const T*>(t.y);
     const T* weights = static_cast<const T*>(t.sample_weight);
     T* grad = reinterpret_cast<T*>(grad_f.get());
-    const double n = double(t.n);
+    const double n = double(t.n), share = share_scale(t);
     double sum = 0;
     for (int64_t i = 0; i < t.n; ++i) {
       const double weight = weights == nullptr ? 1.0 : double(weights[i]);
       const double residual = t.f[i] - double(y[i]);
       double squares = residual * residual;
-      if (t.gradient_target != nullptr) squares += gradient_squares<T>(i, weight / n);
+      if (t.gradient_target != nullptr) squares += gradient_squares<T>(i, share * weight / n);
       sum += weight * squares;
-      grad[i] = T(weight * residual / n);
+      grad[i] = T(share * weight * residual / n);
     }
     return sum / (2.0 * n);
   }
@@ -218,7 +218,7 @@ class Trainer {
 // Calls of single steps sort the samples in each (65 ns per sample). A loss of gradients, which ReLU's curvature of 0
 // would train wrongly, never comes here from hrta_ext/training.
 bool trains_by_arcs(const TwoLayerTraining& t) {
-  const bool shapes = t.n >= 256 && t.n < kMostArcSamples && t.width >= 1024;
+  const bool shapes = t.n >= 256 && t.n < kMostArcSamples && t.whole() >= 1024;
   return shapes && t.base == kRelu && t.features == 2 && t.gradient_target == nullptr;
 }
 

@@ -22,6 +22,7 @@ struct LossWork {
   double* loss;        // ()
   int64_t step;
   int64_t* done;
+  double share;  // share_scale of training/update.h
 };
 
 // One block: the loss at f, its gradients, and R.
@@ -37,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(const __grid_constant__ 
   for (int64_t i = threadIdx.x; i < t.n; i += kThreads) {
     const double weight = weights == nullptr ? 1.0 : double(weights[i]);
     const double residual = t.f[i] - double(y[i]);
-    const T g = T(weight * residual / n);
+    const T g = T(work.share * weight * residual / n);
     double squares = residual * residual;
     static_cast<T*>(work.grad_f)[i] = g;
     for (int64_t d = 0; d < features; ++d) {
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(const __grid_constant__ 
       if (target == nullptr) continue;
       const double df_dx = t.f[t.n + i * features + d];
       const double off = d < t.gradient_features ? df_dx - double(target[i * t.gradient_features + d]) : 0.0;
-      const T G = T(weight * off / n);
+      const T G = T(work.share * weight * off / n);
       squares += off * off;
       static_cast<T*>(work.grad_df_dx)[i * features + d] = G;
       R[d] += double(G);
@@ -121,7 +122,8 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
                 static_cast<double*>(scratch),
                 member.loss,
                 0,
-                member.done};
+                member.done,
+                share_scale(training)};
   targets.gradients = {loss.grad_f, loss.grad_df_dx, nullptr, nullptr};
   auto forward = [&](double s) {
     call.s = s;
@@ -147,6 +149,11 @@ void train(const TwoLayerMember& member, int64_t steps, void* scratch, const Dev
 
 namespace {
 
+// Of a share the outputs on entry are not those of its weights, which the other ways would take in their place.
+bool by_arcs(const TwoLayerTraining& training, const Device& device) {
+  return !training.is_share() && arcs::serves(training, device);
+}
+
 // The members that `small` serves, and the others.
 struct ByWay {
   std::vector<TwoLayerMember> small, others;
@@ -156,7 +163,7 @@ struct ByWay {
     for (int64_t i = 0; i < count; ++i) {
       const TwoLayerTraining& training = *members[i].training;
       if (i == 0 || !small::alike(*members[i - 1].training, training)) served = small::serves(training, device);
-      (served ? small : others).push_back(members[i]);
+      (served && !training.is_share() ? small : others).push_back(members[i]);
     }
   }
 };
@@ -170,8 +177,8 @@ int64_t two_layer_training_scratch(const TwoLayerMember* members, int64_t count,
   int64_t bytes = small::scratch(by_way.small.data(), int64_t(by_way.small.size()), steps, card);
   for (const TwoLayerMember& member : by_way.others) {
     const TwoLayerTraining& training = *member.training;
-    const bool by_arcs = arcs::serves(training, card);
-    bytes = std::max(bytes, by_arcs ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
+    bytes = std::max(
+        bytes, by_arcs(training, card) ? arcs::scratch(training, steps, card) : launches::scratch(training, card));
   }
   return bytes;
 }
@@ -185,7 +192,7 @@ const char* two_layer_train_ensemble(const TwoLayerMember* members, int64_t coun
     small::train(by_way.small.data(), int64_t(by_way.small.size()), steps, scratch, card, stream);
   }
   for (const TwoLayerMember& member : by_way.others) {
-    const auto train = arcs::serves(*member.training, card) ? arcs::train : launches::train;
+    const auto train = by_arcs(*member.training, card) ? arcs::train : launches::train;
     train(member, steps, scratch, card, stream);
   }
   return launch_error();

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from hrta_ext.files import read_json, write_json
+from hrta_ext.groups import Ranks
 
 # Part of every key: the format of the results, named after the version that set it, and a number to be raised when a
 # task's function computes something else from the same parameters.
@@ -29,6 +30,7 @@ _FORMAT = "0.1.0 1"
 # Where the functions live. Their names are part of every key, so they outlast moves.
 MODULES = {
     "descents": "hrta_ext.reproduction.runs.descents",
+    "equations": "hrta_ext.reproduction.runs.equations",
     "homotopies": "hrta_ext.reproduction.runs.homotopies",
     "lazy": "hrta_ext.reproduction.claims.lazy",
     "poisson": "hrta_ext.reproduction.claims.poisson",
@@ -115,7 +117,11 @@ class Progress:
 
 
 def run_tasks(
-    tasks: Iterable[Task], results: Results, workers: int, progress: Callable[[Progress], object] = lambda _: None
+    tasks: Iterable[Task],
+    results: Results,
+    workers: int,
+    progress: Callable[[Progress], object] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Do those of ``tasks`` that have no result yet, the longest first.
 
@@ -124,12 +130,17 @@ def run_tasks(
         results: Where results are looked for and kept.
         workers: Processes of one thread each; 1 stays in this process.
         progress: Called after every task.
+        ranks: Processes that share the tasks, each in one process of its own; all see the folder of ``results``.
     Raises:
         KeyboardInterrupt: Ctrl-C; what was finished is kept.
+        ValueError: Not every rank finds the same results.
     """
     pending = list({task.key: task for task in tasks if task not in results}.values())
     pending.sort(key=lambda task: -task.seconds)
     clock = _Clock(pending, progress)
+    if ranks is not None:
+        _share(pending, results, clock, ranks)
+        return
     if workers == 1 or len(pending) < 2:
         for task in pending:
             results.put(task, task.run())
@@ -147,6 +158,19 @@ def run_tasks(
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
+
+
+def _share(pending: Sequence[Task], results: Results, clock: _Clock, ranks: Ranks) -> None:
+    """One task a rank, those of like length together, and all meet after each: an error ends all."""
+    with ranks.together("hrta reproduce") as facts:
+        facts["the list of runs left, by what lies in --out,"] = sorted(task.key for task in pending)
+    for first in range(0, len(pending), ranks.size):
+        now = pending[first : first + ranks.size]
+        with ranks.together("hrta reproduce"):
+            for task in now[ranks.rank : ranks.rank + 1]:
+                results.put(task, task.run())
+        for task in now:
+            clock.done(task)
 
 
 class _Clock:
