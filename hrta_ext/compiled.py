@@ -95,10 +95,22 @@ def _runs_on(target: str, capability: int) -> bool:
 
 
 @cache
+def old_driver() -> tuple[int, int] | None:
+    """(CUDA release of the driver, least one of the runtime in the binary), such as (12, 13), where it is too old.
+
+    Within a release, any driver serves every runtime.
+    """
+    if not hasattr(_C, "cuda_versions"):  # no binary, or one without CUDA
+        return None
+    driver, runtime = (version // 1000 for version in _C.cuda_versions())
+    return (driver, runtime) if driver < runtime else None
+
+
+@cache
 def has_image(device: int) -> bool:
     """Whether the binary has CUDA kernels that run on this device."""
     targets = cuda_architectures()
-    if not targets or not torch.cuda.is_available():  # a fake tensor's device may not be there
+    if not targets or not torch.cuda.is_available() or old_driver():  # a fake tensor's device may not be there
         return False
     major, minor = torch.cuda.get_device_capability(device)
     return any(_runs_on(target, 10 * major + minor) for target in targets.split(","))

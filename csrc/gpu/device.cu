@@ -70,6 +70,15 @@ bool runs_wgmma(int device) {
   return has_wgmma(whole_device(device));
 }
 
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+int runtime_version() {
+  return CUDART_VERSION;
+}
+
 void limit_devices(const Device& to) {
   limits = to;
 }

@@ -22,6 +22,10 @@ bool has_wgmma(const Device& device);
 // Whether the device runs the image for sm_90a whatever the limits: what leaves that card to wgmma is not in it.
 bool runs_wgmma(int device);
 
+// As 13000 for CUDA 13.0: what the driver serves, 0 where there is none, and the runtime that is linked in.
+int driver_version();
+int runtime_version();
+
 // What does not fit the limits takes the next way, as on a smaller card. Zero lifts one.
 void limit_devices(const Device& limits);
 

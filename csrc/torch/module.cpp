@@ -58,6 +58,7 @@ PYBIND11_MODULE(_C, m) {
   add_constants(m);
   m.def("build_info", &build_info);
 #if defined(HRTA_WITH_CUDA)
+  m.def("cuda_versions", [] { return py::make_tuple(cuda::driver_version(), cuda::runtime_version()); });
   // For tests: every device as if it were no larger, so that calls take the ways of smaller cards; 0 lifts a limit.
   m.def(
       "limit_cuda",

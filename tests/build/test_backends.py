@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def pretend(targets: str, *capabilities: tuple[int, int]) -> None:
         compiled.has_image.cache_clear()
         monkeypatch.setattr(compiled, "IMPORT_ERROR", None)
+        monkeypatch.setattr(compiled, "old_driver", lambda: None)
         monkeypatch.setattr(compiled, "cuda_architectures", lambda: targets)
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -126,6 +128,25 @@ def test_the_kernels_are_usable_where_one_card_of_several_has_them(card) -> None
     card("90a", (7, 5), (9, 0))
     assert hx.backends()["cuda"]
     assert [why_not_on(device) is None for device in (0, 1)] == [False, True]
+
+
+def test_an_older_driver_leaves_everything_to_torch(card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA runtime is in the binary: it refuses drivers of an earlier release, and every call would raise."""
+    old_driver = compiled.old_driver
+    card("80,90a", (9, 0))
+    monkeypatch.setattr(compiled, "old_driver", old_driver.__wrapped__)
+    for driver, served in ((13000, True), (13020, True), (14000, True), (12080, False), (0, False)):
+        binary = SimpleNamespace(cuda_versions=lambda driver=driver: (driver, 13000))
+        monkeypatch.setattr(compiled, "_C", binary)
+        compiled.has_image.cache_clear()
+        assert compiled.has_image(0) is served
+        assert hx.backends()["cuda"] is served
+
+
+def test_an_older_driver_is_named_with_the_cure(card, monkeypatch: pytest.MonkeyPatch) -> None:
+    card("80,90a", (9, 0))
+    monkeypatch.setattr(compiled, "old_driver", lambda: (12, 13))
+    assert "the driver is of CUDA 12, the kernels need one of CUDA 13; update it" in str(why_not("cuda"))
 
 
 def test_environment_variable_forces_a_backend() -> None:
