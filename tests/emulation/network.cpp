@@ -78,8 +78,8 @@ void two_layer_sum_samples(int dtype, int base, const int64_t* sizes, const void
                               sums, 0, nullptr);
 }
 
-// sizes: n, D, m, gradient features, m of the formula. `moments`: first of weight and output_weight, then second. numbers: beta1, beta2,
-// epsilon. s (steps + 1).
+// sizes: n, D, m, gradient features, m of the formula. `moments`: first of weight and output_weight, then second.
+// numbers: beta1, beta2, epsilon. s (steps + 1).
 int64_t two_layer_train(int dtype, int base, int adam, const int64_t* sizes, const void* x, const void* y,
                         const void* sample_weight, const void* gradient_target, void* weight, void* output_weight,
                         void** moments, const double* numbers, int64_t updates, double* f, int64_t steps,

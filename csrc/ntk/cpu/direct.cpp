@@ -109,8 +109,9 @@ class Direct {
   }
 
   bool run() {
-    const bool finite = call_.n <= kPanel ? run_by_blocks() : run_by_panels();
-    if (!finite || !within_class()) return false;
+    if (!(call_.n <= kPanel ? run_by_blocks() : run_by_panels())) return false;
+    if (!products_) return true;  // written
+    if (!within_class()) return false;
     write();
     return true;
   }
@@ -224,12 +225,13 @@ class Direct {
     }
   }
 
-  // out += the operand's product over one block, panel against panel.
-  void multiply(int64_t block, const Operand& operand, int64_t row_panel, int64_t column_panel, double* out) const {
+  // out, of the row stride given, += the operand's product over one block, panel against panel.
+  void multiply(int64_t block, const Operand& operand, int64_t row_panel, int64_t column_panel, double* out,
+                int64_t stride) const {
     const int64_t n = call_.n, row = row_panel * kPanel, column = column_panel * kPanel;
     const int64_t row_end = std::min(n, row + kPanel), column_end = std::min(n, column + kPanel);
     if (amx_ == nullptr) {
-      loops_.product(operand.numbers.get(), block_, count_of(block), n, row, row_end, column, column_end, out);
+      loops_.product(operand.numbers.get(), block_, count_of(block), row, row_end, column, column_end, out, stride);
       return;
     }
     amx_->begin();
@@ -240,8 +242,9 @@ class Direct {
       for (int64_t j = std::max(i, column); j < column_end; j += kProductTile) {
         const int8_t* left[2] = {of(operand.left, i), of(operand.left, i + kGroup)};
         const int8_t* right[2] = {of(operand.right, j), of(operand.right, j + kGroup)};
-        const Entries entries{out + i * n + j, n, int(std::min<int64_t>(n - i, kProductTile)),
-                              int(std::min<int64_t>(n - j, kProductTile)), i == j};
+        const Entries entries{out + (i - row) * stride + (j - column), stride,
+                              int(std::min<int64_t>(n - i, kProductTile)), int(std::min<int64_t>(n - j, kProductTile)),
+                              i == j};
         amx_->product(kDigitsFloat, false, left, right, count_of(block), operand.scale.at(i), operand.scale.at(j),
                       entries);
       }
@@ -265,8 +268,8 @@ class Direct {
           for (int64_t block = part; block < blocks_ && finite; block += parts) {
             if (!respond(block, 0, slot)) finite = false;
             add_totals(block, slot, totals[size_t(part)]);
-            multiply(block, slot.values, 0, 0, products[size_t(part)]->value);
-            multiply(block, slot.slopes, 0, 0, products[size_t(part)]->slope);
+            multiply(block, slot.values, 0, 0, products[size_t(part)]->value, call_.n);
+            multiply(block, slot.slopes, 0, 0, products[size_t(part)]->slope, call_.n);
           }
         },
         small_);
@@ -283,14 +286,15 @@ class Direct {
     return finite;
   }
 
-  // Many samples: slabs of a few blocks; threads share the panels of samples, then those of the products.
+  // Many samples: slabs of a few blocks; threads share the panels of samples, then those of the products. With few
+  // neurons there is one slab, and a pair of panels is finished at once: no sums of size n^2.
   bool run_by_panels() {
     constexpr int64_t kAim = 48 << 20;  // bytes of a slab: a panel of a product stays in the cache over its blocks
-    const int64_t bytes = 2 * Operand::bytes(groups_, amx_ != nullptr);
+    const int64_t bytes = 2 * Operand::bytes(groups_, amx_ != nullptr), n = call_.n;
     const int64_t slab = std::clamp<int64_t>(std::min(kAim, call_.scratch_bytes) / bytes, 1, blocks_);
     std::vector<std::unique_ptr<Slot>> slots;
     for (int64_t i = 0; i < slab; ++i) slots.push_back(std::make_unique<Slot>(groups_, amx_ != nullptr));
-    products_ = std::make_unique<Products>(call_.n);
+    if (slab < blocks_) products_ = std::make_unique<Products>(n);
     std::atomic<bool> finite{true};
     const int64_t panels = ceil_div(groups_, kPanelGroups);
     for (int64_t first = 0; first < blocks_ && finite; first += slab) {
@@ -299,12 +303,17 @@ class Direct {
         if (!respond(first + task / panels, task % panels, *slots[size_t(task / panels)])) finite = false;
       });
       for (int64_t i = 0; i < blocks; ++i) add_totals(first + i, *slots[size_t(i)], totals_);
+      if (slab == blocks_ && !(finite && within_class())) return false;
       for_each_pair(panels, [&](int64_t row, int64_t column) {
-        for (int64_t i = 0; i < blocks; ++i) {
-          multiply(first + i, slots[size_t(i)]->values, row, column, products_->value);
-        }
-        for (int64_t i = 0; i < blocks; ++i) {
-          multiply(first + i, slots[size_t(i)]->slopes, row, column, products_->slope);
+        const Buffer<double> own(products_ ? 0 : 2 * kPanel * kPanel);
+        const int64_t at = row * kPanel * n + column * kPanel, stride = products_ ? n : kPanel;
+        double* value = products_ ? products_->value + at : own.at(0);
+        double* slope = products_ ? products_->slope + at : own.at(kPanel * kPanel);
+        if (!products_) std::fill_n(value, 2 * kPanel * kPanel, 0.0);
+        for (int64_t i = 0; i < blocks; ++i) multiply(first + i, slots[size_t(i)]->values, row, column, value, stride);
+        for (int64_t i = 0; i < blocks; ++i) multiply(first + i, slots[size_t(i)]->slopes, row, column, slope, stride);
+        for (int64_t i = 0; !products_ && i < kPanel && row * kPanel + i < n; i += kRun) {
+          write(row * kPanel + i, column, value + i * kPanel, slope + i * kPanel, kPanel);
         }
       });
     }
@@ -335,26 +344,33 @@ class Direct {
     return true;
   }
 
-  // Both matrices, from the inner products of the samples, formed as z is.
+  // Both matrices, where the sums of all are in products_.
   void write() const {
-    const int64_t n = call_.n, runs = ceil_div(n, kRun), panels = ceil_div(groups_, kPanelGroups);
+    const int64_t n = call_.n, panels = ceil_div(groups_, kPanelGroups);
     for_each_task(
-        runs * panels, parallel_for_,
+        ceil_div(n, kRun) * panels, parallel_for_,
         [&](int64_t task) {
-          const int64_t row = task / panels * kRun, panel = task % panels * kPanelGroups;
-          const int64_t first = std::max(panel, row / kGroup), end = std::min(panel + kPanelGroups, groups_);
-          if (first >= end) return;
-          const Buffer<double> inner((end - first) * kRun * kGroup);
-          std::vector<float> squares(size_t(call_.D), 0.0f);
-          double square[kRun];
-          loops_.preactivations(samples_, first, int(end - first), call_.x + row * call_.D,
-                                int(std::min<int64_t>(kRun, n - row)), inner.at(0), square, squares.data());
-          for (int64_t group = first; group < end; ++group) {
-            loops_.finish(n, double(call_.m), row, group, inner.at((group - first) * kRun * kGroup), products_->value,
-                          products_->slope, call_.a, call_.w);
-          }
+          const int64_t row = task / panels * kRun, panel = task % panels, at = row * n + panel * kPanel;
+          write(row, panel, products_->value + at, products_->slope + at, n);
         },
         small_);
+  }
+
+  // kRun rows of a panel, from the inner products of the samples, formed as z is.
+  void write(int64_t row, int64_t panel, const double* value, const double* slope, int64_t stride) const {
+    const int64_t begin = panel * kPanelGroups, first = std::max(begin, row / kGroup);
+    const int64_t end = std::min(begin + kPanelGroups, groups_), rows = std::min<int64_t>(kRun, call_.n - row);
+    if (first >= end) return;
+    const Buffer<double> inner((end - first) * kRun * kGroup);
+    std::vector<float> squares(size_t(call_.D), 0.0f);
+    double square[kRun];
+    loops_.preactivations(samples_, first, int(end - first), call_.x + row * call_.D, int(rows), inner.at(0), square,
+                          squares.data());
+    for (int64_t group = first; group < end; ++group) {
+      const int64_t at = (group - begin) * kGroup;
+      loops_.finish(call_.n, double(call_.m), row, group, inner.at((group - first) * kRun * kGroup), value + at,
+                    slope + at, stride, call_.a, call_.w);
+    }
   }
 
   const GramDirect& call_;

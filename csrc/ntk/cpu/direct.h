@@ -49,15 +49,16 @@ struct DirectLoops {
   void (*respond)(int base, double s, const double* z, const float* a, int count, float window, float* values,
                   float* slopes, Scales& scales);
 
-  // out (n, n), on and above the diagonal, += sum over k of operand_ik operand_jk, operand (groups, block, kGroup), for
-  // the rows from row to row_end and the columns from column to column_end; row, column: multiples of two groups.
-  void (*product)(const float* operand, int64_t block, int count, int64_t n, int64_t row, int64_t row_end,
-                  int64_t column, int64_t column_end, double* out);
+  // out, of the row stride given and with entry (row, column) first, += sum over k of operand_ik operand_jk on and
+  // above the diagonal, operand (groups, block, kGroup), for the rows from row to row_end and the columns from column
+  // to column_end; row, column: multiples of two groups.
+  void (*product)(const float* operand, int64_t block, int count, int64_t row, int64_t row_end, int64_t column,
+                  int64_t column_end, double* out, int64_t stride);
 
   // a = value / m, w = inner o slope / m (n, n) for the rows from row on, kRun at most, and the columns of one group,
-  // from the upper triangles of value and slope (n, n) and inner (kRun, kGroup); and their mirror images.
+  // from value and slope, as in product, and inner (kRun, kGroup); and their mirror images.
   void (*finish)(int64_t n, double m, int64_t row, int64_t group, const double* inner, const double* value,
-                 const double* slope, float* a, float* w);
+                 const double* slope, int64_t stride, float* a, float* w);
 };
 
 const DirectLoops& direct_loops();

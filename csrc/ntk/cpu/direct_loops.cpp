@@ -220,8 +220,8 @@ void respond(int base, double s, const double* z, const float* a, int count, flo
   }
 }
 
-void product(const float* operand, int64_t block, int count, int64_t n, int64_t row, int64_t row_end, int64_t column,
-             int64_t column_end, double* out) {
+void product(const float* operand, int64_t block, int count, int64_t row, int64_t row_end, int64_t column,
+             int64_t column_end, double* out, int64_t stride) {
   const int64_t size = block * kGroup;  // of a group
   for (int64_t k = 0; k < count; k += kTerms) {
     const int64_t length = least(count - k, kTerms);
@@ -235,14 +235,15 @@ void product(const float* operand, int64_t block, int count, int64_t n, int64_t 
           const int64_t at = least(i + r, row_end - 1);  // the last one more than once
           left[r] = operand + (at / kGroup) * size + k * kGroup + at % kGroup;
         }
+        double* to = out + (i - row) * stride + (j - column);
         if (rows == kTileRows && columns == kTileSamples && i + rows <= j + 1) {
-          add_chains<kGroup>(columns, left, right, size, length, out + i * n + j, n, kGroup);
+          add_chains<kGroup>(columns, left, right, size, length, to, stride, kGroup);
           continue;
         }
         double tile[kTileRows][kTileSamples] = {};
         add_chains<kGroup>(columns, left, right, size, length, tile[0], kTileSamples, kGroup);
         for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t c = i + r > j ? i + r - j : 0; c < columns; ++c) out[(i + r) * n + j + c] += tile[r][c];
+          for (int64_t c = i + r > j ? i + r - j : 0; c < columns; ++c) to[r * stride + c] += tile[r][c];
         }
       }
     }
@@ -250,15 +251,15 @@ void product(const float* operand, int64_t block, int count, int64_t n, int64_t 
 }
 
 void finish(int64_t n, double m, int64_t row, int64_t group, const double* inner, const double* value,
-            const double* slope, float* a, float* w) {
+            const double* slope, int64_t stride, float* a, float* w) {
   const int64_t column = group * kGroup;
   const int64_t rows = least(n - row, kRun), columns = least(n - column, kGroup);
   const double per_neuron = 1.0 / m;
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t at = (row + i) * n + column, from = row + i > column ? row + i - column : 0;
     for (int64_t c = from; c < columns; ++c) {
-      a[at + c] = float(per_neuron * value[at + c]);
-      w[at + c] = float(inner[i * kGroup + c] * (per_neuron * slope[at + c]));
+      a[at + c] = float(per_neuron * value[i * stride + c]);
+      w[at + c] = float(inner[i * kGroup + c] * (per_neuron * slope[i * stride + c]));
     }
   }
   for (int64_t c = 0; c < columns; ++c) {
