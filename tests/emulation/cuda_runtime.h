@@ -107,6 +107,11 @@ inline cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t byte
   memcpy(target, source, bytes);
   return cudaSuccess;
 }
+constexpr int CUDART_VERSION = 13000;
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
 // A card like an H100 with few multiprocessors, each of which holds one block.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   constexpr int kValues[] = {9, 0, 16, 232448};
