@@ -130,7 +130,7 @@ class Ranks:
 
     def texts(self, text: str) -> list[str]:
         """Every rank's text."""
-        data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        data = torch.tensor(list(text.encode(errors="backslashreplace")), dtype=torch.uint8, device=self.device)
         sizes = [int(size) for size in self.gather(torch.tensor([data.numel()], device=self.device))]
         padded = torch.zeros(max(sizes), dtype=torch.uint8, device=self.device)
         padded[: data.numel()] = data
@@ -161,7 +161,7 @@ class Ranks:
 
     def _explain(self, function: str, facts: Facts, error: BaseException | None) -> None:
         """Raise what ``together`` does where an error or a difference has been found."""
-        told = None if error is None else f"{type(error).__name__}: {error}"[:_MESSAGE]
+        told = None if error is None else words(error)
         mine = {"error": told, "facts": {name: str(value) for name, value in facts.items()}}
         every = [json.loads(text) for text in self.texts(json.dumps(mine))]
         if error is not None:
@@ -222,6 +222,14 @@ class Ranks:
                 raise error
             if progress is not None and _FAILED not in states:
                 progress(total)
+
+
+def words(error: BaseException) -> str:
+    """What other ranks are told of an error."""
+    try:
+        return f"{type(error).__name__}: {error}"[:_MESSAGE]
+    except Exception:  # its own words fail
+        return type(error).__name__
 
 
 def together(ranks: Ranks | None, function: str) -> AbstractContextManager[Facts]:

@@ -168,7 +168,7 @@ def _path(problem: _Problem) -> GramPath:
     for network in range(networks.numel() if samples.pairs else 0):
         if networks:
             one = GramSums(*(value.flatten(0, len(networks))[network] for value in sums))
-            w, a = weight.reshape(-1, here, weight.shape[-1])[network], output_weight.reshape(-1, here)[network]
+            w, a = weight.flatten(0, -3)[network], output_weight.flatten(0, -2)[network]
         else:  # the views of a general case would cost a tenth of a small matrix's time
             one, w, a = GramSums(*(value[0] for value in sums)), weight, output_weight
         neurons = Neurons(here, w, a)

@@ -157,8 +157,9 @@ def fit(
         bar = Progress(plan.rates.total_steps, 0 if saved is None else saved["step"], ranks) if progress else None
     run = plan.start()
     if keeper is not None and saved is not None:
-        run.restore(saved)
-        keeper.restore(saved)
+        with together(ranks, "fit"):
+            run.restore(saved)
+            keeper.restore(saved)
     try:
         stop_reason = train_run(run, watchers, keeper, bar)
     finally:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hrta_ext.files import DamagedFile, load_tensors, read_json, save_tensors, write_json
-from hrta_ext.groups import Ranks
+from hrta_ext.groups import RankError, Ranks, words
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.network.rows import as_sharded, local_rows
 
@@ -133,7 +133,7 @@ def check_common(path: Path, ranks: Ranks) -> None:
 
 def save_folder(path: Path, content: dict[str, Any], optimizer: Optimizer, net: TwoLayerNet) -> None:
     """Write a checkpoint by all ranks; each holds the replicated part of ``content``, and rank 0 writes it."""
-    from torch.distributed.checkpoint import FileSystemWriter, save
+    from torch.distributed.checkpoint import CheckpointException, FileSystemWriter, save
 
     ranks = net.ranks
     assert ranks is not None
@@ -145,7 +145,16 @@ def save_folder(path: Path, content: dict[str, Any], optimizer: Optimizer, net: 
         container[key] = (_ROWS, [net.width, *row], str(value.dtype).removeprefix("torch."))
     name = ranks.texts(f"{path.name}.{content['step']}-{secrets.token_hex(4)}")[0]
     folder = path.parent / name
-    save(rows, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=ranks.group)
+    try:
+        save(rows, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=ranks.group)
+    except CheckpointException as error:  # no Exception, and on all ranks
+        if ranks.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        failed = {rank: failure for rank, (failure, _) in error.failures.items()}
+        if ranks.rank in failed:
+            raise failed[ranks.rank] from error
+        rank = min(failed)
+        raise RankError(f"fit: rank {rank} stopped with {words(failed[rank])}") from error
     written: dict[str, int] = {}
     with ranks.together("fit"):
         written = {file.name: _crc(file) for file in sorted(folder.glob(f"__{ranks.rank}_*.distcp"))}

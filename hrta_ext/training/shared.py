@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.backends import build_info
-from hrta_ext.groups import RankError, Ranks
+from hrta_ext.groups import RankError, Ranks, words
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training import native
 from hrta_ext.training.fused import FusedEngine
@@ -87,7 +87,7 @@ def agreed(ranks: Ranks, reason: str, error: BaseException | None) -> str:
     mine = _FAILED if error is not None else _REASONS.index(reason)
     codes = [int(code) for code in ranks.gather(torch.tensor([mine], device=ranks.device))]
     if _FAILED in codes:
-        told = ranks.texts("" if error is None else f"{type(error).__name__}: {error}"[:2000])
+        told = ranks.texts("" if error is None else words(error))
         if error is not None:
             raise error
         rank = codes.index(_FAILED)
