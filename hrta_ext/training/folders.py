@@ -224,7 +224,7 @@ def load_folder(path: Path, ranks: Ranks | None) -> tuple[Any, Path]:
 
 def read_rows(folder: Path, content: dict[str, Any], optimizer: Optimizer, net: TwoLayerNet) -> None:
     """Put into ``content`` what lies beside it: the rows of this rank, or all of them without a group."""
-    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint import CheckpointException, FileSystemReader, load
 
     class Reader(FileSystemReader):
         """Reads descriptions alone."""
@@ -253,8 +253,11 @@ def read_rows(folder: Path, content: dict[str, Any], optimizer: Optimizer, net: 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that there is one process: what no_dist says
             load(rows, storage_reader=Reader(folder), no_dist=True)
-    except Exception as error:
-        raise DamagedFile(f"torch.distributed.checkpoint cannot read {folder.name}: {error}") from error
+    except (Exception, CheckpointException) as error:  # the second is no Exception, and its words are a traceback
+        found = (
+            [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        )
+        raise DamagedFile(f"torch.distributed.checkpoint cannot read {folder.name}: {words(found[0])}") from error
 
 
 class _Descriptions(pickle.Unpickler):

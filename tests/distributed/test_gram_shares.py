@@ -41,7 +41,7 @@ HELD = {
     "at edges": ((160, 480, 0), (), {}),
     "elsewhere": ((161, 477, 2), (), {}),
     "few": ((0, 3, 5), (), {"dtype": torch.float32}),
-    "networks": ((320, 160, 160), (2,), {"base": "tanh"}),
+    "networks": ((320, 0, 320), (2,), {"base": "tanh"}),
     "cross-kernel": ((320, 320, 0), (), {"x2": samples(4, 3)}),
 }
 

@@ -20,7 +20,9 @@ STOP = 9  # steps of the runs that are resumed
 WIDTH = 4  # of three ranks the last one has none
 
 
-def trained(group: Any, checkpoint: Any, stop: int | None = None, resume: bool = False, **options: Any) -> Any:
+def trained(
+    group: Any, checkpoint: Any, stop: int | None = None, resume: bool = False, others: Any = (), **options: Any
+) -> Any:
     """A run to which all in a checkpoint matters: Adam's moments, skip, roundings, shuffles of batches."""
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(11)
@@ -33,8 +35,24 @@ def trained(group: Any, checkpoint: Any, stop: int | None = None, resume: bool =
     net = hx.TwoLayerNet(1, WIDTH, seed=3, draw="counter", group=group)
     options = {"s": hx.ramp(0.5, 1.5, 15), "steps": STEPS, "keep_function": True, "batch_size": 4, **options}
     files = {"checkpoint": checkpoint, "checkpoint_every": 4, "resume": resume} if checkpoint else {}
-    result = hx.fit(net, x, torch.sin(3.0 * x[:, 0]), lr=1e-2, callbacks=[callback], **files, **options)
+    result = hx.fit(net, x, torch.sin(3.0 * x[:, 0]), lr=1e-2, callbacks=[callback, *others], **files, **options)
     return result.loss.tolist(), net(x).tolist(), list(net.state_dict())
+
+
+class Forgetful:
+    """A callback that rank 1 cannot hand back what it kept."""
+
+    every = 4
+
+    def __call__(self, info: hx.StepInfo) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": 1}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if dist.get_rank() == 1:
+            raise KeyError("lost")
 
 
 def two_ranks(folder: str) -> dict[str, Any]:
@@ -52,6 +70,7 @@ def two_ranks(folder: str) -> dict[str, Any]:
     answers = {
         "whole": whole,
         "resumed": trained("world", path / "half", resume=True),
+        "lost": [said(trained, "world", path / "lost", stop, True, [Forgetful()]) for stop in (STOP, None)],
         "of one": trained("world", path / "one", resume=True),
         "exists": said(trained, "world", path / "half"),
         "other": said(trained, "world", path / "three", resume=True, optimizer="sgd"),
@@ -139,12 +158,14 @@ def test_resumed_by_one_process(folder: Path, alone: Any, answers: list[dict[str
 
 
 def test_refusals(folder: Path, answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, in_float64: None):
-    """A run that is there, another run, damage, a path that ranks do not share: on every rank, by name."""
+    """A run that is there, another one, damage, a path that ranks do not share, a callback: on every rank, by name."""
     for answer in answers:
         assert answer["exists"].startswith("FileExistsError: ")
         assert "of another run (optimizer: adam became sgd)" in answer["other"]
         assert "checkpoint must be the same on every rank" in answer["unshared"]
         assert "__1_0.distcp does not fit" in answer["damaged"]
+    lost = ["RankError: fit: rank 1 stopped with KeyError: 'lost'", "KeyError: 'lost'"]
+    assert [answer["lost"] for answer in answers] == [[None, found] for found in lost]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(groups, "_warned", True)  # test_network.py has the warning
     copy(folder, "half", "again")

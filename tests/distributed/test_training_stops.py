@@ -59,6 +59,10 @@ def fail() -> None:
     raise KeyError("gone")
 
 
+def fail_in_bytes() -> None:
+    raise OSError("caf\udce9")
+
+
 def trained(*callbacks: Any, x: Any = X, y: Any = Y, module: Any = None, **options: Any) -> str:
     options = {"s": 1.0, "steps": 40, "lr": 1e-2, **options}
     return said(lambda: hx.fit(net() if module is None else module, x, y, callbacks=callbacks, **options))
@@ -98,6 +102,7 @@ def checks() -> dict[str, Any]:
     return {
         "callback": [trained(at(6, 1, stop), engine=engine) for engine in ("fused", "torch")],
         "error": [trained(at(6, 2, fail), engine=engine) for engine in ("fused", "torch")],
+        "bytes": trained(at(6, 2, fail_in_bytes)).encode(errors="backslashreplace").decode(),
         "seldom": trained(at(19, 1, stop, every=10)),
         "signals": [
             trained(at(4, 0, lambda number=number: os.kill(os.getpid(), number)))
@@ -135,11 +140,12 @@ def test_one_rank_stops_all(answers: list[dict[str, Any]]):
 
 
 def test_an_error_of_one_rank_is_told_to_all(answers: list[dict[str, Any]]):
-    """The rank itself raises what it met, the others name it: from a callback and from native code."""
+    """The rank itself raises what it met, the others name it: of a callback, of native code, in any characters."""
     told = "RankError: fit: rank {} stopped with {}"
     for number, answer in enumerate(answers):
-        gone = "KeyError: 'gone'"
+        gone, strange = "KeyError: 'gone'", r"OSError: caf\udce9"
         assert answer["error"] == [gone if number == 2 else told.format(2, gone)] * 2
+        assert answer["bytes"] == (strange if number == 2 else told.format(2, strange))
         own = "MemoryError: no room"
         assert answer["native"] == (own if number == 1 else told.format(1, own))
 
