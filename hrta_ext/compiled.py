@@ -100,9 +100,10 @@ def old_driver() -> tuple[int, int] | None:
 
     Within a release, any driver serves every runtime.
     """
-    if not hasattr(_C, "cuda_versions"):  # no binary, or one without CUDA
+    versions = getattr(_C, "cuda_versions", None)
+    if versions is None:  # no binary, or one without CUDA
         return None
-    driver, runtime = (version // 1000 for version in _C.cuda_versions())
+    driver, runtime = (version // 1000 for version in versions())
     return (driver, runtime) if driver < runtime else None
 
 
