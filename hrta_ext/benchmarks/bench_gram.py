@@ -362,7 +362,8 @@ def main() -> int:
         print(f"left out: {name}: {reason}")
     if arguments.out is not None:
         path = json_path(arguments.out, "gram_grid" if arguments.grid else "gram", device)
-        save(path, "gram", info, ceilings={**reached, **rates}, cases=records, infinite=infinite, left_out=left_out)
+        found: dict[str, Any] = {"ceilings": {**reached, **rates}, "cases": records, "infinite": infinite}
+        save(path, "gram", info, **({"grid": records} if arguments.grid else found), left_out=left_out)
         print(f"written to {path}")
     return 0
 
