@@ -267,9 +267,8 @@ def ranks_of(group: object, function: str) -> Ranks | None:
     if group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError(f"{function}: this process is not in group; only the ranks in it may call")
     if not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            f'{function}: group must be a torch.distributed process group, "world" or None, got {type(group).__name__}'
-        )
+        what = repr(group) if isinstance(group, str) else type(group).__name__
+        raise TypeError(f'{function}: group must be a torch.distributed process group, "world" or None, got {what}')
     if dist.get_rank(group) < 0:
         raise ValueError(f"{function}: this process is not in group; only the ranks in it may call")
     _warned = True  # who has used a group knows of it

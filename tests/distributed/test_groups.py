@@ -111,6 +111,8 @@ def test_groups_that_are_none(monkeypatch):
         ranks_of("world", "hx.call")
     with pytest.raises(TypeError, match=r'group must be a torch\.distributed process group, "world" or None, got int'):
         ranks_of(3, "hx.call")
+    with pytest.raises(TypeError, match=r'"world" or None, got \'word\''):
+        ranks_of("word", "hx.call")
 
 
 def test_torchrun_without_a_group_warns_once(monkeypatch):
