@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -22,12 +23,16 @@ def processes() -> int:
 
 
 @contextmanager
-def launched() -> Iterator[Ranks | None]:
-    """The ranks of torchrun's processes, whose small messages go by gloo; None for a process by itself."""
+def launched(timeout: timedelta | None = None) -> Iterator[Ranks | None]:
+    """The ranks of torchrun's processes, whose small messages go by gloo; None for a process by itself.
+
+    Args:
+        timeout: For which a rank waits for another; default: torch's, 30 minutes.
+    """
     if processes() == 1 or dist.is_initialized():
         yield None if processes() == 1 else ranks_of("world", "hrta")
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timeout)
     try:
         yield ranks_of("world", "hrta")
     finally:

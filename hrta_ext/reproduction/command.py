@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from hrta_ext.reproduction.reproduce import EXPERIMENTS, RUNS, SEEDS, reproduce
 from hrta_ext.reproduction.runs.tasks import Progress
 
 _SECONDS_BETWEEN_LINES = 30.0
+_LONGEST_RUN = timedelta(days=1)  # which the other ranks of a group wait for; a rank that dies ends them at once
 _LIST = ", ".join(EXPERIMENTS)
 
 
@@ -65,7 +67,7 @@ def reproduce_command(
     options = (" --full" if full else "") + (f" --seeds {seeds}" if seeds else "")
     options += f" --device {device}" if device != "cpu" else ""
     start = time.perf_counter()
-    with launched() as ranks, ExitStack() as stack:
+    with launched(_LONGEST_RUN) as ranks, ExitStack() as stack:
         with alike(ranks, "hrta reproduce"):
             own_device(ranks, device)
             if leads(ranks):
