@@ -13,12 +13,16 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
+import torch
+
 from hrta_ext.groups import Ranks
 from hrta_ext.ntk.building import Building, Samples, each_batch
 from hrta_ext.ntk.types import GramSums, Neurons
 
 Progress = Callable[[int], object]
 _TILE = 32  # samples of the kernels' tiles
+_ROWS_SENT = 64  # at once, of a triangle
+_RESPONSE = 80.0  # pairs of samples whose products cost what a sample's responses do: 60 to 200 where there are tiles
 _PER_SAMPLE, _SQUARE_SUM, _PRODUCTS = (0, 1, 3), 2, (4, 5)  # members of GramSums
 
 
@@ -102,19 +106,25 @@ class _Drawing:
         parts = rectangles(self.building, ranks.size)
         with ranks.side_by_side(self.function, self._told) as tick:
             mine = parts[ranks.rank]
-            if mine.samples.pairs:
-                one = mine.samples.zero_sums()
-                building = replace(self.building, samples=mine.samples)
-                building.add(one, neurons, self.step, lambda count: tick(count // ranks.size))
-                for k in _PRODUCTS if samples.x2 is None else ():
+            all_pairs, before = sum(part.samples.pairs for part in mine), 0
+            for part in mine:
+                one = part.samples.zero_sums()
+                building = replace(self.building, samples=part.samples)
+                each = ranks.size * all_pairs
+                report = partial(_partly, tick, before * neurons.count // each, part.samples.pairs, each)
+                building.add(one, neurons, self.step, report)
+                before += part.samples.pairs
+                for k in _PRODUCTS if samples.x2 is None and part.begins_on_diagonal else ():
                     one[k].triu_()
-                for k, to, own in mine.places:
+                for k, to, own in part.places:
                     total[k][to] = one[k][own]
-        for rank, part in enumerate(parts):
-            for k, to, _ in part.places if part.samples.pairs else ():
-                value = total[k][to].contiguous()
-                ranks.broadcast(value, rank)
-                total[k][to] = value
+        for rank, of_rank in enumerate(parts):
+            places = [total[k][to] for part in of_rank for k, to, _ in part.places]
+            if places:
+                sent = torch.cat([place.reshape(-1) for place in places])
+                ranks.broadcast(sent, rank)
+                for place, value in zip(places, sent.split([place.numel() for place in places]), strict=True):
+                    place.copy_(value.view(place.shape))
         self.before += neurons.count
 
     def _told(self, done: int) -> None:
@@ -126,25 +136,33 @@ def _after(tick: Callable[[int], None], before: int, done: int) -> None:
     tick(before + done)
 
 
+def _partly(tick: Callable[[int], None], before: int, pairs: int, all_pairs: int, done: int) -> None:
+    tick(before + done * pairs // all_pairs)
+
+
 class Rectangle(NamedTuple):
     """Some rows and columns of the matrices: cross-kernels of samples of their own.
 
     Attributes:
         samples: Of the rows and of the columns.
         places: Members of the sums: which, where in the whole, where in those of the rectangle.
+        begins_on_diagonal: Of a symmetric matrix, whose lower triangle is left zero.
     """
 
     samples: Samples
     places: list[tuple[int, Any, Any]]
+    begins_on_diagonal: bool = False
 
 
-def rectangles(building: Building, size: int) -> list[Rectangle]:
+def rectangles(building: Building, size: int) -> list[list[Rectangle]]:
     """The entries of the matrices for so many ranks, who have about the same to do; some may have none."""
     samples = building.samples
     n, n2 = samples.x.shape[0], samples.n2
+    half = n // 2 // _TILE * _TILE
+    if samples.x2 is None and size == 2 and _stands_alone(building, half):
+        return _halves(samples, half)
     if samples.x2 is None:
-        edges = [min(round((n - left) / _TILE) * _TILE, n) for left in _left(n, size)] + [n]
-        return [_strip(building, begin, end) for begin, end in pairwise(edges)]
+        return [_strip(building, begin, end) for begin, end in pairwise(_edges_of_strips(building, size))]
     edges = [max(n, n2) * rank // size // _TILE * _TILE for rank in range(size)] + [max(n, n2)]
     found = []
     for begin, end in pairwise(edges):
@@ -157,35 +175,80 @@ def rectangles(building: Building, size: int) -> list[Rectangle]:
             places += [(k, at, slice(rows.stop - rows.start, None)) for k in _PER_SAMPLE]
         if rows.start == columns.start == 0:
             places.append((_SQUARE_SUM, ..., ...))
-        found.append(Rectangle(Samples(samples.x[rows], samples.x2[columns]), places))
+        found.append([Rectangle(Samples(samples.x[rows], samples.x2[columns]), places)] if begin < end else [])
     return found
 
 
-def _strip(building: Building, begin: int, end: int) -> Rectangle:
-    """Rows of a symmetric matrix from the diagonal on."""
-    x, rows = building.samples.x, slice(begin, end)
-    samples = Samples(x[rows], x[begin:])
-    last = replace(building, samples=Samples(x[rows], None))
-    if end == len(x) and last.entries_stand_alone():  # nothing but the triangle
-        samples = last.samples
-    places: list[tuple[int, Any, Any]] = [(k, (rows, slice(begin, None)), ...) for k in _PRODUCTS]
-    places += [(k, rows, slice(0, end - begin)) for k in _PER_SAMPLE]
-    return Rectangle(samples, [*places, (_SQUARE_SUM, ..., ...)] if begin == 0 else places)
+def _strip(building: Building, begin: int, end: int) -> list[Rectangle]:
+    """Rows of a symmetric matrix from the diagonal on: a triangle and a rectangle, few rows as one rectangle."""
+    x, rows, found = building.samples.x, slice(begin, end), []
+    n, count = len(x), end - begin
+    if count == 0:
+        return []
+    places: list[tuple[int, Any, Any]] = [(k, rows, slice(0, count)) for k in _PER_SAMPLE]
+    if begin == 0:
+        places.append((_SQUARE_SUM, ..., ...))
+    apart = _stands_alone(building, count)
+    places += _upper(begin, count, end if apart else n)
+    found.append(Rectangle(Samples(x[rows], None if apart else x[begin:]), places, begins_on_diagonal=True))
+    if apart and end < n:
+        found.append(Rectangle(Samples(x[rows], x[end:]), [(k, (rows, slice(end, None)), ...) for k in _PRODUCTS]))
+    return found
 
 
-def _left(n: int, size: int) -> list[float]:
-    """Columns left at the begin of each strip of rows of a triangle, so that all take as long.
+def _halves(samples: Samples, half: int) -> list[list[Rectangle]]:
+    """A symmetric matrix for two ranks: the square beside the diagonal, both triangles; as many responses to each."""
+    x, first, second = samples.x, slice(0, half), slice(half, len(samples.x))
+    square: list[tuple[int, Any, Any]] = [(k, (first, second), ...) for k in _PRODUCTS]
+    square += [(k, ..., ...) for k in (*_PER_SAMPLE, _SQUARE_SUM)]
+    triangles = [
+        Rectangle(Samples(x[at], None), _upper(at.start, at.stop - at.start, at.stop), begins_on_diagonal=True)
+        for at in (first, second)
+    ]
+    return [[Rectangle(Samples(x[first], x[second]), square)], triangles]
 
-    A strip is a rectangle, but for the last, which is a triangle.
-    """
-    low, high = 0.0, float(n * n)
-    left = [float(n)] * size
-    for _ in range(60):
-        area = 0.5 * (low + high)
-        for rank in range(1, size):
-            left[rank] = left[rank - 1] - min(area / max(left[rank - 1], 1e-9), left[rank - 1])
-        low, high = (area, high) if 0.5 * left[-1] ** 2 > area else (low, area)
-    return left
+
+def _upper(begin: int, count: int, end: int) -> list[tuple[int, Any, Any]]:
+    """Places of so many rows from the diagonal on; a few of the lower triangle are sent too."""
+    places: list[tuple[int, Any, Any]] = []
+    for first in range(0, count, _ROWS_SENT):
+        own = slice(first, min(first + _ROWS_SENT, count)), slice(first, None)
+        to = slice(begin + own[0].start, begin + own[0].stop), slice(begin + first, end)
+        places += [(k, to, own) for k in _PRODUCTS]
+    return places
+
+
+def _stands_alone(building: Building, count: int) -> bool:
+    """Whether a triangle of so many samples has the bits that it has in a larger one."""
+    found: bool = building.builders[0].entries_stand_alone(building.samples.x[:count], building.base, False)
+    return found
+
+
+def _edges_of_strips(building: Building, size: int) -> list[int]:
+    """Where the strips of rows of a triangle begin and end, so that all take as long."""
+    n = len(building.samples.x)
+
+    def cost(begin: int, end: int) -> float:
+        rows, left = end - begin, n - begin
+        if _stands_alone(building, rows):
+            return rows * (left - 0.5 * rows) + _RESPONSE * (left + (rows if end < n else 0))
+        return rows * left + _RESPONSE * left
+
+    def edges_at(most: float) -> list[int]:
+        edges = [0]
+        for _ in range(size - 1):
+            end = edges[-1]
+            while end < n and cost(edges[-1], min(end + _TILE, n)) <= most:
+                end = min(end + _TILE, n)
+            edges.append(end)
+        return [*edges, n]
+
+    low, high = 0.0, cost(0, n)
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        *_, last, end = edges_at(middle)
+        low, high = (low, middle) if last == end or cost(last, end) <= middle else (middle, high)
+    return edges_at(high)
 
 
 # --- neurons in memory ------------------------------------------------------------------------------------------------
