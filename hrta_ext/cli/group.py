@@ -38,7 +38,7 @@ def describe(ranks: Ranks) -> dict[str, Any]:
     sums = _measure(ranks, torch.device("cpu"), "gloo")
     if all(one["gpu"] is not None for one in every) and dist.is_nccl_available():
         torch.cuda.set_device(own)
-        sums += _measure(Ranks(dist.new_group(backend="nccl")), torch.device("cuda", own), "nccl")
+        sums += _measure(Ranks(dist.new_group(backend="nccl"), "hrta doctor"), torch.device("cuda", own), "nccl")
     return {"ranks": every, "sums": sums}
 
 

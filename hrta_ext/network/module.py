@@ -171,6 +171,12 @@ class TwoLayerNet(HomotopyLayer):
 
     def _samples(self, x: Tensor) -> Tensor:
         """(n, D), with the column of ones."""
+        if self.ranks is None:
+            return self._checked(x)
+        with self.ranks.telling("TwoLayerNet"):
+            return self._checked(x)
+
+    def _checked(self, x: Tensor) -> Tensor:
         if not stand_in(x):  # a tracer's proxy has no shape to look at
             if not isinstance(x, Tensor):
                 raise TypeError(f"TwoLayerNet: x must be a tensor, got {type(x).__name__}")

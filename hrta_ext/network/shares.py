@@ -8,6 +8,7 @@ are the same on every rank, so a gradient in f passes unchanged to the neurons o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from hrta_ext.callers import (
     transforms_active,
     wants_grad,
 )
-from hrta_ext.groups import Ranks, digest, ranks_of
+from hrta_ext.groups import Facts, Ranks, digest, ranks_of
 from hrta_ext.inputs import Parameter, check_homotopy_parameter, check_network
 
 
@@ -33,17 +34,17 @@ class _Sums(Function):
     """Of each part the sum over the ranks, which all of them have."""
 
     @staticmethod
-    def forward(ctx: Any, ranks: Ranks, *parts: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, ranks: Ranks, facts: Facts | None, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.ranks = ranks
         ctx.set_materialize_grads(False)  # nobody computes, or sends, the gradients of what is not used
         device, wide = parts[0].device, sum_dtype(parts[0])
-        total = ranks.sum(torch.cat([part.reshape(-1).to(device, wide) for part in parts]))
+        total = ranks.sum(torch.cat([part.reshape(-1).to(device, wide) for part in parts]), facts)
         pieces = total.split([part.numel() for part in parts])
         return tuple(piece.view(part.shape).to(part) for piece, part in zip(pieces, parts, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_of_present(_Copies, ctx.ranks, grads)
+        return None, None, *_of_present(partial(_Copies.apply, ctx.ranks), grads)
 
 
 class _Copies(Function):
@@ -57,15 +58,15 @@ class _Copies(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_of_present(_Sums, ctx.ranks, grads)
+        return None, *_of_present(partial(_Sums.apply, ctx.ranks, None), grads)
 
 
-def _of_present(function: type[Function], ranks: Ranks, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+def _of_present(function: Callable[..., Any], grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
     """The function of the gradients that there are, in their places."""
     present = [grad for grad in grads if grad is not None]
     if functorch_active() or any(is_legacy_batched(grad) for grad in present):
         raise ValueError("two_layer: with group= gradients come one at a time, not in batches (is_grads_batched, vmap)")
-    found = iter(function.apply(ranks, *present) if present else ())
+    found = iter(function(*present) if present else ())
     return [None if grad is None else next(found) for grad in grads]
 
 
@@ -95,16 +96,14 @@ def sharded(
     """
     if is_compiling() or stand_in(x, weight, output_weight, s):
         raise ValueError(f"{name}: group= works in eager calls alone; a compiler or a tracer sees no other rank")
+    if transforms_active() or any(sees_formula(t) for t in (x, weight, output_weight) if isinstance(t, Tensor)):
+        raise ValueError(f"{name}: group= works with plain tensors alone, not within torch.func, modes or subclasses")
     ranks = ranks_of(group, name)
     assert ranks is not None
     with ranks.together(name) as facts:
-        if transforms_active() or any(sees_formula(t) for t in (x, weight, output_weight) if isinstance(t, Tensor)):
-            raise ValueError(
-                f"{name}: group= works with plain tensors alone, not within torch.func, modes or subclasses"
-            )
         checked = check_network(name, x, weight, output_weight, s, base, least=0)
         facts.count = weight.shape[-2]
-        facts |= {"base": base, "x": digest(x) if x.is_cpu else f"{x.dtype} of shape {tuple(x.shape)}"}
+        facts |= {"base": base, "x": _digest(x)}
         facts |= {"networks": tuple(weight.shape[:-2]), "device": x.device.type, **options}
         facts["s"] = (
             f"a tensor on {s.device}" if isinstance(s, Tensor) and not s.is_cpu else check_homotopy_parameter(s)
@@ -114,15 +113,16 @@ def sharded(
     if not sum(facts.counts):
         raise ValueError(f"{name}: weight must hold at least one neuron on one of the {ranks.size} ranks")
 
-    def told(*arguments: Any, **named: Any) -> Any:
-        with ranks.together(name):
-            return function(*arguments, **named)
-
     dtype, width = x.dtype, sum(facts.counts)
     if dtype.itemsize == 2:  # parts of a sum are not rounded to half types
         x, weight, output_weight = x.float(), weight.float(), output_weight.float()
-    found = shared(ranks, width, told, x, weight, output_weight, checked, base=base, **options)
+    found = shared(ranks, width, function, x, weight, output_weight, checked, base=base, **options)
     return found if dtype == x.dtype else _like(found, [part.to(dtype) for part in _parts(found)])
+
+
+def _digest(x: Tensor) -> str:
+    """What ranks compare in place of x: on a GPU, which nobody waits for, its dtype and shape."""
+    return digest(x) if x.is_cpu else f"{x.dtype} of shape {tuple(x.shape)}"
 
 
 def _parts(found: Any) -> tuple[Tensor, ...]:
@@ -148,7 +148,7 @@ def shared(
     """The outputs that ``function`` (``two_layer`` and the like) has with the neurons of all ranks.
 
     Every rank calls it alike. A rank gathers what the others have, in float64, and adds it in the order of the ranks:
-    the same bits on all of them.
+    the same bits on all of them. That message tells errors of one rank, and x and s that differ.
 
     Args:
         ranks: Who holds the neurons.
@@ -159,22 +159,26 @@ def shared(
         s: Homotopy parameter, the same on every rank.
         options: Of ``function``.
     Raises:
-        ValueError: A compiler, a tracer or a torch.func transform asks.
+        RankError: Another rank failed.
+        ValueError: x or s differ; a compiler, a tracer or a torch.func transform asks.
     """
     if is_compiling() or transforms_active() or stand_in(x, weight, output_weight, s):
         raise ValueError(
             "TwoLayerNet: a network with group= can be neither compiled nor traced nor transformed by torch.func"
         )
-    count = weight.shape[-2]
-    if count == 0:  # a neuron that gives nothing: graphs and collectives are those of the other ranks
-        weight, output_weight = F.pad(weight, (0, 0, 0, 1)), F.pad(output_weight, (0, 1))
-    values: list[Any] = [x, s]
-    wanted = [k for k, value in enumerate(values) if wants_grad(value)]
-    for k, copy in zip(wanted, copies(ranks, *(values[k] for k in wanted)), strict=True):
-        values[k] = copy
-    x, s = values
-    found = function(x, weight, output_weight, s, **options)
-    parts = _parts(found)
-    scale = (max(count, 1) / width) ** 0.5
-    sums = _Sums.apply(ranks, *(part.to(sum_dtype(part)) * scale for part in parts))
-    return _like(found, [total.to(part.dtype) for total, part in zip(sums, parts, strict=True)])
+    with ranks.telling(ranks.function):
+        facts = Facts()
+        facts["x"] = _digest(x)
+        facts["s"] = s if isinstance(s, float) else s.item() if s.is_cpu else "on a GPU"
+        count = weight.shape[-2]
+        if count == 0:  # a neuron that gives nothing: graphs and collectives are those of the other ranks
+            weight, output_weight = F.pad(weight, (0, 0, 0, 1)), F.pad(output_weight, (0, 1))
+        values: list[Any] = [x, s]
+        wanted = [k for k, value in enumerate(values) if wants_grad(value)]
+        for k, copy in zip(wanted, copies(ranks, *(values[k] for k in wanted)), strict=True):
+            values[k] = copy
+        found = function(values[0], weight, output_weight, values[1], **options)
+        scale = (max(count, 1) / width) ** 0.5
+        parts = [part.to(sum_dtype(part)) * scale for part in _parts(found)]
+    sums = _Sums.apply(ranks, facts, *parts)
+    return _like(found, [total.to(part.dtype) for total, part in zip(sums, _parts(found), strict=True)])

@@ -297,7 +297,7 @@ def random_gram_path(
             Default: 16 up to n = 512, 8 up to n = 1024, then 1; with ``x2`` by the number of entries, n n2.
         memory_budget: Bytes of scratch memory, as in :func:`gram_path`.
         progress: True for a tqdm bar, or a function called with (neurons done, width) about ten times a second or more;
-            with ``group`` on rank 0 alone.
+            with ``group`` every two seconds, on rank 0 alone.
         group: A ``torch.distributed`` process group, "world" for all processes, or None for this process alone. The
             ranks share the work, all with the same arguments, and each returns the whole path: on processors of one
             kind the bits of one process, whatever the number of ranks. It is fastest where that divides ``batches``

@@ -161,7 +161,8 @@ def fit(
             run.restore(saved)
             keeper.restore(saved)
     try:
-        stop_reason = train_run(run, watchers, keeper, bar)
+        with together(ranks, "fit"):  # an error, of whatever, is told in the next message of the others
+            stop_reason = train_run(run, watchers, keeper, bar)
     finally:
         if bar is not None:
             bar.bar.close()
@@ -202,24 +203,22 @@ def train_run(
     clock = time.perf_counter() - run.seconds
     stop_reason, saved_at = "finished", run.step
     with Interrupt(divided=run.ranks is not None) as interrupt:
+        if run.ranks is not None:
+            run.ranks.asks, run.ranks.asked = interrupt.is_requested, False
         while run.step < total and stop_reason == "finished":
-            before, failure = run.step, None
+            before = run.step
             halts = [total, *(before + every - before % every for _, every in callbacks)]
             if keeper is not None:
                 halts.append(before + keeper.every - before % keeper.every)
             if bar is not None and bar.halts:
                 halts.append(bar.next_line)
-            try:
-                losses = run.advance(max(1, min(halts) - before))
-                stop_reason = _call(run, [call for call, every in callbacks if _is_due(run, every)], losses)
-            except Exception as error:
-                if run.ranks is None:
-                    raise
-                failure = error
-            if interrupt.requested:
-                stop_reason = "interrupted"
+            losses = run.advance(max(1, min(halts) - before))
+            called = [call for call, every in callbacks if _is_due(run, every)]
+            stop_reason = _call(run, called, losses)
             if run.ranks is not None:
-                stop_reason = agreed(run.ranks, stop_reason, failure)
+                stop_reason = agreed(run.ranks, stop_reason, called=len(called) > 0)
+            elif interrupt.requested:
+                stop_reason = "interrupted"
             due = keeper is not None and run.step % keeper.every == 0
             last = run.step == total or stop_reason != "finished"
             read = losses.dim() > 0 or run.step // CHECK_EVERY > before // CHECK_EVERY  # many losses are on the CPU

@@ -214,9 +214,10 @@ def load_folder(path: Path, ranks: Ranks | None) -> tuple[Any, Path]:
         raise DamagedFile("it is of a later version of hrta_ext")
     folder = path.parent / name
     mine = sorted(files) if ranks is None else sorted(files)[ranks.rank :: ranks.size]
-    for file in dict.fromkeys((_RUN, ".metadata", *mine)):
+    for file in dict.fromkeys((_RUN, ".metadata", *files)):
         if "/" in file or not (folder / file).is_file():
             raise DamagedFile(f"its part {name}/{file} is missing")
+    for file in dict.fromkeys((_RUN, ".metadata", *mine)):
         if _crc(folder / file) != files.get(file):
             raise DamagedFile(f"the checksum of its part {name}/{file} does not fit")
     return load_tensors(folder / _RUN), folder

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.compiled import require_memory
 from hrta_ext.files import hash_tensor
+from hrta_ext.groups import together
 from hrta_ext.inputs import DtypeError, check_columns
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training.jets import Joined, Need, jets_of, passes_of, trainable_order, untrainable
@@ -214,7 +215,8 @@ class PointTerms:
         }
         if finished and len(self.fixed) < len(self.terms):
             try:
-                mean, error = self._on_new_points()
+                with together(self.net.ranks if isinstance(self.net, TwoLayerNet) else None, "fit"):
+                    mean, error = self._on_new_points()
                 facts["loss_on_new_points"] = {"mean": mean, "standard_error": error, "draws": _NEW_DRAWS}
             except Exception as failure:  # the training is done, and worth more than this
                 warnings.warn(f"fit: the trained loss could not be taken on new points: {failure}", stacklevel=4)

@@ -134,7 +134,9 @@ class Run:
         if not self.pending:
             return True
         together = torch.cat([losses.reshape(-1) for losses in self.pending])
-        values = (together if self.ranks is None else self.ranks.from_first(together)).tolist()
+        if self.ranks is not None and self.engine.name == "torch":  # native code's losses are told with the outputs
+            together = self.ranks.from_first(together)
+        values = together.tolist()
         self.pending.clear()
         self.batches.collect()
         self.loss += values
@@ -196,6 +198,10 @@ class Interrupt:
         elif time.monotonic() - self.since > _SAME_SIGNAL:
             self._put_back()
             signal.raise_signal(signal_number)
+
+    def is_requested(self) -> bool:
+        """Whether somebody has asked."""
+        return self.requested
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():

@@ -1,7 +1,8 @@
 """Training a network whose neurons are divided among ranks: what all of them do at the same step.
 
 A step needs the outputs f of all neurons, so each rank gathers what the others' neurons give and adds it in the order
-of the ranks: n numbers in float64, with a target gradient n (1 + D). Everything else stays on the rank.
+of the ranks: n numbers in float64, with a target gradient n (1 + D). Everything else stays on the rank. Whether a rank
+has failed, or asks for an end, goes with them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hrta_ext.backends import build_info
-from hrta_ext.groups import RankError, Ranks, words
+from hrta_ext.groups import Facts, Ranks, digest
 from hrta_ext.network.module import TwoLayerNet
 from hrta_ext.training import native
 from hrta_ext.training.fused import FusedEngine
@@ -25,8 +26,7 @@ _SECONDS_PER_STEP, _SECONDS_PER_PRODUCT = 2e-4, 1e-10
 _MOST_STEPS_BETWEEN_LOOKS = 500
 _DECIDING = ("version", "torch", "simd")
 # In order of weight: what is worst goes for all.
-_REASONS = ("finished", "callback", "interrupted")
-_FAILED = len(_REASONS)
+_REASONS = ("finished", "callback")
 # Every parameter by itself, so that a share of them is updated as it would be among all.
 _ELEMENTWISE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SGD", "ASGD", "Adagrad", "Adadelta", "RMSprop", "Rprop")
 
@@ -74,25 +74,21 @@ def check_shared(net: nn.Module, optimizer: Optimizer) -> None:
         )
 
 
-def agreed(ranks: Ranks, reason: str, error: BaseException | None) -> str:
+def agreed(ranks: Ranks, reason: str, *, called: bool) -> str:
     """Why all ranks stop after this step, or "finished" where none does.
 
     Args:
         ranks: All of them call, after the same step.
         reason: Of this rank.
-        error: What it met.
-    Raises:
-        RankError: Another rank met one. A rank's own error is raised on it as it is.
+        called: Whether callbacks were, on every rank alike: without them there is nothing to tell that the messages of
+            the step have not told.
     """
-    mine = _FAILED if error is not None else _REASONS.index(reason)
-    codes = [int(code) for code in ranks.gather(torch.tensor([mine], device=ranks.device))]
-    if _FAILED in codes:
-        told = ranks.texts("" if error is None else words(error))
-        if error is not None:
-            raise error
-        rank = codes.index(_FAILED)
-        raise RankError(f"fit: rank {rank} stopped with {told[rank]}")
-    return _REASONS[max(codes)]
+    if called:
+        facts = Facts()
+        facts.count = _REASONS.index(reason)
+        ranks.meet("fit", facts)
+        reason = _REASONS[max(facts.counts)]
+    return "interrupted" if ranks.asked else reason
 
 
 def steps_between_looks(net: TwoLayerNet, samples: int) -> int:
@@ -114,10 +110,16 @@ class SharedEngine(FusedEngine):
         """By shapes; one when somebody watches."""
         return 1 if self.watched else steps_between_looks(self.net, self.x.shape[0])
 
+    def _take_samples(self) -> None:
+        super()._take_samples()
+        taken = (self.x, self.y, self.sample_weight, self.target_gradient)
+        self.taken = [digest(value) for value in taken] if self.x.is_cpu else []  # nobody waits for a GPU
+
     def train(self, step: int, count: int, s: Tensor | None) -> Tensor:
         """Losses of the steps, float64, shape (steps done,), the same on every rank.
 
-        A rank that fails gives NaN as its part of f, so that no rank does another update, and raises at the end.
+        The last message carries rank 0's losses. A rank that fails tells the others in the next message that they look
+        at, on a GPU the last one; before that it gives NaN as its part of f, so that no rank does another update.
         """
         ranks, net = self.net.ranks, self.net
         assert ranks is not None
@@ -148,6 +150,11 @@ class SharedEngine(FusedEngine):
             if failure is not None or member is None:
                 self.f.fill_(0.0 if failure is None else torch.nan)
 
+        def message(value: Tensor, facts: Facts | None = None, looks: bool = True) -> Tensor:
+            if looks and failure is not None:
+                ranks.tell("fit", failure)
+            return ranks.sum(value, facts, looks=looks)
+
         try:
             rates = self.rates_of(step, count)
             training = self.training()
@@ -156,15 +163,25 @@ class SharedEngine(FusedEngine):
             failure = error
         if self.s_of_f != path[0].item():
             attempt(0, 0, False, True)
-            self.f.copy_(ranks.sum(self.f))
+            facts = Facts()
+            facts["samples"] = self.taken
+            self.f.copy_(message(self.f, facts))
         keep = not self.watched
         for i in range(count):
             if member is not None and training is not None:
                 member.updates = training.updates + i
             attempt(i, 1, True, keep or i + 1 < count)
-            if keep or i + 1 < count:
-                self.f.copy_(ranks.sum(self.f))
-        every = ranks.from_first(losses)[0].cpu()
+            if i + 1 < count:
+                self.f.copy_(message(self.f, looks=self.f.is_cpu))
+        told = losses[0] if ranks.rank == 0 else torch.zeros_like(losses[0])
+        if keep:
+            every = message(torch.cat([self.f, told]))
+            self.f.copy_(every[: self.f.numel()])
+            every = every[self.f.numel() :].cpu()
+        elif ranks.share(net.width, ranks.size - 1)[1]:  # all ranks have neurons, so they know the losses
+            every = losses[0].cpu()
+        else:
+            every = message(told).cpu()
         if failure is not None:
             raise failure
         bad = (~every.isfinite()).nonzero()

@@ -8,6 +8,7 @@ import torch
 from distributed.ranks import on_ranks, said
 
 import hrta_ext as hx
+from hrta_ext import groups
 from hrta_ext.groups import ranks_of
 from hrta_ext.ntk import gram as gram_module
 from hrta_ext.ntk import sharing
@@ -61,6 +62,7 @@ def shorten(patch):
     """Stretches and parts of a test's width."""
     patch(gram_module, "_stretch", lambda *_: STEP)
     patch(gram_module, "_FEW", FEW)
+    patch(groups, "_SECONDS_BETWEEN_MEETINGS", 0.0)
 
 
 def work():
@@ -247,16 +249,18 @@ def test_rectangles_hold_every_entry_once_and_cost_about_the_same(n, n2, size):
     x, x2 = samples(n, 3), samples(n2, 3) if n2 else None
     whole = Building(Samples(x, x2), "relu", True, builders_for(x, "relu"), 0)
     counts, cost = whole.samples.zero_sums(), []
-    for part in sharing.rectangles(whole, size):
-        h, w = part.samples.x.shape[0], part.samples.n2
-        cost.append(h * w or h * h / 2)
-        one = part.samples.zero_sums()
-        for value in one:
-            value += 1.0
-        for k in (4, 5) if x2 is None else ():
-            one[k].triu_()
-        for k, to, own in part.places if part.samples.pairs else ():
-            counts[k][to] += one[k][own]
+    for of_rank in sharing.rectangles(whole, size):
+        cost.append(0.0)
+        for part in of_rank:
+            h, w = part.samples.x.shape[0], part.samples.n2
+            cost[-1] += (h * w or h * h / 2) + sharing._RESPONSE * (h + w)
+            one = part.samples.zero_sums()
+            for value in one:
+                value += 1.0
+            for k in (4, 5) if x2 is None and part.begins_on_diagonal else ():
+                one[k].triu_()
+            for k, to, own in part.places:
+                counts[k][to] += one[k][own]
     for value in counts[:4]:
         assert bool((value == 1.0).all())
     for value in counts[4:]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,9 @@ def two_ranks(folder: str) -> dict[str, Any]:
     whole = trained("world", path / "whole")
     trained("world", path / "half", stop=STOP)
     if dist.get_rank() == 0:
-        for name in ("alone", "three", "damaged"):
+        for name in ("alone", "three", "damaged", "missing"):
             copy(path, "half", name)
+        (next((path).glob("missing.9-*")) / "__1_0.distcp").unlink()
         part = next((path).glob("damaged.9-*")) / "__1_0.distcp"
         content = bytearray(part.read_bytes())
         content[len(content) // 2] ^= 1
@@ -75,6 +78,8 @@ def two_ranks(folder: str) -> dict[str, Any]:
         "exists": said(trained, "world", path / "half"),
         "other": said(trained, "world", path / "three", resume=True, optimizer="sgd"),
         "damaged": said(trained, "world", path / "damaged", resume=True),
+        "missing": said(trained, "world", path / "missing", resume=True),
+        "full": full_disk(path / "full"),
         "unshared": said(trained, "world", path / f"rank{dist.get_rank()}" / "half"),
         "fused": trained("world", path / "fused", stop=STOP, batch_size=None),
         "fused resumed": trained("world", path / "fused", resume=True, batch_size=None),
@@ -82,6 +87,26 @@ def two_ranks(folder: str) -> dict[str, Any]:
     }
     dist.barrier()
     return answers
+
+
+def full_disk(path: Path) -> list[Any]:
+    """What is said where rank 1 cannot write its second checkpoint; what lies there then, and goes on from there."""
+    fsync, calls = os.fsync, []
+
+    def no_room(file: Any) -> None:
+        calls.append(file)
+        if dist.get_rank() == 1 and len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    os.fsync = no_room
+    try:
+        refused = said(trained, "world", path)
+    finally:
+        os.fsync = fsync
+    left = sorted(file.name.split("-")[0] for file in path.parent.glob(f"{path.name}*"))
+    dist.barrier()
+    return [refused, left, trained("world", path, resume=True)]
 
 
 def three_ranks(path: str) -> Any:
@@ -157,6 +182,16 @@ def test_resumed_by_one_process(folder: Path, alone: Any, answers: list[dict[str
     assert not list(folder.glob("alone.*"))
 
 
+def test_a_full_disk_leaves_the_last_checkpoint(answers: list[dict[str, Any]]):
+    """One rank's: both end at the same step, by name, and the checkpoint of before goes on to the same bits."""
+    words = "OSError: [Errno 28] No space left on device"
+    for number, answer in enumerate(answers):
+        refused, left, resumed = answer["full"]
+        assert refused == (words if number == 1 else f"RankError: fit: rank 1 stopped with {words}")
+        assert left == ["full", "full.4"]
+        assert resumed == answer["whole"]
+
+
 def test_refusals(folder: Path, answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, in_float64: None):
     """A run that is there, another one, damage, a path that ranks do not share, a callback: on every rank, by name."""
     for answer in answers:
@@ -164,6 +199,7 @@ def test_refusals(folder: Path, answers: list[dict[str, Any]], monkeypatch: pyte
         assert "of another run (optimizer: adam became sgd)" in answer["other"]
         assert "checkpoint must be the same on every rank" in answer["unshared"]
         assert "__1_0.distcp does not fit" in answer["damaged"]
+        assert "__1_0.distcp is missing" in answer["missing"]
     lost = ["RankError: fit: rank 1 stopped with KeyError: 'lost'", "KeyError: 'lost'"]
     assert [answer["lost"] for answer in answers] == [[None, found] for found in lost]
     monkeypatch.setenv("WORLD_SIZE", "2")
