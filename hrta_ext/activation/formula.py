@@ -71,8 +71,9 @@ def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     functions = get_base(base)
     z = x.float() if x.dtype in HALF_TYPES else x
     learned = isinstance(s, Tensor) and s.requires_grad and functions.number is not None
+    s = _settled(s)
     plain = not isinstance(s, Tensor) and s == 1.0  # without the line, lest it be 0 times infinity
-    linear, s = _split(_settled(s), z)
+    linear, s = _split(s, z)
     if base == "relu" and order == 0:
         if not isinstance(s, Tensor) and not z.is_nested:  # leaky_relu has no backward for nested tensors
             y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, 1.0 - s)
