@@ -326,7 +326,8 @@ def _draw_overview(final: Mapping[Case, Mapping[str, Runs]], folder: Path) -> Fi
     save_picture(figure, folder / "homotopy_overview.png")
     return Figure(
         "homotopy_overview",
-        "Ratios to s = 1 of what each problem is judged by, medians over the seeds. Without an arrow: no difference; white: not run.",
+        "Ratios to s = 1 of what each problem is judged by, medians over the seeds. Without an arrow: no difference; "
+        "white: not run.",
     )
 
 
