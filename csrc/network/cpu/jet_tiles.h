@@ -84,10 +84,11 @@ struct JetBlock {
   int there;           // neurons without what pads the last tile
 };
 
-// What pads a tile is no neuron: an infinite sample makes NaN of its zeros, which a factor of 0 would keep.
+// What pads a tile is no neuron: an infinite sample makes NaN of its zeros, and a = 0 would keep it.
 template <typename T>
 void clear_padding(JetTiles<T>& tiles, int samples, int there) {
   for (int at = 0; at < samples * kTile<T>; at += kTile<T>) {
+    if (tiles.z.values[at + kTile<T> - 1] == T(0)) continue;  // a finite sample
     for (int j = there; j < kTile<T>; ++j) {
       tiles.value.values[at + j] = tiles.slope.values[at + j] = T(0);
       tiles.curvature.values[at + j] = tiles.third.values[at + j] = T(0);
