@@ -142,12 +142,13 @@ def draw_loss(
 ) -> None:
     """Add one curve of losses, shape (steps,), on a log scale. Values that are not positive cannot be shown there.
 
-    With ``linear_up_to`` all are, on a scale that is linear where they are no larger.
+    With ``linear_up_to`` all are, on a scale that is linear where they are no larger, everywhere if it is infinite.
     """
     step, value = thinned(loss)
     shown = value > 0
     if linear_up_to is not None:
-        axis.set_yscale("symlog", linthresh=linear_up_to)
+        if linear_up_to < math.inf:
+            axis.set_yscale("symlog", linthresh=linear_up_to)
     elif shown.any():
         axis.set_yscale("log")
         step, value = step[shown], value[shown]
@@ -303,6 +304,8 @@ def plot_loss(
     linear = None
     if bool((every < 0).any()):  # linear up to what is common: an energy ends there, and starts far above
         linear = 10.0 ** math.ceil(math.log10(max(float(every.abs().median()), 1e-12)))
+        if float(every.abs().max()) <= linear:  # a scale of powers of ten would have no ticks there
+            linear = math.inf
     draw_loss(axis, loss, label="sum" if parts else None, linear_up_to=linear)
     for k, (name, values) in enumerate(parts.items()):
         draw_loss(axis, values, label=name, style=k + 1, linear_up_to=linear)

@@ -71,7 +71,9 @@ def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
     functions = get_base(base)
     z = x.float() if x.dtype in HALF_TYPES else x
     learned = isinstance(s, Tensor) and s.requires_grad and functions.number is not None
-    linear, s = _split(_settled(s), z)
+    s = _settled(s)
+    plain = not isinstance(s, Tensor) and s == 1.0  # without the line, lest it be 0 times infinity
+    linear, s = _split(s, z)
     if base == "relu" and order == 0:
         if not isinstance(s, Tensor) and not z.is_nested:  # leaky_relu has no backward for nested tensors
             y = torch.relu(z) if s == 1.0 else F.leaky_relu(z, 1.0 - s)
@@ -80,10 +82,13 @@ def compose(x: Tensor, s: Parameter, base: str, order: int) -> Tensor:
             y = (active + (1.0 - active) * linear) * z
         else:
             y = torch.where(z > 0, z, linear * z)
+    elif plain and order == 0 and not functions.rectifier:
+        y = functions.value(z)
     elif base == "relu2" and order == 0:
         y = z * (linear + 0.5 * s * torch.relu(z))  # s sigma(z) alone may overflow
     elif functions.rectifier and order == 0:  # sigma(z) - max(z, 0) is even, and nothing far out
-        y = torch.where(z > 0, z, linear * z) + s * _tail(torch.where(z > 0, z, -z), base, learned)
+        line = torch.relu(z) if plain else torch.where(z > 0, z, linear * z)
+        y = line + s * _tail(torch.where(z > 0, z, -z), base, learned)
     elif order == 0:
         y = linear * z + s * functions.value(z)
         if learned:

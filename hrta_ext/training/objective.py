@@ -86,6 +86,8 @@ class PointTerms:
         self.features = points.shape[1]
         if not points.is_floating_point():
             raise TypeError(f"{label} must be a floating-point tensor, got {points.dtype}")
+        if points.is_meta:
+            raise ValueError(f"{label} must be on the net's device, {self.device}, got meta")
         finite = points.isfinite().all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])

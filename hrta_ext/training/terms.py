@@ -137,7 +137,8 @@ def split_rule(points: Any) -> tuple[Any, Tensor | None]:
     """Points, and the weights of a quadrature rule where they are a pair (points, weights)."""
     if isinstance(points, (tuple, list)):
         if len(points) != 2:
-            raise ValueError(f"fit: points must be a tensor, a sampler or a pair (points, weights), got {len(points)}")
+            kind = f"a {type(points).__name__} of {len(points)}"
+            raise ValueError(f"fit: points must be a tensor, a sampler or a pair (points, weights), got {kind}")
         return points[0], points[1]
     return points, None
 

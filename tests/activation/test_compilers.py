@@ -11,6 +11,7 @@ from cases import BASES, DTYPES, homotopy, sigma, spread
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import hrta_ext as hx
+from hrta_ext.activation.formula import compose
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="Inductor compiles C++")
 
@@ -231,3 +232,10 @@ def test_kernels_run_on_the_current_stream() -> None:
         y = hx.homotopy(x, 1.5)
     torch.cuda.synchronize()
     assert torch.equal(y, torch.full_like(y, 0.5))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_formula_has_the_limits_of_the_base_at_one(base: str) -> None:
+    """(1 - s) x is not 0 times infinity where there is no such line: what compilers see agrees with the kernels."""
+    x = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.5, -0.5], dtype=torch.float64)
+    torch.testing.assert_close(compose(x, 1.0, base, 0), hx.homotopy(x, 1.0, base=base), equal_nan=True)

@@ -112,3 +112,20 @@ def dense_jet_gradients(
         more = dense_weight_gradients(g, grads[1], x, w, a, s, base)
         return scale * a.unsqueeze(-1) * rows + more[0], scale * outputs + more[1]
     return scale * a.unsqueeze(-1) * rows, scale * outputs
+
+
+def jet_limits(
+    x: Tensor, weight: Tensor, output_weight: Tensor, s: float, base: str, form: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """f, df/dx and the second derivatives in all columns, in float64, as infinities are approached: NaN without a limit
+    (the numbers at 1e6 and 1e7 in their place differ)."""
+    found = []
+    for far in (1e6, 1e7):
+        given = [t.double().clamp(-far, far) for t in (x, weight, output_weight)]
+        second = dense_second(*given, s, base, form, list(range(x.shape[1])))
+        found.append((dense(*given, s, base), dense_gradient(*given, s, base), second))
+    f, df_dx, second = (
+        torch.where((farther - near).abs() <= 1e-9 * near.abs().clamp(min=1.0), near, torch.nan)
+        for near, farther in zip(*found, strict=True)
+    )
+    return f, df_dx, second

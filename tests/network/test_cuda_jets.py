@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import BASES
 from emulated import Guarded, address, emulated
-from network.cases import dense, dense_gradient, dense_jet_gradients, dense_second, problem
+from network.cases import dense, dense_gradient, dense_jet_gradients, dense_second, jet_limits, problem
 from torch import Tensor
 
 from hrta_ext.bases import BASES as NUMBERED
@@ -190,3 +190,18 @@ def test_scratch_memory_does_not_grow_with_the_width(kernels: Any, n: int, featu
 
     for backward in (False, True):
         assert 0 < scratch(backward, 10**9) <= min(scratch(backward, 10**7) * 1.05, 64 * 2**20)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("form", ["laplacian", "diagonal"])
+def test_infinity_gives_the_limit_or_no_number(kernels: Any, base: str, form: str) -> None:
+    """As on the CPU (test_jets.py), by lanes and by tiles, which are padded in both directions."""
+    for dtype, s in ((torch.float32, 1.0), (torch.float64, 0.5), (torch.float64, 1.5)):
+        for place, infinity in ((0, torch.inf), (0, -torch.inf), (1, torch.inf), (2, -torch.inf)):
+            given = problem(6, 37, 3, dtype, seed=1)
+            given[place].view(-1)[4] = infinity
+            expected = jet_limits(*given, s, base, form)
+            for got, limit in zip(run(kernels, given, s, base, Second(form, (0, 1, 2))), expected, strict=True):
+                finite = got.isfinite()
+                assert torch.equal(finite, limit.isfinite()) if place == 0 else bool((finite <= limit.isfinite()).all())
+                near(got[finite], limit[finite], dtype)

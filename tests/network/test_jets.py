@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import BASES, SMOOTH_BASES, homotopy
-from network.cases import dense, dense_gradient, problem
+from network.cases import dense, dense_gradient, jet_limits, problem
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jvp, stack_module_state, vmap
 
@@ -301,3 +301,27 @@ def test_nan_shows_where_it_belongs(device: torch.device) -> None:
         assert bad[7]
         assert bad.sum() == 1
     assert torch.autograd.grad(jet.second.sum(), leaf)[0].isnan().all()
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("infinity", [torch.inf, -torch.inf])
+def test_infinity_gives_the_limit_or_no_number(device: torch.device, base: str, infinity: float) -> None:
+    """Of a sample: the limit of the dense formula where there is one, whatever pads a tile of neurons, on every
+    backend. Of a weight: no finite number that is not the limit. Other samples know nothing of it."""
+    for s, form, width in ((0.5, "laplacian", 37), (1.0, "diagonal", 64), (1.5, "diagonal", 37), (1.0, "laplacian", 5)):
+        for place in range(3):
+            given = problem(6, width, 3, seed=width)
+            given[place].view(-1)[4] = infinity  # of sample 1, neuron 1 or 4
+            expected = jet_limits(*given, s, base, form)
+            for backend in ("native", "torch") if hx.backends()["cpp"] else ("torch",):
+                with hx.use_backend(backend):
+                    jet = hx.two_layer_jet(*(t.to(device) for t in given), s, base=base, second=form)
+                for part, limit in zip(jet, expected, strict=True):
+                    got, limit = part.cpu().reshape(6, -1), limit.reshape(6, -1)
+                    finite = got.isfinite()
+                    assert (
+                        torch.equal(finite, limit.isfinite())
+                        if place == 0
+                        else bool((finite <= limit.isfinite()).all())
+                    )
+                    assert close(got[finite], limit[finite], 1e-9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hrta_ext as hx
-from hrta_ext.reproduction.claims import homotopy
+from hrta_ext.reproduction.claims import homotopy, ritz
 from hrta_ext.reproduction.page.sections import Scale
 from hrta_ext.reproduction.page.verdicts import Verdict
 from hrta_ext.reproduction.reproduce import reproduce
@@ -121,10 +121,11 @@ def test_shares_of_the_steps():
 
 
 def test_a_toy_report(tmp_path):
-    """Tuning, judged runs, tables and pictures from end to end; two seeds decide nothing."""
+    """Tuning, judged runs, tables and pictures from end to end, the Poisson problem too; two seeds decide nothing."""
     report = reproduce(["homotopy"], tmp_path, TOY)
     (section,) = report.sections
     assert {claim.verdict for claim in section.claims} == {Verdict.OPEN}
+    assert sum("by Deep Ritz" in claim.evidence for claim in section.claims) == 2
     for figure in section.figures:
         assert (tmp_path / "homotopy" / f"{figure.name}.png").read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "homotopy" / "homotopy_sin1d_adam.csv").open(encoding="utf-8") as file:
@@ -164,3 +165,28 @@ def test_noise_is_judged_by_the_error_against_the_true_function():
     """A lower training loss on noisy targets is no success."""
     text = "On a measured table and with noise, a ramp up gives a lower error than s = 1 (Adam)"
     assert judged(sin1d_noise_adam={RAMP: 0.01})[text].verdict is Verdict.FAILS
+
+
+def test_the_poisson_problem_is_judged_by_both_forms():
+    """From the runs of the experiment `poisson`: against s = 1 and against its switch, by the error."""
+    level = {name: runs(1.0) for name in ritz.METHODS}
+    final = {
+        ritz.RITZ: {**level, "HRTA 1 → 1.5": runs(10.0)},
+        ritz.SOBOLEV: {**level, "ramp 1 → 1.5 over 1/2": runs(0.1)},
+    }
+    for of_form in final.values():
+        for method in of_form.values():
+            method[:] = [{**run, "error": run["final_loss"]} for run in method]
+    against_one, against_switch = homotopy.of_poisson(final)
+    assert (against_one.verdict, against_switch.verdict) == (Verdict.IN_PART, Verdict.HOLDS)
+    assert "no difference" in against_one.evidence
+
+
+def test_three_layers_go_by_the_torch_engine():
+    """Every hidden layer follows the ramp."""
+    case = next(case for case in homotopy.CASES if case.name == "deep3d_adam")
+    run = EXPERIMENT.run(FULL, case, homotopy.BY_NAME["ramp 1 → 1.5 over 1/2"], 1e-2, 0)
+    assert (run.network, run.problem, run.ramp_steps) == ("three_layer", "sin3d", sum(run.steps) // 2)
+    result = result_of(replace(run, width=8, steps=(20,), ramp_steps=10))
+    assert result["last_s"] == 1.5
+    assert result["final_loss"] > 0.0

@@ -309,9 +309,9 @@ def test_lbfgs_ends_what_adam_began() -> None:
     assert after.loss.shape == after.terms["residual"].shape == (10,)
 
 
-def test_terms_are_reported_and_negative_losses_drawn(tmp_path: Path) -> None:
-    """Values by name, in JSON too; a picture of losses of both signs has every point on its axis."""
-    from hrta_ext.plots import draw_loss, new_figure
+def test_terms_are_reported_and_negative_losses_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values by name, in JSON too; a picture of losses of both signs has every point on its axis, and ticks."""
+    from hrta_ext.plots import draw_loss, new_figure, plot_loss
 
     terms = [Term(POINTS, lambda u, x: -1.0 - u.value.square(), second=None)] * 2
     result = fit(square_net(), loss=terms, s=1.0, steps=4)
@@ -325,6 +325,14 @@ def test_terms_are_reported_and_negative_losses_drawn(tmp_path: Path) -> None:
     draw_loss(axis, torch.tensor([10.0, -1.0, 0.0]), linear_up_to=1.0)
     assert axis.get_yscale() == "symlog"
     assert list(axis.lines[0].get_ydata()) == [10.0, -1.0, 0.0]
+    drawn = []
+    monkeypatch.setattr("hrta_ext.plots.save_figure", lambda figure, path: drawn.append(figure))
+    for loss, scale in ((torch.linspace(-4.2, -45.0, 20), "linear"), (torch.linspace(3.0, -0.9, 20), "symlog")):
+        plot_loss(loss, torch.ones(20), "loss.png")
+        (axis,) = drawn.pop().axes
+        assert axis.get_yscale() == scale
+        low, high = axis.get_ylim()
+        assert sum(low <= tick <= high for tick in axis.get_yticks()) > 2
 
 
 def test_a_loss_that_turns_nan_ends_the_run_as_diverged() -> None:

@@ -70,6 +70,8 @@ BAD_CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": lambda k: POINTS[0]}, ValueError, r"points must have shape \(n, 2\)"),
     ({"x": lambda k: 1}, TypeError, "a sampler that gives tensors, got int"),
     ({"x": "points"}, TypeError, "points must be a tensor"),
+    ({"x": POINTS.to("meta")}, ValueError, "points must be on the net's device, cpu, got meta"),
+    ({"x": POINTS.tolist()}, ValueError, r"a sampler or a pair \(points, weights\), got a list of 12"),
     ({"loss": Term(POINTS, square, quadrature=POINTS)}, ValueError, r"quadrature of term .* shape \(12,\)"),
     ({"loss": Term(POINTS, square, second_columns=[2])}, ValueError, "second_columns of term 'square' must be"),
     ({"x": POINTS, "parameters": [torch.zeros(1)]}, TypeError, r"parameters\[0\] must be an nn.Parameter"),

@@ -50,7 +50,7 @@ JetBlock<T> pack_jet(const TwoLayerCall& call, const SecondDerivatives& second, 
     const T *left = scratch.weight + c * stride, *right = scratch.weight + other * stride;
     for (int j = 0; j < padded; ++j) target[j] = hrta::multiply_add(left[j], right[j], target[j]);
   });
-  return {{scratch.weight, scratch.output_weight, stride, padded}, scratch.quadratic, quadratic_count};
+  return {{scratch.weight, scratch.output_weight, stride, padded}, scratch.quadratic, quadratic_count, count};
 }
 
 template <typename T>

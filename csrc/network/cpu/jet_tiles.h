@@ -81,7 +81,20 @@ struct JetBlock {
   TwoLayerBlock<T> neurons;
   const T* quadratic;  // (R, count), rows as far apart as those of the weights
   int count;           // R
+  int there;           // neurons without what pads the last tile
 };
+
+// What pads a tile is no neuron: an infinite sample makes NaN of its zeros, and a = 0 would keep it.
+template <typename T>
+void clear_padding(JetTiles<T>& tiles, int samples, int there) {
+  for (int at = 0; at < samples * kTile<T>; at += kTile<T>) {
+    if (tiles.z.values[at + kTile<T> - 1] == T(0)) continue;  // a finite sample
+    for (int j = there; j < kTile<T>; ++j) {
+      tiles.value.values[at + j] = tiles.slope.values[at + j] = T(0);
+      tiles.curvature.values[at + j] = tiles.third.values[at + j] = T(0);
+    }
+  }
+}
 
 // sum += the products of a tile's row with an array of the block's.
 template <typename T>
@@ -103,6 +116,7 @@ void jet_forward(const TwoLayerSamples<T>& samples, const JetBlock<T>& block, do
     for (int j = 0; j < block.neurons.count; j += kTile<T>) {
       products(samples.x + first * features, count, features, block.neurons.weight + j, stride, tiles.z.values);
       evaluate_jet<Base, false>(tiles, count * kTile<T>);
+      if (block.there - j < kTile<T>) clear_padding(tiles, count, block.there - j);
       Vector<T> a[kTileVectors];
       for (int v = 0; v < kTileVectors; ++v) a[v] = load(block.neurons.output_weight + j + v * kLanes<T>);
       for (int i = 0; i < count; ++i) {
@@ -218,6 +232,7 @@ void jet_input_gradient(const TwoLayerSamples<T>& samples, const JetBlock<T>& bl
     for (int j = 0; j < block.neurons.count; j += kTile<T>) {
       products(samples.x + first * features, count, features, block.neurons.weight + j, stride, tiles.z.values);
       evaluate_jet<Base, true>(tiles, count * kTile<T>);
+      if (block.there - j < kTile<T>) clear_padding(tiles, count, block.there - j);
       with_sample_terms(given, first, count, features, block, j, tiles, unused + j);
       for (int i = 0; i < count; ++i) {
         Vector<T> factors[kTileVectors];

@@ -6,104 +6,35 @@ Every method gets the same grid of learning rates, the same tuning seeds and the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hrta_ext.plots import new_figure
+from hrta_ext.reproduction.claims import ritz
 from hrta_ext.reproduction.claims.baselines import best_rate
+from hrta_ext.reproduction.claims.motions import (
+    BASELINE,
+    BESIDE,
+    BY_NAME,
+    CASES,
+    METHODS,
+    RATES,
+    SWITCH,
+    TUNING_SEEDS,
+    Case,
+    Method,
+)
 from hrta_ext.reproduction.page.drawing import Runs, draw_dots, save_picture
 from hrta_ext.reproduction.page.sections import PROJECT, Claim, Figure, Scale, Section, Table
 from hrta_ext.reproduction.page.verdicts import Comparison, Outcome, Spread, compare, number, verdict_of
 from hrta_ext.reproduction.runs.homotopies import Homotopy
 from hrta_ext.reproduction.runs.tasks import Results, Task
 
-TUNING_SEEDS = (1000, 1001, 1002)
-BASELINE = "s = 1"
-BESIDE = (0.56, 1.8)  # quarter decades, beside the best rate of a grid of half decades
-# The coarse grids; for SGD, which costs ten times as much, rates were cut before seeds.
-RATES = {
-    "adam": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-    "gd": (3e-1, 1.0, 3.0, 10.0),
-    "sgd": (1.0, 3.0, 10.0),
-}
-
-
-@dataclass(frozen=True)
-class Method:
-    """How s moves; ``ramp`` is a share of all steps."""
-
-    name: str
-    s: tuple[float, ...] = (1.0,)
-    moves: str = "stages"
-    ramp: float = 0.0
-    restart: bool = False
-
-
-METHODS = (
-    Method(BASELINE),
-    Method("s = 1.5", (1.5,)),
-    Method("s = 2", (2.0,)),
-    Method("switch 1 → 1.5", (1.0, 1.5)),
-    Method("switch 1 → 1.5, restarted", (1.0, 1.5), restart=True),
-    Method("switch 1 → 1.5, function kept", (1.0, 1.5), "kept"),
-    Method("ramp 1 → 1.5 over 1/2", (1.0, 1.5), "ramp", 1 / 2),
-    Method("ramp 1 → 2 over 1/16", (1.0, 2.0), "ramp", 1 / 16),
-    Method("ramp 1 → 2 over 1/4", (1.0, 2.0), "ramp", 1 / 4),
-    Method("ramp 0.5 → 1 over 1/4", (0.5, 1.0), "ramp", 1 / 4),
-    Method("ramp 2 → 1 over 1/4", (2.0, 1.0), "ramp", 1 / 4),
-    Method("adaptive 1 → 2", (1.0, 2.0), "adaptive"),
-)
-_SWITCH = 3 / 16  # the paper's 3000 of 16 000 steps
-_FEW = (BASELINE, "s = 1.5", "s = 2", "switch 1 → 1.5", "switch 1 → 1.5, function kept", "ramp 1 → 2 over 1/4")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A problem with an optimizer, and which methods are run on it.
-
-    Attributes:
-        judged: The number that methods are compared by.
-        tuned: The number that chooses the learning rate.
-        changes: Of the training.
-    """
-
-    name: str
-    title: str
-    problem: str
-    optimizer: str = "adam"
-    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
-    judged: str = "final_loss"
-    tuned: str = "final_loss"
-    total: int = 8000
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    def __hash__(self) -> int:
-        return hash(self.name)
-
-
-_MANY = (BASELINE, "s = 1.5", "switch 1 → 1.5", "ramp 1 → 1.5 over 1/2")
-_DOUBLE = {"dtype": "float64"}
-_BATCHES = {"batch_size": 25}
-CASES = (
-    Case("sin1d_adam", "d = 1, 100 points, Adam", "sin1d", changes=_DOUBLE),
-    Case("sin3d_adam", "d = 3, 125 points, Adam", "sin3d", changes=_DOUBLE),
-    Case("sin1d_gd", "d = 1, 100 points, gradient descent", "sin1d", "gd", changes=_DOUBLE),
-    Case("sin3d_gd", "d = 3, 125 points, gradient descent", "sin3d", "gd", changes=_DOUBLE),
-    Case("sin3d_sgd", "d = 3, 125 points, SGD in batches of 25", "sin3d", "sgd", _FEW, total=2000,
-         changes=_BATCHES),
-    Case("sin1d_sgd", "d = 1, 100 points, SGD in batches of 25", "sin1d", "sgd", _FEW, total=2000,
-         changes=_BATCHES),
-    Case("diabetes_adam", "diabetes, Adam", "diabetes", judged="error", tuned="validation_error", total=1000,
-         changes={"width": 200}),
-    Case("sin1d_noise_adam", "d = 1, noise 0.1, Adam", "sin1d", judged="error", changes={"noise": 0.1}),
-    Case("sin3d_many_adam", "d = 3, 343 points, Adam", "sin3d", methods=_MANY, changes={"n": 343}),
-)  # fmt: skip
 _DECADES = 2  # of the overview's colours
 _DIVERGED = 1e30  # ratios beyond come from runs that count as the highest value
-BY_NAME = {method.name: method for method in METHODS}
 
 
 @dataclass(frozen=True)
@@ -120,7 +51,7 @@ class HomotopyExperiment:
     def run(self, scale: Scale, case: Case, method: Method, lr: float, seed: int) -> Homotopy:
         """One training."""
         total = scale.pick(toy=20, small=600, full=case.total)
-        first = round(_SWITCH * total)
+        first = round(SWITCH * total)
         two_stages = len(method.s) == 2 and method.moves in ("stages", "kept")
         given = {"width": 1000, **case.changes}
         width = min(given.pop("width"), scale.pick(toy=8, small=400, full=1000))
@@ -169,7 +100,7 @@ class HomotopyExperiment:
                 tasks += [run.task for runs in tuning.values() for run in runs]
                 if all(run.task in results for runs in tuning.values() for run in runs):
                     tasks += [run.task for run in self.final(scale, case, BY_NAME[name], results)]
-        return tasks
+        return tasks + (ritz.tasks(scale, results) if _has_poisson(scale) else [])
 
     def section(self, scale: Scale, results: Results, folder: Path) -> Section:
         """Every method against s = 1 on every problem."""
@@ -189,7 +120,7 @@ class HomotopyExperiment:
             title=self.title,
             setting=_setting(scale),
             readings=["None of these methods is in the paper; its switch 1 → 1.5 stands beside them."],
-            claims=judge(final),
+            claims=[*judge(final), *(of_poisson(ritz.collect(scale, results).final) if _has_poisson(scale) else [])],
             figures=[_draw_overview(final, folder), *_draw(final, rates, folder, scale)],
             tables=[_table(case, final[case], rates[case]) for case in final],
             n_runs=len(every),
@@ -198,23 +129,32 @@ class HomotopyExperiment:
         )
 
 
+def _has_poisson(scale: Scale) -> bool:
+    return scale.name != "small"
+
+
 def _setting(scale: Scale) -> list[str]:
     steps, width = scale.pick(toy=(20, 8), small=(600, 400), full=(8000, 1000))
-    but = ", but 2000 with SGD, and 1000 at width 200 for diabetes" if scale.name == "full" else ""
+    but = scale.pick(
+        toy="", small="",
+        full=", but 2000 with SGD, and 1000 at width 200 for diabetes and at width 100 with three layers",
+    )  # fmt: skip
     return [
-        "Two-layer ReLU networks, all samples at once unless SGD is named, the learning rate falling to 0 by a "
+        "Two-layer ReLU networks, but for those of three layers (two hidden ones, both with the same s, by the torch "
+        "engine); all samples at once unless SGD is named, the learning rate falling to 0 by a "
         f"cosine, equal steps of every method of a problem: {steps} steps at width {width}{but}. Shares are those of "
         "all steps; the switch comes after 3/16 of them as in the paper. “Restarted”: Adam's moments and the cosine "
         "start anew there. “Function kept”: fit(keep_function=True). “Adaptive”: AdaptiveHomotopy with its defaults; "
-        "it may stop short of the last s. Runs of Adam and gradient descent on sin without noise are in float64, "
-        "since float32 ends at 1e-14.",
+        "it may stop short of the last s. Runs of two-layer networks on the paper's points without noise are in "
+        "float64 but for SGD, since float32 ends at 1e-14.",
         f"Every method's learning rate is the best of a grid of half decades (Adam {_listed('adam')}; gradient descent "
         f"{_listed('gd')}; SGD {_listed('sgd')}) and, but for SGD, of two more at {BESIDE[0]:g} and {BESIDE[1]:g} "
         "times the best: the lowest median of the final loss, for diabetes of the error on rows kept for that, over "
         f"{scale.pick(toy=1, small=2, full=3)} tuning seeds. The results are those of {scale.seeds} other seeds.",
         "Cut for time: with SGD the rates beside the best, half of the methods and three quarters of the steps; "
-        "with 343 points two thirds of the methods; deep networks. The Poisson problem has an experiment of its own. "
-        "The small scale has Adam on sin alone.",
+        "with 343 points seven of the twelve methods; with three layers eight, nine tenths of the width and seven "
+        "eighths of the steps. The Poisson problem is that of the experiment `poisson` (tables there): the same runs, "
+        "by Deep Ritz and by the Sobolev loss, give two of the verdicts here. The small scale has Adam on sin alone.",
     ]
 
 
@@ -236,6 +176,7 @@ _MOVING = ("switch 1 → 1.5, function kept", "ramp 1 → 1.5 over 1/2", "ramp 1
 _EXACT = ("sin1d_adam", "sin3d_adam")
 _DESCENT = ("sin1d_gd", "sin3d_gd", "sin1d_sgd", "sin3d_sgd")
 _ELSEWHERE = ("diabetes_adam", "sin1d_noise_adam")
+_DEEP = ("deep1d_adam", "deep3d_adam")
 _QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
     ("Without the jump, moving s ends lower than the paper's switch (Adam)", _EXACT,
      [(name, "switch 1 → 1.5") for name in _MOVING]),
@@ -259,6 +200,13 @@ _QUESTIONS: tuple[tuple[str, tuple[str, ...], list[tuple[str, str]]], ...] = (
      [("ramp 1 → 1.5 over 1/2", "s = 1.5"), ("ramp 1 → 2 over 1/4", "s = 1.5")]),
     ("With 343 points, a ramp up or s = 1.5 from the start ends lower than s = 1 (Adam)", ("sin3d_many_adam",),
      [("ramp 1 → 1.5 over 1/2", BASELINE), ("s = 1.5", BASELINE)]),
+    ("With 343 points, an adaptive path 1 → 2 ends lower than s = 1 (Adam)", ("sin3d_many_adam",),
+     [("adaptive 1 → 2", BASELINE)]),
+    ("With three layers, a ramp 1 → 1.5 over half of the steps ends lower than s = 1 (Adam)", _DEEP,
+     [("ramp 1 → 1.5 over 1/2", BASELINE)]),
+    ("With three layers, a ramp 1 → 1.5 ends lower than the paper's switch (Adam)", _DEEP,
+     [("ramp 1 → 1.5 over 1/2", "switch 1 → 1.5")]),
+    ("With three layers, s = 1.5 from the start ends lower than s = 1 (Adam)", _DEEP, [("s = 1.5", BASELINE)]),
     ("On a measured table and with noise, a ramp up gives a lower error than s = 1 (Adam)", _ELSEWHERE,
      [("ramp 1 → 1.5 over 1/2", BASELINE), ("ramp 1 → 2 over 1/4", BASELINE)]),
 )  # fmt: skip
@@ -299,6 +247,28 @@ def judge(final: Mapping[Case, Mapping[str, Runs]]) -> list[Claim]:
         evidence = f"Ratios, medians over the seeds. {' '.join(sentences)}" if outcomes else "Not run here."
         place = "seen after the runs" if number_of or text in _LATER else "our question"
         claims.append(Claim(text, place, PROJECT, verdict_of(outcomes), evidence))
+    return claims
+
+
+def of_poisson(final: ritz.Final) -> list[Claim]:
+    """The claims on the Poisson problem, from the runs of the experiment ``poisson``."""
+    ramp, claims = "ramp 1 → 1.5 over 1/2", []
+    for text, other in (("s = 1", ritz.BASELINE), ("the paper's switch 1 → 1.5", "HRTA 1 → 1.5")):
+        compared = {
+            ritz.TITLES[form]: compare(*([run["error"] for run in methods[name]] for name in (ramp, other)))
+            for form, methods in final.items()
+        }
+        verdict = verdict_of([each.outcome for each in compared.values()])
+        seen = "; ".join(f"{_ratio(each)} by {form} ({each.outcome.value})" for form, each in compared.items())
+        claims.append(
+            Claim(
+                f"On the Poisson problem, a ramp 1 → 1.5 has a lower error than {text} (Adam)",
+                "seen after the runs",
+                PROJECT,
+                verdict,
+                f"Ratios, medians over the seeds. {ramp} over {other}: {seen}.",
+            )
+        )
     return claims
 
 
@@ -356,7 +326,8 @@ def _draw_overview(final: Mapping[Case, Mapping[str, Runs]], folder: Path) -> Fi
     save_picture(figure, folder / "homotopy_overview.png")
     return Figure(
         "homotopy_overview",
-        "Ratios to s = 1 of what each problem is judged by, medians over the seeds. Without an arrow: no difference.",
+        "Ratios to s = 1 of what each problem is judged by, medians over the seeds. Without an arrow: no difference; "
+        "white: not run.",
     )
 
 
