@@ -75,7 +75,9 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):  # a usage error of click's, whichever click this Typer carries
         context = getattr(error, "ctx", None)
         command = "hrta" if context is None else context.command_path
-        print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+        text = error.format_message().rstrip(".")
+        if text:  # none of `hrta` alone, whose help has been shown
+            print_error(f"{text}; see `{command} --help`")
         return 2
     if isinstance(error, OSError) and error.strerror:
         print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)

@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hrta_ext.ntk.types import Gram
+
 
 def _check_matrix(matrix: object, function: str) -> Tensor:
     if not isinstance(matrix, Tensor):
-        raise TypeError(f"{function}: matrix must be a tensor, got {type(matrix).__name__}")
+        hint = "; its ntk is one" if isinstance(matrix, Gram) else ""
+        raise TypeError(f"{function}: matrix must be a tensor, got {type(matrix).__name__}{hint}")
     if matrix.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{function}: matrix must be float32 or float64, got {matrix.dtype}")
     if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:

@@ -302,7 +302,8 @@ def _check_quadrature(term: Term, name: str) -> None:
 
 def _check_pointwise(values: object, n: int, checked: _Checked) -> None:
     if not isinstance(values, Tensor):
-        raise TypeError(f"fit: loss must return a tensor ({n},) of pointwise values, {checked.label} gave {values!r}")
+        kind = type(values).__name__
+        raise TypeError(f"fit: loss must return a tensor ({n},) of pointwise values, {checked.label} gave {kind}")
     if values.shape != (n,):
         raise ValueError(
             f"fit: loss must return pointwise values, shape ({n},), {checked.label} gave {tuple(values.shape)}"

@@ -72,7 +72,8 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
     if is_moving(s) and counts:
         counts = [sum(counts)]
     if len(s_given) != len(counts):
-        raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(counts)}")
+        hint = f"; steps={counts[0]} goes with one s, such as s=1.0" if len(counts) == 1 else ""
+        raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(counts)}{hint}")
     if not s_given:
         raise ValueError("fit: s must hold at least one value, got none")
     moves = any(map(is_moving, s_given))

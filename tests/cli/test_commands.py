@@ -110,6 +110,10 @@ def test_help_and_version(capsys):
     assert all(command in text for command in COMMANDS)
     assert main(["--version"]) == 0
     assert hrta_ext.__version__ in capsys.readouterr().out
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert all(command in captured.out + captured.err for command in COMMANDS)
+    assert "error" not in captured.err
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_bad_matrices(function: object) -> None:
     assert callable(function)
     for matrix, error, message in (
         ([[1.0]], TypeError, "matrix must be a tensor"),
+        (hx.infinite_gram(torch.eye(2), 1.0), TypeError, "got Gram; its ntk is one"),
         (torch.eye(2, dtype=torch.int64), TypeError, "matrix must be float32 or float64"),
         (torch.ones(2, 3), ValueError, r"matrix must have shape \(..., n, n\)"),
         (torch.ones(0, 0), ValueError, "at least one row"),

@@ -31,7 +31,8 @@ def square(u: Any, x: Tensor) -> Tensor:
 BAD_LOSSES = [
     (lambda u, x: u.value.square().mean(), ValueError, r"pointwise values, shape \(12,\), term 'loss' gave \(\)"),
     (lambda u, x: u.value[:, None], ValueError, r"gave \(12, 1\)"),
-    (lambda u, x: 1.0, TypeError, r"must return a tensor \(12,\).*1.0"),
+    (lambda u, x: 1.0, TypeError, r"must return a tensor \(12,\).*float$"),
+    (lambda u, x: u, TypeError, r"gave \w+$"),  # one word, not its tensors
     (lambda u, x: u.value.detach(), ValueError, "term 'loss' has no graph"),
     (lambda u, x: u.value * float("nan"), ValueError, "must be finite at the first step, term 'loss' gives"),
     (lambda u, x: (0.0 * u.value).sqrt(), ValueError, "the gradient of loss must be finite at the first step"),
