@@ -47,6 +47,7 @@ HOT = {
     # The Gram builder's arcs, whose sweep_kernel is above.
     "pair_kernel": 0,
     # Infinite width.
+    "shallow_kernel<hrta::baseline::OneWidth<hrta::baseline::ErfSums": 32,  # sm_80, two words
     "shallow_kernel<": 0,
     "deep_kernel<": 0,
     "power_sum_kernel": 0,
