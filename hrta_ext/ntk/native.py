@@ -30,7 +30,8 @@ def serves(x: Tensor) -> bool:
 
 def least_scratch(n_samples: int, n2: int, n_features: int, width: int, base: str, high: bool) -> int:
     """Bytes of scratch that the builder needs on the CPU; on a GPU it needs less than the torch backend."""
-    return _C.gram_least_scratch(BASES[base].number, high, n_samples, n2, n_features, width)
+    all_digits = high or base != "relu"  # which small z may ask for
+    return _C.gram_least_scratch(BASES[base].number, all_digits, n_samples, n2, n_features, width)
 
 
 def random_weights(seed: int, first: int, count: int, n_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -81,10 +82,10 @@ def add_to(
     """
     if x.is_cuda:
         return sessions.add_to(sums, x, neurons, base, high, scratch_bytes, step, report)
-    done = 0
+    done, all_digits = 0, high or (base != "relu" and _nearly_linear(x, neurons))
     for stretch in neurons.stretches(step):
         kept: list[Tensor] = []
-        digits = _C.gram_digits(BASES[base].number, high, stretch.count)
+        digits = _C.gram_digits(BASES[base].number, all_digits, stretch.count)
         if not _C.gram_sums(gram_call(sums, x, stretch, base, digits, scratch_bytes, kept)):
             for tensor in sums:
                 tensor.fill_(torch.nan)
@@ -92,6 +93,15 @@ def add_to(
         if report is not None:
             report(done)
     return True
+
+
+def _nearly_linear(x: Tensor, neurons: Neurons) -> bool:
+    """Whether z is so small, by the first neurons, that most digits of sigma(z) are those of a line and cancel."""
+    if neurons.weight is None:
+        variance = x.square().mean(0).sum()
+    else:
+        variance = x.square().mean(0) @ neurons.weight[:1024].double().square().mean(0)
+    return bool(variance < 2.0**-14)
 
 
 def direct(

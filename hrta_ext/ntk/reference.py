@@ -230,6 +230,8 @@ def evaluate(
 
 def _both_ways(part: Tensor, x: Tensor, x2: Tensor | None) -> Tensor:
     """part_i . x_j + part_j . x_i: (..., n, n), or (..., n, n2) from part (..., n + n2, D)."""
+    if part.dim() > 2 and len(part) > 0:  # each by itself: a library's bits may depend on how many there are
+        return torch.stack([_both_ways(one, x, x2) for one in part])
     if x2 is None:
         products = aligned(part) @ x.mT
         return products + products.mT

@@ -122,6 +122,14 @@ def test_networks_values_of_s_derivatives_and_batches(d: int, base: str, device:
     torch.testing.assert_close(together, drawn(0.7).w, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("networks", [(0,), (2, 0)])
+def test_no_networks_give_no_matrices(networks: tuple[int, ...], device: torch.device) -> None:
+    x, weight = torch.ones(3, 2, device=device), torch.ones(*networks, 5, 2, device=device)
+    for x2, columns in ((None, 3), (x[:2], 2)):
+        path = hx.gram_path(x, weight, weight[..., 0], x2=x2, base="tanh")
+        assert path(0.5).a.shape == (*networks, 3, columns)
+
+
 # --- blocks of the square matrix --------------------------------------------------------------------------------------
 
 
