@@ -9,6 +9,8 @@
 // cancellation at small |x|; homotopy.h has those of the rectifiers.
 #pragma once
 
+#include <type_traits>
+
 #include "math/elementary.h"
 
 namespace hrta {
@@ -81,21 +83,15 @@ struct Relu2 {
   }
 };
 
-// tanh(a) = -m / (2 + m), 1 - tanh(a)^2 = 4 e / (2 + m)^2 with e = exp(-2a), m = e - 1.
 struct Tanh {
   static constexpr Growth kGrowth = Growth::kBounded;
   template <typename T>
   static HRTA_INLINE Pair<T> tail(T x) {
-    TanhParts<T> parts = tanh_parts(absolute(x));
-    T n = with_sign(parts.em1, x), d = T(2) + parts.em1, inverse = T(1) / d;
-    T q = n * inverse;
-    return {q, multiply_add(-q, d, n) * inverse};
+    return tanh_of(x);
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
-    TanhParts<T> parts = tanh_parts(absolute(x));
-    T inverse = T(1) / (T(2) + parts.em1);
-    return T(4) * parts.e * inverse * inverse;
+    return tanh_slope(x);
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {
@@ -110,7 +106,7 @@ struct Tanh {
   }
   template <typename T>
   static HRTA_INLINE T excess(T x) {
-    Pair<T> value = tail(x);
+    Pair<T> value = tanh_pair(x);
     T u = x * x;
     return where(absolute(x) < T(0.75), x * u * tanh_core(u), (value.high - x) + value.low);
   }
@@ -175,7 +171,7 @@ HRTA_INLINE LogisticPair<T> logistic_pair(T x) {
   pair.a = at_most(absolute(x), T(-FloatTraits<Scalar<T>>::kExpLowest));
   pair.e = exp_of_sum<kExact>(-pair.a, T(0));
   pair.one_and_e = exact_sum(T(1), times_exp(T(1), pair.e));
-  pair.above = T(1) / pair.one_and_e.high;
+  pair.above = reciprocal(pair.one_and_e.high);
   pair.below = times_exp(pair.above, pair.e);
   return pair;
 }
@@ -192,7 +188,7 @@ struct Silu {
   template <typename T>
   static HRTA_INLINE T plain_tail(T x) {
     LogisticPair<T> pair = logistic_pair<false>(x);
-    return scaled(multiply_add(-pair.a, pair.e.reduced, -pair.a) / pair.one_and_e.high, pair.e.scale);
+    return scaled(divided(multiply_add(-pair.a, pair.e.reduced, -pair.a), pair.one_and_e.high), pair.e.scale);
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
@@ -365,7 +361,9 @@ HRTA_INLINE auto with_base(int base, const Body& body) {
 // sigma(x), as homotopy_value at s = 1 but for an ulp or two.
 template <typename Base, typename T>
 HRTA_INLINE T base_value(T x) {
-  if constexpr (Base::kGrowth == Growth::kRectifier) {
+  if constexpr (std::is_same_v<Base, Gelu>) {
+    return plain_gelu(x, Gelu::distance(x));
+  } else if constexpr (Base::kGrowth == Growth::kRectifier) {
     return at_least(x, T(0)) + Base::plain_tail(x);
   } else {
     const Pair<T> tail = Base::tail(x);

@@ -111,6 +111,17 @@ struct Pair {
   T high, low;
 };
 
+// 1 / d and n / d for d from 1e-30 to 1e30, which lanes may have from an approximation, within an ulp.
+template <typename T>
+HRTA_INLINE T reciprocal(T d) {
+  return T(1) / d;
+}
+
+template <typename T>
+HRTA_INLINE T divided(T n, T d) {
+  return n / d;
+}
+
 // (n.high + n.low) / (d.high + d.low), given inverse = 1 / d.high rounded.
 template <typename T>
 HRTA_INLINE Pair<T> quotient(Pair<T> n, Pair<T> d, T inverse) {
@@ -130,7 +141,7 @@ HRTA_INLINE Pair<T> exact_sum(T constant, T x) {
 template <typename T>
 HRTA_INLINE Pair<T> log1p_of_unit(T e) {
   Pair<T> d = exact_sum(T(2), e);
-  Pair<T> twice = quotient(Pair<T>{e + e, T(0)}, d, T(1) / d.high);
+  Pair<T> twice = quotient(Pair<T>{e + e, T(0)}, d, reciprocal(d.high));
   T u = T(0.25) * twice.high * twice.high;
   return {twice.high, multiply_add(twice.high * u, log1p_core(u), twice.low)};
 }
@@ -149,6 +160,28 @@ HRTA_INLINE TanhParts<T> tanh_parts(T a) {
   T scale = scaled(T(1), parts.scale);
   result.em1 = multiply_add(parts.reduced, scale, scale - T(1));
   return result;
+}
+
+// tanh(a) = -m / (2 + m), 1 - tanh(a)^2 = 4 e / (2 + m)^2 with e = exp(-2a), m = e - 1.
+template <typename T>
+HRTA_INLINE Pair<T> tanh_pair(T x) {
+  TanhParts<T> parts = tanh_parts(absolute(x));
+  T n = with_sign(parts.em1, x), d = T(2) + parts.em1, inverse = T(1) / d;
+  T q = n * inverse;
+  return {q, multiply_add(-q, d, n) * inverse};
+}
+
+// The same to an ulp.
+template <typename T>
+HRTA_INLINE Pair<T> tanh_of(T x) {
+  return tanh_pair(x);
+}
+
+template <typename T>
+HRTA_INLINE T tanh_slope(T x) {
+  TanhParts<T> parts = tanh_parts(absolute(x));
+  T inverse = T(1) / (T(2) + parts.em1);
+  return T(4) * parts.e * inverse * inverse;
 }
 
 // Phi(-a) exp(a^2 / 2) for a >= 0 (Mills' ratio times the normal density at 0) = (1 + v) / d, d growing like a.
@@ -207,9 +240,15 @@ HRTA_INLINE T plain_weighted_normal_tail(T a) {
   return times_exp(q, exp_of_minus_square<false>(a, T(0.5)));
 }
 
+// x Phi(x), given |x| bounded by the limit below.
 template <typename T>
-HRTA_INLINE T normal_tail_limit() {  // Phi(-a) and its derivatives are zero from here on
-  return sizeof(T) == 4 ? T(15) : T(40);
+HRTA_INLINE T plain_gelu(T x, T bounded) {
+  return at_least(x, T(0)) - plain_weighted_normal_tail(bounded);
+}
+
+template <typename T>
+HRTA_INLINE T normal_tail_limit() {  // a Phi(-a) and its derivatives are zero from here on
+  return sizeof(T) == 4 ? T(14.9) : T(40);
 }
 
 // x + x (erf(x)/x - 1) near 0, else sign(x) (1 - 2 Phi(-sqrt(2) |x|)).

@@ -3,6 +3,8 @@
 // single instructions, which GCC 12 does not make of a loop over scalars: a third off the time of gelu.
 #pragma once
 
+#include "math/bases.h"
+#include "math/pieces.h"
 #include "simd/vector.h"
 
 namespace hrta {
@@ -75,6 +77,134 @@ HRTA_OF_LANES(Lanes, scaled(HRTA_LANES x, HRTA_LANES n), times_power_of_two(x.v[
 #endif
 #undef HRTA_LANES
 #undef HRTA_OF_LANES
+
+// Of numbers, which the functions above would hide.
+using hrta::absolute;
+using hrta::multiply_add;
+
+#if defined(__AVX512F__)
+// Functions of math/elementary.h for float, where a register holds a table: no division, which takes as long as eight
+// to sixteen other instructions.
+#define HRTA_FLOATS Lanes<float, kRegisters>
+
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS reciprocal(HRTA_FLOATS d) {
+  HRTA_FLOATS result;
+  for (int k = 0; k < kRegisters; ++k) result.v[k] = reciprocal(d.v[k]);
+  return result;
+}
+
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS divided(HRTA_FLOATS n, HRTA_FLOATS d) {
+  const HRTA_FLOATS inverse = reciprocal(d), q = n * inverse;
+  return multiply_add(multiply_add(-q, d, n), inverse, q);
+}
+
+// Phi(x) for x > kNormalFirst.
+HRTA_INLINE Vector<float> near_normal(Vector<float> x) {
+  constexpr float kMagic = FloatTraits<float>::kRoundingMagic;
+  constexpr int kDegree = sizeof(kNormalPieces) / sizeof(kNormalPieces[0]) - 1;
+  const Vector<float> at = least(broadcast(kNormalLast), x);
+  const Vector<float> shifted = fused(at, broadcast(1.0f / kNormalWidth), broadcast(kMagic));
+  const Vector<float> u = fused(shifted - kMagic, broadcast(-kNormalWidth), at);
+  const auto of = [entry = __m512i(shifted)](const float* table) __attribute__((always_inline)) {
+    return Vector<float>(_mm512_permutex2var_ps(_mm512_load_ps(table), entry, _mm512_load_ps(table + 16)));
+  };
+  Vector<float> sum = of(kNormalPieces[kDegree]);
+  for (int d = kDegree - 1; d >= 0; --d) sum = fused(sum, u, of(kNormalPieces[d]));
+  return sum;
+}
+
+// Of 0 <= a < 15, or NaN; beyond it a number.
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS piecewise(const Pieces& pieces, HRTA_FLOATS a) {
+  constexpr int kDegree = sizeof(pieces.coefficient) / sizeof(pieces.coefficient[0]) - 1;
+  HRTA_FLOATS result;
+  for (int k = 0; k < kRegisters; ++k) {
+    const __m512i entry = _mm512_srli_epi32(__m512i(a.v[k] + 1.0f), 21);  // its last four bits count
+    const auto of = [entry](const float* table) __attribute__((always_inline)) {
+      return Vector<float>(_mm512_permutexvar_ps(entry, _mm512_load_ps(table)));
+    };
+    const Vector<float> u = a.v[k] - of(kPieceCentres);
+    Vector<float> sum = of(pieces.coefficient[kDegree]);
+    for (int d = kDegree - 1; d >= 0; --d) sum = fused(sum, u, of(pieces.coefficient[d]));
+    result.v[k] = sum;
+  }
+  return result;
+}
+
+template <int kRegisters>
+HRTA_INLINE Pair<HRTA_FLOATS> tanh_of(HRTA_FLOATS x) {
+  const HRTA_FLOATS a = at_most(absolute(x), HRTA_FLOATS(10.0f));  // where float has had 1 for long
+  return {with_sign(at_most(a * piecewise(kTanhPieces, a), HRTA_FLOATS(1.0f)), x), HRTA_FLOATS(0.0f)};
+}
+
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS tanh_slope(HRTA_FLOATS x) {
+  const HRTA_FLOATS a = absolute(x);
+  return times_exp(piecewise(kTanhSlopePieces, at_most(a, HRTA_FLOATS(10.0f))),
+                   exp_of_negative(HRTA_FLOATS(-2.0f) * a));
+}
+
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS scaled_normal_tail(HRTA_FLOATS a) {
+  return piecewise(kNormalTailPieces, a);
+}
+
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS plain_weighted_normal_tail(HRTA_FLOATS a) {
+  return times_exp(a * scaled_normal_tail(a), exp_of_minus_square<false>(a, HRTA_FLOATS(0.5f)));
+}
+
+template <int kRegisters>
+HRTA_INLINE Pair<HRTA_FLOATS> weighted_normal_tail(HRTA_FLOATS a) {
+  const HRTA_FLOATS tail = scaled_normal_tail(a), q = a * tail;
+  const ExpParts<HRTA_FLOATS> e = exp_of_minus_square(a, HRTA_FLOATS(0.5f));
+  const HRTA_FLOATS rest = multiply_add(q, e.reduced, multiply_add(a, tail, -q)), sum = q + rest;
+  return {scaled(sum, e.scale), scaled(rest - (sum - q), e.scale)};
+}
+
+// By Phi itself where all of a register is far from the tail, whose digits need an exponential. Other lanes do not
+// change a lane's bits.
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS plain_gelu(HRTA_FLOATS x, HRTA_FLOATS bounded) {
+  HRTA_FLOATS result;
+  bool all = true;
+  for (int k = 0; k < kRegisters; ++k) {
+    result.v[k] = x.v[k] * near_normal(x.v[k]);
+    all = all && _mm512_cmp_ps_mask(__m512(x.v[k]), _mm512_set1_ps(kNormalFirst), _CMP_NGT_UQ) == 0;
+  }
+  if (all) return result;
+  return where(x > HRTA_FLOATS(kNormalFirst), result,
+               at_least(x, HRTA_FLOATS(0.0f)) - plain_weighted_normal_tail(bounded));
+}
+#undef HRTA_FLOATS
+#endif
+
+// Whether the base's formulas are for lanes, and lanes wide enough to be worth it. Sine has none: its reduction crosses
+// from float to double and to integers.
+template <typename Base>
+constexpr bool kInLanes = kVectorBytes > 16 && Base::kGrowth != Growth::kOscillating && !std::is_same_v<Base, FastSin>;
+
+// For i = 0, step, ... < n, n a multiple of a register, and x the numbers from at + i on: body(i, x). x is a number or
+// lanes, as suits the base.
+template <typename Base, typename T, typename Body>
+HRTA_INLINE void for_each_in_lanes(const T* at, int n, const Body& body) {
+  int i = 0;
+  if constexpr (kInLanes<Base>) {
+    for (; i + 2 * kLanes<T> <= n; i += 2 * kLanes<T>) body(i, load_lanes<2>(at + i));
+    for (; i < n; i += kLanes<T>) body(i, load_lanes<1>(at + i));
+  } else {
+#pragma GCC ivdep
+    for (; i < n; ++i) body(i, at[i]);
+  }
+}
+
+// As a function of lanes, for the body above.
+template <typename T>
+HRTA_INLINE void store(T* memory, T value) {
+  *memory = value;
+}
 
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace cpu

@@ -89,6 +89,18 @@ HRTA_INLINE V fused(V a, V b, V c) {
 }
 #endif
 
+// 1 / d to an ulp, for d from 1e-30 to 1e30.
+#if defined(__AVX512F__)
+HRTA_INLINE Vector<float> reciprocal(Vector<float> d) {
+  const Vector<float> guess = Vector<float>(_mm512_rcp14_ps(__m512(d)));
+  return fused(fused(-guess, d, broadcast(1.0f)), guess, guess);
+}
+#else
+HRTA_INLINE Vector<float> reciprocal(Vector<float> d) {
+  return 1.0f / d;
+}
+#endif
+
 // a < b ? a : b and a > b ? a : b, with the instructions' own rule: b where one is NaN, or both are zero.
 #if defined(__AVX512F__)
 HRTA_INLINE Vector<float> least(Vector<float> a, Vector<float> b) {

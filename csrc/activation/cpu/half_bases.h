@@ -7,6 +7,7 @@
 #include "math/bases.h"
 #include "math/half_polynomials.h"
 #include "simd/half.h"
+#include "simd/lanes.h"
 
 namespace hrta {
 inline namespace HRTA_SIMD_LEVEL {
@@ -23,6 +24,7 @@ namespace cpu_half {
 using V = cpu::Vector<float>;
 using Bits = cpu::Vector<uint32_t>;
 using cpu::fused;
+using cpu::reciprocal;
 
 HRTA_INLINE V all(float value) {
   return cpu::broadcast(value);
@@ -58,6 +60,15 @@ HRTA_INLINE V clamp(V x, float bound) {
 
 HRTA_INLINE V magnitude(V x) {
   return V(Bits(x) & 0x7fffffffu);
+}
+
+// n / d, within two ulp of float.
+HRTA_INLINE V ratio(V n, V d) {
+#if defined(__AVX512F__)
+  return n * reciprocal(d);
+#else
+  return n / d;
+#endif
 }
 
 constexpr float kLog2E = 0x1.715476p0f;
@@ -104,7 +115,7 @@ struct Functions<Relu> {
 
 HRTA_INLINE V tanh_of(V x) {
   const V b = clamp(x, kHalfTanhLimit), u = b * b;
-  return b * half_tanh_numerator(u) / half_tanh_denominator(u);
+  return ratio(b * half_tanh_numerator(u), half_tanh_denominator(u));
 }
 
 template <>
@@ -120,10 +131,19 @@ struct Functions<Tanh> {
 template <>
 struct Functions<Gelu> {
   static constexpr bool kServes = true;
+#if defined(__AVX512F__)
+  static HRTA_INLINE V value(V x, const Parameter& h) {  // (1 - s) x + s x Phi(x) where no tail needs its digits
+    const V bound = all(-kNormalFirst), near = fused(h.s, x * cpu::near_normal(x), h.linear * x);
+    if (_mm512_cmp_ps_mask(__m512(magnitude(x)), __m512(bound), _CMP_NLT_UQ) == 0) return near;
+    return magnitude(x) < bound ? near : far_value(x, h);
+  }
+#else
+  static HRTA_INLINE V value(V x, const Parameter& h) { return far_value(x, h); }
+#endif
   // -a Phi(-a) at a = |x|; the exponential is 2^16 times too large, lest it be denormal.
-  static HRTA_INLINE V value(V x, const Parameter& h) {
+  static HRTA_INLINE V far_value(V x, const Parameter& h) {
     constexpr float k = kHalfNormalTailCentre;
-    const V a = keep_below(magnitude(x), all(14.0f)), inverse = 1.0f / (a + k);
+    const V a = keep_below(magnitude(x), all(14.0f)), inverse = reciprocal(a + k);
     const V q = half_normal_tail_core(fused(all(-2.0f * k), inverse, all(1.0f)));
     const V e = exp2_of(fused(a * a, all(-0.5f * kLog2E), all(16.0f)));
     return fused(-0x1p-16f * h.s, (a * q) * (inverse * e), rectifier_line(x, h));
@@ -134,7 +154,7 @@ struct Functions<Gelu> {
     const float denominator[] = {
         1.0f, 2.945195697e-01f, 4.098373916e-02f, 3.522637338e-03f, 1.920517815e-04f, 8.928173819e-06f};
     const V b = clamp(x, 5.6f), u = b * b;
-    const V odd = b * half_polynomial(numerator, u) / half_polynomial(denominator, u);
+    const V odd = ratio(b * half_polynomial(numerator, u), half_polynomial(denominator, u));
     return fused(h.s, odd, fused(all(0.5f), h.s, h.linear));
   }
 };
@@ -145,7 +165,7 @@ struct Functions<Silu> {
   static HRTA_INLINE V value(V x, const Parameter& h) {  // tail -a e / (1 + e), e = exp(-a), here 2^24 times too large
     const V a = keep_below(magnitude(x), all(100.0f));
     const V e = exp2_of(fused(a, all(-kLog2E), all(24.0f)));
-    const V tail = a * e / fused(e, all(0x1p-24f), all(1.0f));
+    const V tail = ratio(a * e, fused(e, all(0x1p-24f), all(1.0f)));
     return fused(-0x1p-24f * h.s, tail, rectifier_line(x, h));
   }
   static HRTA_INLINE V slope(V x, const Parameter& h) {  // less 1/2 it is odd
@@ -153,7 +173,7 @@ struct Functions<Silu> {
                                4.716602348e-06f, 6.831951369e-10f, 3.989300137e-13f};
     const float denominator[] = {1.0f, 2.202805009e-01f, 1.388825912e-02f, 1.935148455e-04f, 2.219137243e-07f};
     const V b = clamp(x, 17.6f), u = b * b;
-    const V odd = b * half_polynomial(numerator, u) / half_polynomial(denominator, u);
+    const V odd = ratio(b * half_polynomial(numerator, u), half_polynomial(denominator, u));
     return fused(h.s, odd, fused(all(0.5f), h.s, h.linear));
   }
 };
@@ -170,7 +190,7 @@ struct Functions<Softplus> {
                                -6.361464603e-12f};
     const float denominator[] = {1.0f, 1.151705325e-01f, 1.434394563e-03f, 3.123741894e-06f};
     const V b = clamp(x, 15.2f), u = b * b;
-    const V odd = b * half_polynomial(numerator, u) / half_polynomial(denominator, u);
+    const V odd = ratio(b * half_polynomial(numerator, u), half_polynomial(denominator, u));
     return fused(h.s, odd, fused(all(0.5f), h.s, h.linear));
   }
 };
@@ -180,7 +200,7 @@ struct Functions<Erf> {
   static constexpr bool kServes = true;
   static HRTA_INLINE V value(V x, const Parameter& h) {
     const V b = clamp(x, kHalfErfLimit), u = b * b;
-    return fused(h.s, b * half_erf_numerator(u) / half_erf_denominator(u), line(x, h));
+    return fused(h.s, ratio(b * half_erf_numerator(u), half_erf_denominator(u)), line(x, h));
   }
   static HRTA_INLINE V slope(V x, const Parameter& h) {
     const V b = clamp(x, 9.0f);

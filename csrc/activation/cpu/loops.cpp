@@ -17,10 +17,6 @@ namespace {
 
 constexpr int kLongBlock = 1 << 20;
 
-// Sine has no lanes: its reduction crosses from float to double and to integers.
-template <typename Base>
-constexpr bool kInLanes = Base::kGrowth != Growth::kOscillating && !std::is_same_v<Base, FastSin>;
-
 // s for a block: one for all, or one per element of the block (repeated features).
 template <typename T>
 struct OneParameter {
@@ -100,7 +96,8 @@ template <typename Base, Quantity kQuantity, bool kWithSlope, typename T, typena
 BlockKernel<T, Parameter> kernel_at([[maybe_unused]] bool unit) {
 #if defined(__AVX2__)
   if constexpr (std::is_same_v<Parameter, OneParameter<T>> && kInLanes<Base>) {
-    if constexpr (kQuantity == Quantity::kValue && Base::kGrowth == Growth::kRectifier) {
+    if constexpr (kQuantity == Quantity::kValue &&
+                  (Base::kGrowth == Growth::kRectifier || Base::kGrowth == Growth::kBounded)) {
       if (unit) return lanes_block<Base, kQuantity, kWithSlope, true, T>;
     }
     return lanes_block<Base, kQuantity, kWithSlope, false, T>;

@@ -10,7 +10,7 @@
 #include "network/cpu/block.h"
 #include "network/cpu/relu.h"
 #include "network/cpu/relu2.h"
-#include "simd/vector.h"
+#include "simd/lanes.h"
 
 namespace hrta {
 namespace cpu {
@@ -80,8 +80,7 @@ void add_outer(const T* factors, int count, const T* rows, int features, T* sums
 
 template <typename Base, Quantity kQuantity, typename T>
 void evaluate(const T* z, T* y, int n, Homotopy<T> h) {
-#pragma GCC ivdep
-  for (int i = 0; i < n; ++i) y[i] = homotopy_quantity<Base, kQuantity>(z[i], h);
+  for_each_in_lanes<Base>(z, n, [=](int i, auto at) { store(y + i, homotopy_quantity<Base, kQuantity>(at, h)); });
 }
 
 // As homotopy_quantity; the sine takes its fast form where every |z| allows it.
@@ -96,13 +95,11 @@ void evaluate_tile(const T* z, T* y, int n, Homotopy<T> h) {
 // Value, slope and, if asked for, curvature in one loop: they share their exponential.
 template <typename Base, bool kWithCurvature, typename T>
 void evaluate_together(const T* z, T* value, T* slope, T* curvature, int n, Homotopy<T> h) {
-#pragma GCC ivdep
-  for (int i = 0; i < n; ++i) {
-    const T at = z[i];
-    value[i] = homotopy_value<Base>(at, h);
-    slope[i] = homotopy_slope<Base>(at, h);
-    if constexpr (kWithCurvature) curvature[i] = homotopy_curvature<Base>(at, h);
-  }
+  for_each_in_lanes<Base>(z, n, [=](int i, auto at) {
+    store(value + i, homotopy_value<Base>(at, h));
+    store(slope + i, homotopy_slope<Base>(at, h));
+    if constexpr (kWithCurvature) store(curvature + i, homotopy_curvature<Base>(at, h));
+  });
 }
 
 // curvature may be null.

@@ -2,7 +2,7 @@
 // an inline function of the standard library.
 #include "math/homotopy.h"
 #include "ntk/cpu/direct.h"
-#include "simd/vector.h"
+#include "simd/lanes.h"
 
 namespace hrta {
 namespace cpu {
@@ -174,39 +174,36 @@ void repair(const Samples& samples, int64_t group, const float* rows, const doub
   }
 }
 
+// slopes = sigma_s'(z), without a.
 template <typename Base>
-void respond_as(Homotopy<float> h, const double* z, const float* a, int count, float* values, float* slopes,
-                float* narrow) {
-  for (int k = 0; k < count; ++k) {
-    const float output_weight = a[k], inactive = a[k] * h.linear;
-#pragma GCC ivdep
-    for (int l = 0; l < kGroup; ++l) {
-      const int i = k * kGroup + l;
-      const float pre = float(z[i]);
-      narrow[i] = pre;
-      if constexpr (Base::kGrowth == Growth::kRamp) {  // a z that is zero in float has its sign
-        values[i] = z[i] > 0.0 ? pre : h.linear * pre;
-        slopes[i] = z[i] > 0.0 ? output_weight : inactive;
-      } else {
-        values[i] = homotopy_value<Base>(pre, h);
-        slopes[i] = output_weight * homotopy_slope<Base>(pre, h);
-      }
+void respond_as(Homotopy<float> h, const double* z, int count, float* values, float* slopes, float* narrow) {
+  const int n = count * kGroup;
+  for (int i = 0; i < n; ++i) narrow[i] = float(z[i]);
+  if constexpr (Base::kGrowth == Growth::kRamp) {  // a z that is zero in float has its sign
+    for (int i = 0; i < n; ++i) {
+      values[i] = z[i] > 0.0 ? narrow[i] : h.linear * narrow[i];
+      slopes[i] = z[i] > 0.0 ? 1.0f : h.linear;
     }
+  } else {
+    for_each_in_lanes<Base>(narrow, n, [=](int i, auto at) {
+      store(values + i, homotopy_value<Base>(at, h));
+      store(slopes + i, homotopy_slope<Base>(at, h));
+    });
   }
 }
 
 void respond(int base, double s, const double* z, const float* a, int count, float window, float* values, float* slopes,
              Scales& scales) {
   float narrow[kRun * kGroup];
-  with_base(base, [&](auto tag) {
-    respond_as<decltype(tag)>(Homotopy<float>::from(s), z, a, count, values, slopes, narrow);
-  });
+  with_base(base,
+            [&](auto tag) { respond_as<decltype(tag)>(Homotopy<float>::from(s), z, count, values, slopes, narrow); });
   Vector<float> sum[4][kGroupVectors] = {};
   for (int k = 0; k < count; ++k) {
-    const Vector<float> square = broadcast(a[k] * a[k]);
+    const Vector<float> output_weight = broadcast(a[k]), square = output_weight * output_weight;
     for (int v = 0; v < kGroupVectors; ++v) {
       const int i = k * kGroup + v * kLanes<float>;
-      const Vector<float> pre = load(narrow + i), value = load(values + i), slope = load(slopes + i);
+      const Vector<float> pre = load(narrow + i), value = load(values + i), slope = output_weight * load(slopes + i);
+      store(slopes + i, slope);
       const Vector<float> curved = pre * pre < broadcast(window * window) ? square : Vector<float>{};
       sum[0][v] = fused(pre, pre, sum[0][v]);
       sum[1][v] = fused(value, value, sum[1][v]);

@@ -4,7 +4,7 @@
 
 #include "math/homotopy.h"
 #include "math/normals.h"
-#include "simd/vector.h"
+#include "simd/lanes.h"
 
 namespace hrta {
 namespace cpu {
@@ -88,18 +88,19 @@ void values_and_slopes(const double* z, const double* a, int count, T* values, T
   [[maybe_unused]] const Homotopy<T> one = Homotopy<T>::from(1.0);
   for (int k = 0; k < count; ++k) {
     const T output_weight = T(a[k]);
-#pragma GCC ivdep
-    for (int l = 0; l < kGroup; ++l) {
-      const int i = k * kGroup + l;
-      if constexpr (Base::kGrowth == Growth::kRamp) {
-        const T pre = T(z[i]);
-        values[i] = z[i] > 0.0 ? pre : T(0);
-        slopes[i] = z[i] > 0.0 ? output_weight : T(0);
-      } else {
-        const T pre = T(z[i]);
-        values[i] = homotopy_value<Base>(pre, one);
-        slopes[i] = output_weight * Base::slope(pre);
+    const double* row = z + k * kGroup;
+    T *value = values + k * kGroup, *slope = slopes + k * kGroup, pre[kGroup];
+    for (int l = 0; l < kGroup; ++l) pre[l] = T(row[l]);
+    if constexpr (Base::kGrowth == Growth::kRamp) {
+      for (int l = 0; l < kGroup; ++l) {
+        value[l] = row[l] > 0.0 ? pre[l] : T(0);
+        slope[l] = row[l] > 0.0 ? output_weight : T(0);
       }
+    } else {
+      for_each_in_lanes<Base>(pre, kGroup, [=](int l, auto at) {
+        store(value + l, homotopy_value<Base>(at, one));
+        store(slope + l, decltype(at)(output_weight) * Base::slope(at));
+      });
     }
   }
 }
