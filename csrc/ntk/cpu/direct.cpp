@@ -29,6 +29,7 @@ namespace {
 
 constexpr int64_t kPanelGroups = 12;  // of samples: operands of two panels and their part of a product fit the caches
 constexpr int64_t kPanel = kPanelGroups * kGroup;
+constexpr int64_t kFewSamples = 32;            // up to these vectors cost less than matrix tiles
 constexpr int kBlock = 192, kTileBlock = 384;  // neurons of an operand, by vectors and on matrix tiles
 static_assert(kBlock % kRun == 0 && kTileBlock % kRun == 0 && kTileBlock % kTileNeurons == 0);
 
@@ -88,7 +89,7 @@ class Direct {
       : call_(call),
         parallel_for_(parallel_for),
         loops_(direct_loops()),
-        amx_(amx_loops()),
+        amx_(call.n > kFewSamples ? amx_loops() : nullptr),
         groups_(amx_ == nullptr ? ceil_div(call.n, kGroup) : 2 * ceil_div(call.n, kProductTile)),
         block_(amx_ == nullptr ? kBlock : kTileBlock),
         blocks_(ceil_div(call.m, block_)),
