@@ -5,12 +5,13 @@
 
 #if defined(__AMX_INT8__) && defined(__linux__)
 
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
+
+#include "ntk/cpu/amx.h"
 
 namespace hrta {
 namespace cpu {
@@ -18,45 +19,6 @@ namespace cpu {
 namespace {
 
 // --- cutting into digits ---------------------------------------------------------------------------------------------
-
-// The greatest p for which |x| 2^p < 2^(8 S - 1) / 1.01 for every |x| <= largest: the top digit stays below 128.
-template <int S>
-int shift_for(double largest) {
-  if (!(largest > 0.0)) return 0;
-  const uint64_t bits = __builtin_bit_cast(uint64_t, 1.01 * largest);
-  const int64_t exponent = int64_t((bits >> 52) & 0x7ff) - 1022;  // 1.01 largest < 2^exponent
-  const int64_t shift = 8 * S - 1 - exponent;
-  return int(shift > 1020 ? 1020 : shift);  // numbers that small are zero beside any sum that counts
-}
-
-double power(int exponent) {
-  return __builtin_bit_cast(double, uint64_t(1023 + exponent) << 52);
-}
-
-// 16 x 16 matrix of 32-bit words, transposed.
-void transpose(const int8_t* from, int8_t* to) {
-  __m512i r[16], t[16];
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(from + 64 * i);
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-  // r[4 i + j] holds column 4 q + j of rows 4 i .. 4 i + 3 in its quarter q.
-  for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x44), b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x44);
-    const __m512i c = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xee), d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xee);
-    _mm512_store_si512(to + 64 * j, _mm512_shuffle_i32x4(a, b, 0x88));
-    _mm512_store_si512(to + 64 * (4 + j), _mm512_shuffle_i32x4(a, b, 0xdd));
-    _mm512_store_si512(to + 64 * (8 + j), _mm512_shuffle_i32x4(c, d, 0x88));
-    _mm512_store_si512(to + 64 * (12 + j), _mm512_shuffle_i32x4(c, d, 0xdd));
-  }
-}
 
 // Byte `digit` of four words side by side.
 __m512i gather_bytes(const __m512i* word, int digit) {
@@ -289,25 +251,6 @@ void product(int S, bool binary, const int8_t* const* left, const int8_t* const*
   }
 }
 
-void begin() {
-  struct alignas(64) Configuration {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[16];
-    uint8_t rows[16];
-  } configuration = {};
-  configuration.palette = 1;
-  for (int i = 0; i < 8; ++i) {
-    configuration.bytes_per_row[i] = 64;
-    configuration.rows[i] = 16;
-  }
-  asm volatile("" : : "r"(&configuration) : "memory");  // GCC 12's intrinsic claims to read the first 8 bytes alone
-  _tile_loadconfig(&configuration);
-}
-
-void end() {
-  _tile_release();
-}
-
 // The kernel hands out the tile registers on request, once per process (Linux 5.16 and later).
 bool allowed() {
   constexpr int kArchReqXcompPerm = 0x1023, kTileData = 18;
@@ -315,7 +258,8 @@ bool allowed() {
          syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
 }
 
-const AmxLoops kAmxLoops = {pack_values, cut_squares, pack_binary, product, begin, end};
+const AmxLoops kAmxLoops = {pack_values, cut_squares,  pack_binary,        product, begin, end,
+                            largest_of,  pack_samples, tile_preactivations};
 
 }  // namespace
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "ntk/cpu/float_class.h"
+#include "ntk/cpu/preactivations.h"
 #include "ntk/gram.h"
 #include "simd/levels.h"
 #include "simd/parallel.h"
@@ -55,8 +56,9 @@ struct Operand {
 // What belongs to one block of neurons.
 struct Slot {
   Operand values, slopes;
-  std::vector<float> squares;  // (D)
-  std::vector<Scales> scales;  // (groups)
+  double square = 0.0, peak = 0.0;  // of the rows, as Preactivations::form has it: their sum, and the largest
+  std::vector<float> squares;       // (D)
+  std::vector<Scales> scales;       // (groups)
 
   Slot(int64_t groups, bool tiles) : values(groups, tiles), slopes(groups, tiles), scales(size_t(groups)) {}
 };
@@ -78,7 +80,7 @@ struct Products {
 struct Totals {
   std::vector<double> squares;                  // (D)  sum_k w_k o w_k
   std::vector<double> z, value, slope, curved;  // (n)
-  double output = 0.0;
+  double square = 0.0, peak = 0.0, output = 0.0;
 
   Totals(int64_t n, int64_t D) : squares(size_t(D)), z(size_t(n)), value(z), slope(z), curved(z) {}
 };
@@ -94,18 +96,9 @@ class Direct {
         block_(amx_ == nullptr ? kBlock : kTileBlock),
         blocks_(ceil_div(call.m, block_)),
         small_(double(call.n) * double(call.m) * double(call.D + call.n) < 0x1p20),
-        x_(groups_ * call.D * kGroup),
-        norm_(size_t(groups_ * kGroup), 0.0),
-        samples_{call.n, call.D, call.x, x_.get(), norm_.data()},
         class_{call.base, call.s, double(call.m)},
+        preactivations_(call, groups_, class_.can_be_exact(), parallel_for, small_),
         totals_(call.n, call.D) {
-    std::vector<float> squares(size_t(call.D), 0.0f);
-    loops_.survey(call.x, call.D, call.D, call.n, norm_.data(), squares.data());
-    for (int64_t i = 0; i < groups_ * kGroup; ++i) {  // where x is zero, so is z: no sign to repair
-      double& norm = norm_[size_t(i)];
-      norm = norm == 0.0 && is_zero(i) ? -1.0 : std::sqrt(norm + kSquareUnderflow * double(call.D));
-    }
-    for_each_task(groups_, parallel_for_, [&](int64_t group) { pack(group); }, small_);
     if (class_.can_be_exact()) class_.exact = wanted();
   }
 
@@ -118,54 +111,24 @@ class Direct {
   }
 
  private:
-  // sum_d x_id^2 squares_d.
-  double weighted(int64_t i, const double* squares) const {
-    const float* x = call_.x + i * call_.D;
-    double sum = 0.0;
-    for (int64_t d = 0; d < call_.D; ++d) sum += double(x[d]) * double(x[d]) * squares[d];
-    return sum;
-  }
-
   // The z that are to be formed in float64, by what weights like the first ones would make of all samples: none if
   // float does, or if more than half of them were that near.
   const Exact* wanted() const {
-    const int64_t rows = std::min<int64_t>(call_.m, kRun);
-    std::vector<double> square(static_cast<size_t>(rows)), squares, variances;
-    std::vector<float> sums(size_t(call_.D), 0.0f);
-    loops_.survey(call_.weight, call_.D, call_.D, rows, square.data(), sums.data());
-    for (const float sum : sums) squares.push_back(double(sum) / double(rows));
-    for (int64_t i = 0; i < call_.n; ++i) variances.push_back(weighted(i, squares.data()));
+    const std::vector<Preactivations::Expected>& expected = preactivations_.expected();
     FloatClass tried = class_;
     const auto keeps = [&] {
-      return std::all_of(variances.begin(), variances.end(), [&](double v) { return tried.would_keep(v); });
+      return std::all_of(expected.begin(), expected.end(),
+                         [&](const auto& of) { return tried.would_keep(of.variance, of.error); });
     };
     if (keeps()) return nullptr;
     for (const Exact& exact : kExact) {
       double near = 0.0;
-      for (const double variance : variances) near += FloatClass::share_near(exact.within, variance);
+      for (const auto& of : expected) near += FloatClass::share_near(exact.within, of.variance);
       if (near > 0.5 * double(call_.n)) break;
       tried.exact = &exact;
       if (keeps()) break;
     }
     return tried.exact;
-  }
-
-  bool is_zero(int64_t i) const {
-    const float* row = call_.x + i * call_.D;
-    return i >= call_.n || std::all_of(row, row + call_.D, [](float x) { return x == 0.0f; });
-  }
-
-  void pack(int64_t group) const {
-    constexpr int64_t kFeatures = 64;
-    const int64_t D = call_.D;
-    float* to = x_.at(group * D * kGroup);
-    for (int64_t begin = 0; begin < D; begin += kFeatures) {
-      const int64_t end = std::min(D, begin + kFeatures);
-      for (int64_t l = 0; l < kGroup; ++l) {
-        const int64_t i = group * kGroup + l;
-        for (int64_t d = begin; d < end; ++d) to[d * kGroup + l] = i < call_.n ? call_.x[i * D + d] : 0.0f;
-      }
-    }
   }
 
   int count_of(int64_t block) const { return int(std::min<int64_t>(block_, call_.m - block * block_)); }
@@ -176,8 +139,8 @@ class Direct {
     const int groups = int(std::min(kPanelGroups, groups_ - first)), count = count_of(block);
     const bool tiles = amx_ != nullptr;
     const Buffer<double> z(int64_t(groups) * kRun * kGroup);
-    std::vector<float> squares(size_t(D), 0.0f);
-    double square[kRun], total = 0.0;
+    std::vector<float> squares(size_t(preactivations_.square_count()), 0.0f);
+    double square[kRun], total = 0.0, peak = 0.0;
     std::fill_n(slot.scales.begin() + first, groups, Scales{});
     const Buffer<float> own(tiles ? 2 * groups * int64_t(kTileBlock) * kGroup : 0);
     const int64_t size = block_ * kGroup;
@@ -187,14 +150,17 @@ class Direct {
       const int run = std::min(kRun, count - begin);
       const int64_t neuron = block * block_ + begin;
       const float* rows = call_.weight + neuron * D;
-      loops_.preactivations(samples_, first, groups, rows, run, z.at(0), square, squares.data());
-      for (int k = 0; k < run; ++k) total += square[k];
+      preactivations_.form(first, groups, rows, run, z.at(0), square, squares.data());
+      for (int k = 0; k < run; ++k) {
+        total += square[k];
+        peak = std::max(peak, square[k]);
+      }
       for (int g = 0; g < groups; ++g) {
         double* of_group = z.at(g * kRun * kGroup);
         const int64_t at = g * size + begin * kGroup;
         if (call_.base == kRelu || class_.exact) {
-          loops_.repair(samples_, first + g, rows, square, run, class_.exact ? double(class_.exact->within) : -1.0,
-                        of_group);
+          preactivations_.repair(first + g, rows, square, run, class_.exact ? double(class_.exact->within) : -1.0,
+                                 of_group);
         }
         loops_.respond(call_.base, call_.s, of_group, call_.output_weight + neuron, run, class_.window(), values + at,
                        slopes + at, slot.scales[size_t(first + g)]);
@@ -207,12 +173,18 @@ class Direct {
                           operand->right.at(at * Operand::kTileDigits), operand->scale.at(at * kGroup));
       }
     }
-    if (panel == 0) slot.squares = std::move(squares);
+    if (panel == 0) {
+      slot.square = total;
+      slot.peak = peak;
+      slot.squares = std::move(squares);
+    }
     return std::isfinite(total);
   }
 
   void add_totals(int64_t block, const Slot& slot, Totals& to) const {
-    for (int64_t d = 0; d < call_.D; ++d) to.squares[size_t(d)] += double(slot.squares[size_t(d)]);
+    for (size_t d = 0; d < slot.squares.size(); ++d) to.squares[d] += double(slot.squares[d]);
+    to.square += slot.square;
+    to.peak = std::max(to.peak, slot.peak);
     for (int64_t i = 0; i < call_.n; ++i) {
       const Scales& scales = slot.scales[size_t(i / kGroup)];
       to.z[size_t(i)] += scales.z[i % kGroup];
@@ -282,6 +254,8 @@ class Direct {
       for (auto of : {&Totals::squares, &Totals::z, &Totals::value, &Totals::slope, &Totals::curved}) {
         for (size_t k = 0; k < (more.*of).size(); ++k) (totals_.*of)[k] += (more.*of)[k];
       }
+      totals_.square += more.square;
+      totals_.peak = std::max(totals_.peak, more.peak);
       totals_.output += more.output;
     }
     return finite;
@@ -337,10 +311,13 @@ class Direct {
   // Whether float kept the class, for every sample: one may dominate.
   bool within_class() const {
     if (!(totals_.output < 1e24 * double(call_.m))) return false;
-    for (int64_t i = 0; i < call_.n; ++i) {
-      const auto at = size_t(i);
+    // One neuron that outweighs the others: the digits that a product on tiles leaves out are not averaged.
+    if (amx_ != nullptr && !(32.0 * totals_.peak <= totals_.square)) return false;
+    const std::vector<double> errors = preactivations_.errors(totals_.square, totals_.squares);
+    for (size_t at = 0; at < errors.size(); ++at) {
       const SampleSums sums{totals_.z[at], totals_.value[at], totals_.slope[at], totals_.curved[at]};
-      if (!class_.keeps(weighted(i, totals_.squares.data()), totals_.output, sums)) return false;
+      if (!preactivations_.trusts(sums.z, errors[at])) return false;
+      if (!class_.keeps(errors[at], totals_.output, sums)) return false;
     }
     return true;
   }
@@ -363,10 +340,10 @@ class Direct {
     const int64_t end = std::min(begin + kPanelGroups, groups_), rows = std::min<int64_t>(kRun, call_.n - row);
     if (first >= end) return;
     const Buffer<double> inner((end - first) * kRun * kGroup);
-    std::vector<float> squares(size_t(call_.D), 0.0f);
+    std::vector<float> squares(size_t(preactivations_.square_count()), 0.0f);
     double square[kRun];
-    loops_.preactivations(samples_, first, int(end - first), call_.x + row * call_.D, int(rows), inner.at(0), square,
-                          squares.data());
+    preactivations_.form(first, int(end - first), call_.x + row * call_.D, int(rows), inner.at(0), square,
+                         squares.data());
     for (int64_t group = first; group < end; ++group) {
       const int64_t at = (group - begin) * kGroup;
       loops_.finish(call_.n, double(call_.m), row, group, inner.at((group - first) * kRun * kGroup), value + at,
@@ -380,10 +357,8 @@ class Direct {
   const AmxLoops* amx_;
   const int64_t groups_, block_, blocks_;
   const bool small_;
-  Buffer<float> x_;  // (groups, D, kGroup)
-  std::vector<double> norm_;
-  Samples samples_;
   FloatClass class_;
+  const Preactivations preactivations_;
   std::unique_ptr<Products> products_;
   Totals totals_;
 };

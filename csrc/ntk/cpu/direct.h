@@ -12,7 +12,7 @@ constexpr int kTerms = 32;  // neurons of a product summed in float before the s
 
 // |z - x . w| <= kSignBound |x| |w| + kUnderflow D: of the chains, each of kChain roundings (one more where the product
 // is rounded too), of their sum in double, and of the norms, whose squares are summed in float. What these lose to
-// underflow is kSquareUnderflow D at most.
+// underflow is kSquareUnderflow D at most. By digits norms are the largest magnitudes, and kRowsBound D is the bound.
 constexpr double kSignBound = 1.02 * (kChain + 3) * 0x1p-24, kUnderflow = 0x1p-147, kSquareUnderflow = 0x1p-148;
 
 // What the sums of squares of one group say about cancellation, (kGroup) each: z, sigma_s(z), a sigma_s'(z), and a
@@ -29,11 +29,15 @@ struct Samples {
   const float* rows;    // (n, D)
   const float* groups;  // (groups, D, kGroup): the same, kGroup side by side, zeros beyond n
   const double* norm;   // (groups * kGroup), negative where x is zero
+  double sign_bound;    // |z - x . w| <= sign_bound norm square^(1/2) + kUnderflow D
 };
 
 struct DirectLoops {
   // square (count) += |row|^2 and squares (length) += row o row of rows `stride` apart, in float.
   void (*survey)(const float* rows, int64_t stride, int64_t length, int64_t count, double* square, float* squares);
+
+  // sums (count) = sum_d row_d^2 squares_d of rows (count, D).
+  void (*weighted)(const float* rows, int64_t D, int64_t count, const double* squares, double* sums);
 
   // z (groups, kRun, kGroup) of `count` rows (count, D), at most kRun, and the groups first .. first + groups - 1.
   // In passing, square (count) = |w_k|^2 and squares (D) += w_k o w_k.

@@ -111,6 +111,23 @@ void survey(const float* rows, int64_t stride, int64_t length, int64_t count, do
   for (; k < count; ++k) survey_rows<1>(rows + k * stride, stride, length, square + k, squares);
 }
 
+void weighted(const float* rows, int64_t D, int64_t count, const double* squares, double* sums) {
+  constexpr int kWidth = kLanes<double>, kSums = 4;
+  for (int64_t k = 0; k < count; ++k) {
+    const float* row = rows + k * D;
+    Vector<double> sum[kSums] = {};
+    int64_t d = 0;
+    for (; d + kSums * kWidth <= D; d += kSums * kWidth) {
+      for (int i = 0; i < kSums; ++i) {
+        const Vector<double> x = wide(row + d + i * kWidth);
+        sum[i] = fused(x * x, load(squares + d + i * kWidth), sum[i]);
+      }
+    }
+    sums[k] = sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (; d < D; ++d) sums[k] += double(row[d]) * double(row[d]) * squares[d];
+  }
+}
+
 void preactivations(const Samples& samples, int64_t first, int groups, const float* rows, int count, double* z,
                     double* square, float* squares) {
   constexpr int64_t kSlab = 256;  // features: those of a tile of samples stay in the first cache
@@ -150,7 +167,7 @@ double dot(const float* x, const float* w, int64_t D) {
 
 void repair(const Samples& samples, int64_t group, const float* rows, const double* square, int count, double radius,
             double* z) {
-  const double D = double(samples.D), floor = kUnderflow * D, share = kSignBound + 0x1p-52 * D;
+  const double D = double(samples.D), floor = kUnderflow * D, share = samples.sign_bound + 0x1p-52 * D;
   const double* size = samples.norm + group * kGroup;
   const int64_t lanes = least(samples.n - group * kGroup, kGroup);
   for (int k = 0; k < count; ++k) {
@@ -271,7 +288,7 @@ void finish(int64_t n, double m, int64_t row, int64_t group, const double* inner
 }  // namespace
 
 extern const DirectLoops kDirectLoops;
-const DirectLoops kDirectLoops = {survey, preactivations, repair, respond, product, finish};
+const DirectLoops kDirectLoops = {survey, weighted, preactivations, repair, respond, product, finish};
 
 }  // namespace HRTA_SIMD_LEVEL
 }  // namespace cpu

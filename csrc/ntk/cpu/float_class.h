@@ -1,8 +1,8 @@
 // Whether float keeps the float32 class of the direct Gram builder. The roundings of a chain are taken as independent
-// of mean zero: the error of z is then e with E e^2 = kChain / 6 u^2 |x_i o w_k|^2, u = 2^-24, and what the errors d_ik
-// of a factor v_ik make of a product is sqrt(2 / m) (sum d^2 / sum v^2)^(1/2) of it. 3e-7 of that are allowed, a
-// quarter of it for bases with few neurons that are not saturated, and 7e-6 for the factor itself. Where z near zero is
-// formed in float64 (exact), what float makes of the others counts.
+// of mean zero: the error of z is then e with E e^2 = kChain / 6 u^2 |x_i o w_k|^2, u = 2^-24 (by digits less:
+// loops.h), and what the errors d_ik of a factor v_ik make of a product is sqrt(2 / m) (sum d^2 / sum v^2)^(1/2) of it.
+// 3e-7 of that are allowed, a quarter of it for bases with few neurons that are not saturated, and 7e-6 for the factor
+// itself. Where z near zero is formed in float64 (exact), what float makes of the others counts.
 #pragma once
 
 #include <algorithm>
@@ -53,11 +53,11 @@ struct FloatClass {
   // The largest sigma''^2 within the window where z is in float.
   double most_curved() const { return !exact ? 0.64 : is_bounded() ? exact->bounded : exact->curved; }
 
-  // `squares`: the sum of |x_i o w_k|^2; `output`: of a_k^2. sigma_s as a sum of two terms must keep a quarter of the
+  // `error`: the sum of e^2; `output`: of a_k^2. sigma_s as a sum of two terms must keep a quarter of the
   // larger one in the mean.
-  bool keeps(double squares, double output, const SampleSums& sums) const {
-    if (squares == 0.0) return true;
-    const double r = 1.0 - s, error = error_of(squares);
+  bool keeps(double error, double output, const SampleSums& sums) const {
+    if (error == 0.0) return true;
+    const double r = 1.0 - s;
     for (const double sum : {sums.z, sums.value, sums.slope}) {
       if (!(sum > 1e-24 * m && sum < 1e24 * m)) return false;
     }
@@ -78,8 +78,8 @@ struct FloatClass {
 
   // What keeps would say of z ~ N(0, variance). Near its limits both answers are right; far beyond them this saves a
   // run in vain.
-  bool would_keep(double variance) const {
-    const double r = 1.0 - s, error = error_of(variance), t = std::sqrt(variance), limit = allowed() / 1.5;
+  bool would_keep(double variance, double error) const {
+    const double r = 1.0 - s, t = std::sqrt(variance), limit = allowed() / 1.5;
     const double density = 0.4 / std::max(t, 1.0);  // of z at 0
     const double value = is_bounded() ? r * r * variance + 1.6 * r * s * t + s * s : 0.5 * (1.0 + r * r) * variance;
     const double slope = is_bounded() ? r * r + density * s * (4.0 * r + 1.33 * s) : 0.5 * (1.0 + r * r);

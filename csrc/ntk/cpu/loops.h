@@ -66,6 +66,26 @@ const GramLoops& gram_loops();
 // samples side by side ("right"), as the tile product wants its two operands.
 constexpr int kTileBytes = 1024, kTileNeurons = 64;
 
+// Pre-activations z = x . w by kRowDigits digits a number, one scale per sample and per neuron. With X and W the
+// largest magnitudes of the two rows, kLeastLargest if it is less:
+//   - half a unit of rounding each, units of at most 1.01 2^-30 X and W: 1.01 2^-30 D X W;
+//   - the products i + j >= kRowDigits that are left out: (3 2^30 + 2^24) units of both: 3.07 2^-30 D X W;
+// so |error| <= kRowsBound D X W. As independent roundings these have the size 0.72 2^-30 D^(1/2) X W (of digits that
+// are uniform, where the largest is a little more than a power of two). The four products i + j = 3 stay below 2^31 for
+// less than 2^15 features.
+constexpr int kRowDigits = 4;
+constexpr int64_t kRowFeatures = (1 << 15) - 1;
+constexpr double kRowsBound = 1.02 * 0x1p-28, kRowsVariance = 0x1.1p-61;
+constexpr float kLeastLargest = 0x1p-96f;
+
+// Some groups of samples.
+struct DigitSamples {
+  int64_t D;
+  int groups;
+  const int8_t* digits;  // (groups, ceil(D / 64), kRowDigits, kTileBytes)
+  const double* scale;   // (groups, kGroup)
+};
+
 struct AmxLoops {
   // left, right (S, tiles, kTileBytes), scale (kGroup). `neurons` (count) is padded with zeros to whole tiles.
   void (*pack_values)(int S, const void* values, int count, int8_t* left, int8_t* right, double* scale);
@@ -84,6 +104,17 @@ struct AmxLoops {
 
   void (*begin)();  // before and after a thread's work with tiles
   void (*end)();
+
+  // largest (count): of each row (count, D); 0 for zeros alone, not finite where a number is not.
+  void (*largest_of)(const float* rows, int64_t D, int64_t count, float* largest);
+
+  // One group of DigitSamples, of `count` rows (count, D), and their `largest`.
+  void (*pack_samples)(const float* rows, int64_t D, int count, int8_t* digits, double* scale, float* largest);
+
+  // z (groups, kRun, kGroup) of rows (count, D), at most kRun, and their `largest` (count). Scratch: levels (groups,
+  // kRun, kRowDigits, kGroup).
+  void (*preactivations)(const DigitSamples& samples, const float* rows, int count, double* z, float* largest,
+                         int32_t* levels);
 };
 
 }  // namespace cpu
