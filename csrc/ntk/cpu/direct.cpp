@@ -30,7 +30,6 @@ namespace {
 
 constexpr int64_t kPanelGroups = 12;  // of samples: operands of two panels and their part of a product fit the caches
 constexpr int64_t kPanel = kPanelGroups * kGroup;
-constexpr int64_t kFewSamples = 32;            // up to these vectors cost less than matrix tiles
 constexpr int kBlock = 192, kTileBlock = 384;  // neurons of an operand, by vectors and on matrix tiles
 static_assert(kBlock % kRun == 0 && kTileBlock % kRun == 0 && kTileBlock % kTileNeurons == 0);
 
@@ -97,7 +96,7 @@ class Direct {
         blocks_(ceil_div(call.m, block_)),
         small_(double(call.n) * double(call.m) * double(call.D + call.n) < 0x1p20),
         class_{call.base, call.s, double(call.m)},
-        preactivations_(call, groups_, class_.can_be_exact(), parallel_for, small_),
+        preactivations_(call, groups_, class_, parallel_for, small_),
         totals_(call.n, call.D) {
     if (class_.can_be_exact()) class_.exact = wanted();
   }

@@ -6,9 +6,10 @@
 namespace hrta {
 namespace cpu {
 
-constexpr int kRun = 48;    // neurons that pass through pre-activations and responses together
-constexpr int kChain = 64;  // features summed in float before the sum goes on in double
-constexpr int kTerms = 32;  // neurons of a product summed in float before the sum goes on in double
+constexpr int kRun = 48;             // neurons that pass through pre-activations and responses together
+constexpr int kChain = 64;           // features summed in float before the sum goes on in double
+constexpr int64_t kFewSamples = 32;  // up to these vectors cost less than matrix tiles
+constexpr int kTerms = 32;           // neurons of a product summed in float before the sum goes on in double
 
 // |z - x . w| <= kSignBound |x| |w| + kUnderflow D: of the chains, each of kChain roundings (one more where the product
 // is rounded too), of their sum in double, and of the norms, whose squares are summed in float. What these lose to

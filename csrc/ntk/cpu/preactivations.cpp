@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ntk/cpu/float_class.h"
-
 namespace hrta {
 namespace cpu {
 
@@ -19,18 +17,19 @@ int64_t digit_bytes(int64_t D) {
 
 }  // namespace
 
-Preactivations::Preactivations(const GramDirect& call, int64_t groups, bool expects, ParallelFor parallel_for,
-                               bool small)
+Preactivations::Preactivations(const GramDirect& call, int64_t groups, const FloatClass& chains,
+                               ParallelFor parallel_for, bool small)
     : call_(call),
       parallel_for_(parallel_for),
       loops_(direct_loops()),
       amx_(amx_loops()),
       small_(small),
       groups_(groups),
-      by_digits_(amx_ != nullptr && call.D >= kDigitFeatures && call.D <= kRowFeatures),
+      by_digits_(amx_ != nullptr && call.D >= kDigitFeatures && call.D <= kRowFeatures &&
+                 (call.n > kFewSamples || chains.can_be_exact())),
       norm_(size_t(groups * kGroup), 0.0) {
   if (by_digits_) pack_digits();
-  if (by_digits_ || expects) expect();
+  if (by_digits_ || chains.can_be_exact()) expect(chains);
   if (!by_digits_) pack_floats();
   const double bound = by_digits_ ? kRowsBound * double(call.D) : kSignBound;
   samples_ = {call.n, call.D, call.x, x_.get(), norm_.data(), bound};
@@ -122,7 +121,7 @@ void Preactivations::pack_digits() {
       small_);
 }
 
-void Preactivations::expect() {
+void Preactivations::expect(const FloatClass& chains) {
   const int64_t rows = std::min<int64_t>(call_.m, kRun), D = call_.D;
   std::vector<double> square(static_cast<size_t>(rows)), squares;
   std::vector<float> sums(static_cast<size_t>(D), 0.0f), largest(static_cast<size_t>(rows));
@@ -134,6 +133,10 @@ void Preactivations::expect() {
     for (const float size : largest) mean += double(size) * double(size) / double(rows);
   }
   for (const double variance : weighted(squares)) expected_.push_back({variance, FloatClass::error_of(variance)});
+  if (by_digits_ && call_.n <= kFewSamples) {
+    by_digits_ = !std::all_of(expected_.begin(), expected_.end(),
+                              [&](const Expected& of) { return chains.would_keep(of.variance, of.error); });
+  }
   for (int64_t i = 0; by_digits_ && i < call_.n; ++i) {
     by_digits_ = error_by_digits(i, mean) <= 0.5 * kDigitShare * expected_[size_t(i)].variance;
   }

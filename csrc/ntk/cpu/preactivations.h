@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ntk/cpu/direct.h"
+#include "ntk/cpu/float_class.h"
 #include "ntk/gram.h"
 #include "simd/parallel.h"
 
@@ -18,10 +19,11 @@ class Preactivations {
     double variance, error;
   };
 
-  // `groups` of samples, those beyond n zeros. `expects`: expected() will be asked for.
-  Preactivations(const GramDirect& call, int64_t groups, bool expects, ParallelFor parallel_for, bool small);
+  // `groups` of samples, those beyond n zeros. With few of them digits serve where chains do not keep the class.
+  Preactivations(const GramDirect& call, int64_t groups, const FloatClass& chains, ParallelFor parallel_for,
+                 bool small);
 
-  // For every sample, if all weights are like the first ones.
+  // For every sample, of a base that can be exact, if all weights are like the first ones.
   const std::vector<Expected>& expected() const { return expected_; }
 
   // Numbers in `squares` of form.
@@ -52,7 +54,7 @@ class Preactivations {
   void pack(int64_t group) const;
   void pack_digits();
   void pack_floats();
-  void expect();
+  void expect(const FloatClass& chains);
   double error_by_digits(int64_t i, double square) const;
 
   const GramDirect& call_;
