@@ -97,7 +97,7 @@ HRTA_INLINE HRTA_FLOATS reciprocal(HRTA_FLOATS d) {
 template <int kRegisters>
 HRTA_INLINE HRTA_FLOATS divided(HRTA_FLOATS n, HRTA_FLOATS d) {
   const HRTA_FLOATS inverse = reciprocal(d), q = n * inverse;
-  return multiply_add(multiply_add(-q, d, n), inverse, q);
+  return multiply_add(-multiply_add(q, d, -n), inverse, q);  // -0 stays what it is
 }
 
 // Phi(x) for x > kNormalFirst.

@@ -91,12 +91,15 @@ def test_bits_do_not_depend_on_the_place(dtype: torch.dtype, base: str) -> None:
 
 
 def test_levels_agree(tmp_path: Path) -> None:
-    """The lowest SIMD level, in a process of its own, beside this one: an ulp at most, and hardly ever that."""
+    """The lowest SIMD level, in a process of its own, beside this one: an ulp at most, and hardly ever that.
+
+    The s makes no ties of what small x become: one would count at every exponent.
+    """
     code = (
         "import sys, torch, hrta_ext as hx\n"
         "x = [torch.arange(-(2**15), 2**15, 5, dtype=torch.int32).to(torch.int16).view(t)"
         " for t in (torch.float16, torch.bfloat16)]\n"
-        "torch.save([hx.homotopy(z, 0.7, b, order=o) for z in x for b in sys.argv[2:] for o in (0, 1)], sys.argv[1])"
+        "torch.save([hx.homotopy(z, 0.7123, b, order=o) for z in x for b in sys.argv[2:] for o in (0, 1)], sys.argv[1])"
     )
     if hx.build_info()["simd"] == "baseline":
         pytest.skip("one SIMD level only")
@@ -105,12 +108,12 @@ def test_levels_agree(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, path, *BASES], check=True, env=environment)
     one = torch.load(path)
     with hx.use_backend("native"):
-        other = [hx.homotopy(z, 0.7, base, order=order) for z in x for base in BASES for order in (0, 1)]
+        other = [hx.homotopy(z, 0.7123, base, order=order) for z in x for base in BASES for order in (0, 1)]
     cases = [(z, base, order) for z in x for base in BASES for order in (0, 1)]
     for (z, base, order), a, b in zip(cases, one, other, strict=True):
         scale = torch.tensor(1.0, dtype=torch.float64)
         if order == 0:
-            scale = torch.maximum((0.7 * sigma(z, base)).abs(), (0.3 * z.double()).abs())
+            scale = torch.maximum((0.7123 * sigma(z, base)).abs(), (0.2877 * z.double()).abs())
         largest = torch.maximum(scale, a.double().abs())
         near = (a.double() - b.double()).abs() <= ulp(largest, z.dtype)
         assert (near | (a == b) | (a.isnan() & b.isnan())).all(), (base, order, z.dtype)
