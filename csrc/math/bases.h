@@ -368,7 +368,6 @@ HRTA_INLINE T base_value(T x) {
   } else {
     const Pair<T> tail = Base::tail(x);
     const T rest = tail.high + tail.low;
-    if constexpr (Base::kGrowth == Growth::kBounded) return with_sign(rest, x);  // odd bases, and -0
     return Base::kGrowth == Growth::kRamp ? at_least(x, T(0)) + rest : rest;
   }
 }

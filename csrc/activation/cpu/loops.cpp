@@ -69,6 +69,7 @@ void lanes_block(const Block<T>& block, const OneParameter<T>& parameter) {
     auto y = z;
     if constexpr (kUnit) {
       y = base_value<Base>(z);
+      if constexpr (Base::kGrowth == Growth::kBounded) y = with_sign(y, z);  // odd bases: -0
     } else {
       y = homotopy_quantity<Base, kQuantity>(z, h);
     }

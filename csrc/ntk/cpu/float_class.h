@@ -56,6 +56,8 @@ struct FloatClass {
   // `error`: the sum of e^2; `output`: of a_k^2. sigma_s as a sum of two terms must keep a quarter of the
   // larger one in the mean.
   bool keeps(double error, double output, const SampleSums& sums) const {
+    // Values that are nearly log 2: what they lose to digits and to float has one sign, and is not averaged.
+    if (base == kSoftplus && !(sums.z > 0x1p-14 * m)) return false;
     if (error == 0.0) return true;
     const double r = 1.0 - s;
     for (const double sum : {sums.z, sums.value, sums.slope}) {
