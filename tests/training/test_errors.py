@@ -139,6 +139,30 @@ def test_a_wrong_dtype_is_caught_as_in_the_first_version_too() -> None:
         fit(net64(), X.float(), Y, s=1.0, steps=2)
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_buffer_that_requires_grad_is_no_parameter_and_says_what_is(engine: str) -> None:
+    """Training would leave it as it was, without a word; what the message writes trains it."""
+    x, y = torch.rand(6, 1), torch.rand(6)
+    net = TwoLayerNet(1, 5, seed=0)
+    net.set_s(0.5, keep_function=True)
+    net.skip.requires_grad_()
+    with pytest.raises(
+        ValueError, match=r"fit: net\.skip is a buffer that requires grad.*net\.skip = torch\.nn\.Param"
+    ):
+        fit(net, x, y, s=1.0, steps=2, engine=engine)
+    net.skip = nn.Parameter(net.skip)
+    before = net.skip.detach().clone()
+    fit(net, x, y, s=1.0, steps=2, engine=engine)
+    assert not torch.equal(net.skip, before)
+    deep = nn.Sequential(nn.Linear(1, 4), HomotopyActivation(), nn.Linear(4, 1))
+    deep[1].s.requires_grad_()
+    with pytest.raises(ValueError, match=r"net\[1\]\.s = torch\.nn\.Parameter\(net\[1\]\.s\) makes it one"):
+        fit(deep, x, y[:, None], s=1.0, steps=2, engine=engine)
+    in_optimizer = lambda parameters, lr: torch.optim.SGD([*parameters, deep[1].s], lr=lr)  # noqa: E731
+    fit(deep, x, y[:, None], s=1.0, steps=2, engine=engine, optimizer=in_optimizer)
+    assert float(deep[1].s.detach()) != 1.0
+
+
 def test_inference_mode_is_named_before_autograd_stumbles_over_it() -> None:
     net = net64()
     with torch.inference_mode():
