@@ -77,6 +77,7 @@ HOLE = torch.tensor([0.0, 0.0, math.nan, 0.0, math.inf, 0.0], dtype=torch.float6
             r"target_gradient needs scalar outputs, y of shape \(6,\) or \(6, 1\), got \(6, 2\)",
         ),
         ({"s": (0.5, 1.0), "steps": 3}, ValueError, "steps must have one entry for each of the 2 s, got 1; steps=3"),
+        ({"s": 1.0, "steps": (3, 4)}, ValueError, "steps must have .* 1 s, got 2; one s goes with one number, such as"),
         ({"s": (), "steps": ()}, ValueError, "s must hold at least one value, got none"),
         ({"s": (0.5, math.inf), "steps": (1, 1)}, ValueError, r"s\[1\] must be finite, got inf"),
         ({"s": "relu"}, TypeError, r"s\[0\] must be a real number, got str"),
