@@ -1,12 +1,13 @@
 """Work that ranks share: strong and weak scaling, what their messages take, and what the machine allows.
 
 Every rank is a process of one thread in a gloo group on this machine. Strong: the width of one rank, divided; weak:
-that width on every rank. Efficiency is the time of one rank over R times (weak: over) that of R ranks; by the clock,
-which wants R free cores, and by the processors' time, which a busy machine disturbs less: the work of one rank over
-that of all. The ceiling is the efficiency, by the clock, of R such processes that each do a rank's part of the neurons
-as a call of its own, without messages: what they lose is the machine's (cores that slow each other down, memory that
-they share) and the call's fixed work. Beside it stand R threads of one process. Results are compared first, Gram
-matrices bit by bit.
+that width on every rank. Efficiency is the time of one rank, while the others wait, over R times (weak: over) that of
+all; by the clock, which wants R free cores, and by the processors' time, which a busy machine disturbs less: the work
+of one rank over that of all. The ceiling is the efficiency, by the clock, of the same processes where each does a
+rank's part of the neurons as a call of its own, without messages: what they lose is the machine's (cores that slow each
+other down, memory that they share) and the call's fixed work. Beside it stand R threads of rank 0. Every round runs all
+of them, in a turning order; the medians over the rounds are shown, for the efficiency that of the fastest rounds
+beside it. Results are compared first, Gram matrices bit by bit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +39,7 @@ from hrta_ext.benchmarks.timing import (
 )
 
 Call = Callable[[], torch.Tensor]
-_ROUNDS = 2
+_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,6 @@ CASES = [
 ]
 
 
-class Setting(NamedTuple):
-    """Processes that are started together, threads of each, and whether they share the neurons."""
-
-    ranks: int
-    threads: int
-    shared: bool
-
-
 class _Messages:
     """Seconds within collectives, waiting for others too, and how many bytes this rank receives in how many."""
 
@@ -103,111 +97,130 @@ class _Messages:
         return call
 
 
-def _rank(setting: Setting, jobs: list[tuple[Case, int]], rank: int, store: str, rounds: int, answers: Any) -> None:
-    size = setting.ranks
-    torch.set_num_threads(setting.threads)
+class _Way(NamedTuple):
+    """One way to do a case's work: a call, on how many threads, and whether rank 0 makes it alone."""
+
+    call: Call
+    threads: int
+    alone: bool
+
+
+def _ways(case: Case, factor: int, size: int) -> dict[str, _Way]:
+    width = case.width * factor
+    return {
+        "one": _Way(case.make(case, case.width, None), 1, True),
+        "threads": _Way(case.make(case, width, None), size, True),
+        "parts": _Way(case.make(case, width // size, None), 1, False),
+        "shared": _Way(case.make(case, width, "world"), 1, False),
+    }
+
+
+Round = dict[str, dict[str, float]]
+
+
+def _rank(size: int, cases: list[Case], rounds: int, rank: int, store: str, answers: Any) -> None:
+    """Puts (rank, rounds of every case and factor, whether rank 0 found equal results) into ``answers``."""
     dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
-    messages, found, results = _Messages(), [], []
-    for case, width in jobs:
-        call = case.make(case, width, "world" if setting.shared else None)
-        results.append(call().numpy() if rank == 0 else call().numpy()[:0])
-        for _ in range(rounds):
-            dist.barrier()
-            messages.clear()
-            wall, cpu = time.perf_counter(), time.process_time()
-            call()
-            times = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-            told = {"message_seconds": messages.seconds, "message_bytes": messages.bytes, "messages": messages.count}
-            found.append({**times, **told})
-        del call
-    answers.put((rank, found, results))
+    messages, found, equal = _Messages(), [], True
+    for case in cases:
+        for factor in (1, size):
+            ways = _ways(case, factor, size)
+            names, taken, results = list(ways), [], {}
+            for turn in range(rounds + 1):
+                times: Round = {}
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                    way = ways[name]
+                    dist.barrier()  # who has no part in it waits at the next one
+                    if way.alone and rank != 0:
+                        continue
+                    torch.set_num_threads(way.threads)
+                    messages.clear()
+                    wall, cpu = time.perf_counter(), time.process_time()
+                    results[name] = way.call()
+                    times[name] = {
+                        "seconds": time.perf_counter() - wall,
+                        "cpu_seconds": time.process_time() - cpu,
+                        "message_seconds": messages.seconds,
+                        "message_bytes": messages.bytes,
+                        "messages": messages.count,
+                    }
+                taken.append(times)
+            found.append(taken[1:])  # the first one warms up
+            if rank == 0:
+                same = torch.equal if case.exact else torch.allclose
+                of_width = ("one", "threads") if factor == 1 else ("threads",)
+                equal = equal and all(same(results[name], results["shared"]) for name in of_width)
+    answers.put((rank, found, equal))
     dist.barrier()
     dist.destroy_process_group()
 
 
-Found = list[tuple[list[dict[str, float]], torch.Tensor]]
-
-
-def run_group(setting: Setting, jobs: list[tuple[Case, int]], rounds: int) -> Found:
-    """For every job the fastest round, of each rank, and the result."""
+def measure(cases: list[Case], size: int, rounds: int) -> list[dict[str, Any]]:
+    """Two rows for each case, strong and weak, of ``size`` ranks."""
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        common = (os.path.join(folder, "store"), rounds, answers)
-        ranks = [context.Process(target=_rank, args=(setting, jobs, k, *common)) for k in range(setting.ranks)]
+        store = os.path.join(folder, "store")
+        ranks = [context.Process(target=_rank, args=(size, cases, rounds, k, store, answers)) for k in range(size)]
         for process in ranks:
             process.start()
         told = sorted((answers.get() for _ in ranks), key=lambda answer: answer[0])
         for process in ranks:
             process.join()
-    found = []
-    for job in range(len(jobs)):
-        every = range(job * rounds, (job + 1) * rounds)
-        best = min(every, key=lambda k: max(of_rank[k]["seconds"] for _, of_rank, _ in told))
-        found.append(([of_rank[best] for _, of_rank, _ in told], torch.from_numpy(told[0][2][job])))
-    return found
+    if not told[0][2]:
+        raise AssertionError(f"{size} ranks have other results than one process")
+    kinds = [(case, kind) for case in cases for kind in ("strong", "weak")]
+    return [_row(*kind, size, [found[k] for _, found, _ in told]) for k, kind in enumerate(kinds)]
 
 
-def _slowest(found: list[dict[str, float]]) -> float:
-    return max(of_rank["seconds"] for of_rank in found)
+def _row(case: Case, kind: str, size: int, ranks: list[list[Round]]) -> dict[str, Any]:
+    """From the rounds of every rank."""
+    part = 1 if kind == "strong" else size
 
+    def slowest(way: str) -> list[float]:
+        return [max(times[way]["seconds"] for times in of_all if way in times) for of_all in zip(*ranks, strict=True)]
 
-def measure(cases: list[Case], sizes: list[int], turns: int, rounds: int) -> list[dict[str, Any]]:
-    """One row for each case, number of ranks and kind of scaling; groups are started in turn, ``turns`` times."""
-    best: dict[tuple[Setting, str, int], list[dict[str, float]]] = {}
-    results: dict[tuple[str, int], torch.Tensor] = {}
-    runs = [(Setting(1, 1, False), [(case, case.width) for case in cases])]
-    for size in sizes:
-        both = [(case, case.width * factor) for case in cases for factor in (1, size)]
-        parts = [(case, width // size) for case, width in both]
-        runs += [(Setting(size, 1, True), both), (Setting(1, size, False), both), (Setting(size, 1, False), parts)]
-    for _ in range(turns):
-        for setting, jobs in runs:
-            for (case, width), (found, result) in zip(jobs, run_group(setting, jobs, rounds), strict=True):
-                key = setting, case.name, width
-                if key not in best or _slowest(found) < _slowest(best[key]):
-                    best[key] = found
-                first = results.setdefault((case.name, width), result)
-                if not (torch.equal(first, result) if case.exact else torch.allclose(first, result)):
-                    raise AssertionError(f"{case.name}: {setting} has other results")
-    rows = []
-    for case in cases:
-        one = best[Setting(1, 1, False), case.name, case.width][0]
-        for kind, size in ((kind, size) for kind in ("strong", "weak") for size in sizes):
-            part = 1 if kind == "strong" else size
-            width = case.width * part
-            found = best[Setting(size, 1, True), case.name, width]
-            ideal = part * one["seconds"] / size
-            rows.append(
-                {
-                    "case": case.name,
-                    "kind": kind,
-                    "ranks": size,
-                    "width": width,
-                    "seconds_of_one": one["seconds"],
-                    "seconds": _slowest(found),
-                    "efficiency": ideal / _slowest(found),
-                    "cpu_efficiency": part * one["cpu_seconds"] / sum(r["cpu_seconds"] for r in found),
-                    "ceiling": ideal / _slowest(best[Setting(size, 1, False), case.name, width // size]),
-                    "threads_efficiency": ideal / _slowest(best[Setting(1, size, False), case.name, width]),
-                    **{name: min(r[name] for r in found) for name in ("message_seconds", "message_bytes", "messages")},
-                }
-            )
-    return rows
+    def share(way: str) -> float:
+        """Median efficiency over the rounds."""
+        return median(part * one / (size * other) for one, other in zip(slowest("one"), slowest(way), strict=True))
+
+    fastest = min(zip(*ranks, strict=True), key=lambda of_all: max(times["shared"]["seconds"] for times in of_all))
+    cpu = [sum(times["shared"]["cpu_seconds"] for times in of_all) for of_all in zip(*ranks, strict=True)]
+    return {
+        "case": case.name,
+        "kind": kind,
+        "ranks": size,
+        "width": case.width * part,
+        "seconds_of_one": median(slowest("one")),
+        "seconds": median(slowest("shared")),
+        "efficiency": share("shared"),
+        "fastest_efficiency": part * min(slowest("one")) / (size * min(slowest("shared"))),
+        "cpu_efficiency": median(
+            part * times["one"]["cpu_seconds"] / of_all for times, of_all in zip(ranks[0], cpu, strict=True)
+        ),
+        "ceiling": share("parts"),
+        "threads_efficiency": share("threads"),
+        **{
+            name: min(times["shared"][name] for times in fastest)
+            for name in ("message_seconds", "message_bytes", "messages")
+        },
+        "rounds": [{way: slowest(way)[k] for way in ranks[0][0]} for k in range(len(ranks[0]))],
+    }
 
 
 def main() -> None:
     parser = argument_parser(__doc__, "distributed", "a hundredth of the width, one round")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="numbers of ranks beside one (default 2)")
-    parser.add_argument("--turns", type=int, default=2, help="times that the processes are started (default 2)")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, help=f"(default {_ROUNDS})")
     arguments: argparse.Namespace = parsed(parser)
     info = environment(arguments.device)
     print_heading(info, f"{info['cpu']}, {info['cores']} cores, ranks of one thread")
     cases = [replace(case, width=case.width // 100) for case in CASES] if arguments.quick else CASES
-    turns, rounds = (1, 1) if arguments.quick else (arguments.turns, _ROUNDS)
-    rows = measure(cases, [size for size in arguments.ranks if size > 1], turns, rounds)
-    columns = ["case", "scaling", "ranks", "neurons", "time", "efficiency", "ceiling", "threads", "of CPU time"]
-    columns += ["messages", "in them", "received"]
+    rounds = 1 if arguments.quick else arguments.rounds
+    rows = [row for size in arguments.ranks if size > 1 for row in measure(cases, size, rounds)]
+    columns = ["case", "scaling", "ranks", "neurons", "time", "efficiency", "fastest", "ceiling", "threads"]
+    columns += ["of CPU time", "messages", "in them", "received"]
+    shares = ("efficiency", "fastest_efficiency", "ceiling", "threads_efficiency", "cpu_efficiency")
     shown = [
         [
             row["case"],
@@ -215,7 +228,7 @@ def main() -> None:
             str(row["ranks"]),
             f"{row['width']:.0e}",
             format_seconds(row["seconds"]),
-            *(f"{row[name]:.0%}" for name in ("efficiency", "ceiling", "threads_efficiency", "cpu_efficiency")),
+            *(f"{row[name]:.0%}" for name in shares),
             str(row["messages"]),
             format_seconds(row["message_seconds"]),
             f"{row['message_bytes'] / 1e6:.3g} MB",

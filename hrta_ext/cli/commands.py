@@ -60,8 +60,11 @@ class _OneLineErrors(TyperGroup):
         except Interrupted as error:
             print_error(str(error))
             return _INTERRUPTED
-        except BrokenPipeError:
-            # The reader has gone (`hrta predict ... | head`): not an error, and nobody is left to tell.
+        except (BrokenPipeError, SystemExit) as error:
+            # The reader has gone (`hrta predict ... | head`): not an error, and nobody is left to tell. click and rich
+            # would exit with 1.
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except Exception as error:

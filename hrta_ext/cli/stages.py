@@ -32,9 +32,9 @@ def stages(
     else:
         counts = [-(-total // len(ends))] * len(ends)
     if len(ends) != len(counts):
-        raise CommandError(
-            f"--s has {len(ends)} value(s) and --steps has {len(counts)}; give one number of steps for each s"
-        )
+        known = f"--s has {len(ends)}" if s else f"--s has {len(ends)} by default ({' and '.join(_S)})"
+        hint = f"; --steps {counts[0]} goes with one s, such as --s 1" if len(counts) == 1 else ""
+        raise CommandError(f"--steps must have one number for each s, {known} and --steps {len(counts)}{hint}")
     if ramp_steps is not None and all(start == end for start, end in ends):
         raise CommandError("--ramp is for an s that moves, such as --s 1:2")
     values = [

@@ -213,7 +213,7 @@ def _read(table: Table, target: str, drop: tuple[str, ...], validation: float, s
         print_line(note)
     if n_rows < _FEWEST_ROWS:
         raise CommandError(
-            f"{table.path}: has {n_rows} rows; training and validation need at least {_FEWEST_ROWS} "
+            f"{table.path}: has {plural(n_rows, 'row')}; training and validation need at least {_FEWEST_ROWS} "
             f"(read as {plural(len(table.columns), 'column')}{table.layout})"
         )
     x, y = values[:, :-1], values[:, -1]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hrta_ext.activation.formula import by_parameter, compose, sum_dtype
-from hrta_ext.callers import aligned
+from hrta_ext.callers import aligned, sees_formula, transforms_active, wants_grad
 from hrta_ext.inputs import Parameter
 from hrta_ext.network.second import Second
 
@@ -69,6 +69,12 @@ def neuron_chunks(n: int, output_weight: Tensor) -> Iterator[slice]:
 def output_scale(output_weight: Tensor) -> float:
     """m^(-1/2)."""
     return output_weight.shape[-1] ** -0.5
+
+
+def _settled(s: Parameter) -> Parameter:
+    """s as a number where it can be read: at s = 1 the line (1 - s) z is then left out, 0 times infinity with it."""
+    plain = isinstance(s, Tensor) and s.is_cpu and not (sees_formula(s) or transforms_active() or wants_grad(s))
+    return float(s) if plain else s
 
 
 class _Sum:
@@ -143,6 +149,7 @@ def outputs(
 ) -> tuple[Tensor, ...]:
     """f (..., n) and, if asked for, df/dx (..., n, D) and the second derivatives (..., n, R), which need df/dx."""
     x, weight, output_weight = map(aligned, (x, weight, output_weight))
+    s = _settled(s)
     sums = [_Sum() for _ in range(1 + with_gradient + (second is not None))]
     for at in neuron_chunks(x.shape[0], output_weight):
         parts = chunk_outputs(x, weight[..., at, :], output_weight[..., at], s, base, with_gradient, second)
@@ -223,6 +230,7 @@ def gradients(
     grad_f (..., n), grad_df_dx (..., n, D), grad_second (..., n, R) of the ``second`` derivatives; not all are None.
     """
     x, weight, output_weight = map(aligned, (x, weight, output_weight))
+    s = _settled(s)
     grad_f, grad_df_dx, grad_second = (
         None if grad is None else aligned(grad) for grad in (grad_f, grad_df_dx, grad_second)
     )

@@ -86,7 +86,7 @@ class DeepRitz(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("source", source), ("reaction", reaction), ("neumann", neumann), ("dirichlet", dirichlet)):
-            if value is not None:
+            if value is not None or name in ("source", "reaction"):
                 _check_field(f"DeepRitz: {name}", value)
         if isinstance(reaction, Real) and reaction < 0:
             raise ValueError(f"DeepRitz: reaction must not be negative, got {shown(reaction)}")

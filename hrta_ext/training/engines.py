@@ -91,6 +91,8 @@ class TermsEngine(TorchEngine):
                 for parameter in group["params"]:
                     parameter.grad = None
             loss = self.terms.loss(step)
+            if not self.terms.tried:
+                self.terms.check_leaves(loss, self.optimizer)
             loss.backward()
             if calls == 0:
                 self.terms.settle()

@@ -26,9 +26,10 @@ from hrta_ext.training.spread import everywhere
 
 def fit_ensemble(
     nets: Sequence[nn.Module],
-    x: Tensor,
-    y: Tensor,
+    x: Any = None,
+    y: Any = None,
     *,
+    loss: Any = None,
     s: float | Moving | AdaptiveHomotopy | Sequence[float | Moving] = (0.5, 1.0),
     steps: int | Sequence[int] = (3000, 13000),
     keep_function: bool = False,
@@ -49,6 +50,7 @@ def fit_ensemble(
         nets: Different modules, such as one per seed; trained in place. They may differ in width and base.
         x: Samples of all networks, shape (n, ...).
         y: Targets of all networks, shape (n, ...).
+        loss: Not served: a loss of your own trains one network at a time, by :func:`fit`.
         s, steps, keep_function, optimizer, lr, lr_schedule, sample_weight, target_gradient, engine: As in :func:`fit`;
             every network gets an optimizer of its own.
         group: A ``torch.distributed`` process group, "world" for all processes, or None for this process alone. Each
@@ -72,6 +74,10 @@ def fit_ensemble(
     """
     if isinstance(nets, nn.Module) or not isinstance(nets, Sequence) or len(nets) == 0:
         raise TypeError(f"fit_ensemble: nets must be a sequence of at least one network, got {type(nets).__name__}")
+    if loss is not None:
+        raise TypeError(
+            "fit_ensemble: loss is not served, only targets y; call fit(net, points, loss=...) for each net"
+        )
     ranks = ranks_of(group, "fit_ensemble")
     with together(ranks, "fit_ensemble") as facts:
         samples = Samples(x, y, sample_weight, target_gradient)

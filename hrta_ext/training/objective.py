@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hrta_ext.activation.modules import homotopy_layers
 from hrta_ext.compiled import require_memory
@@ -137,6 +138,25 @@ class PointTerms:
             mean = pointwise.mean() if term.quadrature is None else (term.quadrature * pointwise).sum()
             values.append(mean if term.weight == 1.0 else term.weight * mean)
         return values
+
+    def check_leaves(self, loss: Tensor, optimizer: Optimizer) -> None:
+        """ValueError where the loss hangs on a tensor that requires grad and that nobody trains."""
+        groups = [group["params"] for group in optimizer.param_groups]
+        known = {id(p) for ps in (self.net.parameters(), self.task.unknowns(), *groups) for p in ps}
+        seen, nodes = set(), [loss.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            leaf = getattr(node, "variable", None)  # of the nodes where a backward pass ends
+            points = type(leaf) is Tensor and leaf.shape[1:] == (self.features,)  # of jets by autograd
+            if leaf is not None and not points and id(leaf) not in known:
+                raise ValueError(
+                    f"fit: loss holds a tensor of shape {tuple(leaf.shape)} that requires grad and is not trained; "
+                    "an unknown must be in parameters=[...], or a Parameter of a loss that is an nn.Module"
+                )
+            nodes += [following for following, _ in node.next_functions]
 
     def settle(self) -> None:
         """Note the values of a step, before its update; ValueError unless the first gradients are finite."""

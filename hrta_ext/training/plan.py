@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,6 +168,7 @@ def prepare(
         parameters = [*parameters, *(p for p in data.unknowns() if id(p) not in known_ids)]
     ranks = ranks_of_net(net)
     built = build_optimizer(recipe.optimizer, parameters, recipe.lr, divided=ranks is not None)
+    _check_buffers(net, built)
     if ranks is not None:
         check_shared(net, built)
     rates = LearningRate(recipe.lr_schedule, built, sum(of_run.steps))
@@ -225,6 +227,18 @@ def _check_net(net: nn.Module) -> list[nn.Parameter]:
     if any(p.is_neg() for p in parameters):
         raise ValueError("fit: net has a parameter with torch's negative bit, which optimizers cannot update; clone it")
     return parameters
+
+
+def _check_buffers(net: nn.Module, optimizer: Optimizer) -> None:
+    """A buffer that requires grad gets gradients, and would stay what it is."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, buffer in net.named_buffers():
+        if buffer.requires_grad and buffer.is_leaf and id(buffer) not in trained:
+            path = re.sub(r"\.(\d+)\b", r"[\1]", f"net.{name}")
+            raise ValueError(
+                f"fit: {path} is a buffer that requires grad, but parameters alone are trained; "
+                f"{path} = torch.nn.Parameter({path}) makes it one"
+            )
 
 
 def _check_curvature(net: nn.Module) -> None:

@@ -73,6 +73,7 @@ def check_stages(s: object, steps: object, dtype: torch.dtype) -> Stages:
         counts = [sum(counts)]
     if len(s_given) != len(counts):
         hint = f"; steps={counts[0]} goes with one s, such as s=1.0" if len(counts) == 1 else ""
+        hint = "; one s goes with one number, such as steps=1000" if len(s_given) == 1 else hint
         raise ValueError(f"fit: steps must have one entry for each of the {len(s_given)} s, got {len(counts)}{hint}")
     if not s_given:
         raise ValueError("fit: s must hold at least one value, got none")

@@ -64,7 +64,8 @@ class Term:
         if not callable(self.points):  # no tensor is
             if not isinstance(self.points, Tensor):
                 kind = type(self.points).__name__
-                raise TypeError(f"Term: points must be a tensor (n, d) or a sampler, got {kind}")
+                hint = f"; give hx.Sampler(the {kind}, 1024)" if hasattr(self.points, "sample") else ""
+                raise TypeError(f"Term: points must be a tensor (n, d) or a sampler, got {kind}{hint}")
         elif self.quadrature is not None:
             raise ValueError("Term: quadrature goes with fixed points, got a sampler")
         if hasattr(self.loss, "terms"):
@@ -123,7 +124,7 @@ def as_task(points: object, loss: object, parameters: Iterable[nn.Parameter]) ->
         terms = [Term(points, loss, quadrature=quadrature)]  # type: ignore[arg-type]
     else:
         raise TypeError(f"fit: loss must be a function (jet, points) -> (n,) or a list, got {type(loss).__name__}")
-    if isinstance(parameters, (Tensor, nn.Module)) or not isinstance(parameters, Iterable):
+    if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
         raise TypeError(f"fit: parameters must be a sequence of nn.Parameter, got {type(parameters).__name__}")
     given = list(parameters)
     for k, parameter in enumerate(given):

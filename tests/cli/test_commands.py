@@ -142,6 +142,20 @@ def test_unexpected_errors_get_one_line(capsys, monkeypatch, tmp_path):
         main(["demo", "--out", str(tmp_path / "b")])
 
 
+@pytest.mark.parametrize("command", ["--help", "demo"])
+def test_a_reader_that_has_gone_is_no_error(command, tmp_path):
+    """`hrta ... | head`: click and rich would end with 1, and with pipefail a script with it."""
+    arguments = [command] if command == "--help" else [command, *TINY, "--out", str(tmp_path / "a")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "hrta_ext.cli", *arguments], stdout=out, stderr=subprocess.PIPE, env=same_package()
+        )
+    assert done.returncode == 0
+    assert b"rror" not in done.stderr
+
+
 def test_ctrl_c_gets_one_line(capsys, monkeypatch, tmp_path):
     def interrupted(*args):
         raise KeyboardInterrupt

@@ -259,7 +259,11 @@ def test_bad_tables_are_refused_and_nothing_is_written(tmp_path, capsys, case):
         (["--target", "y", "--drop", "c"], "there is no column 'c'"),
         (["--target", "y", "--drop", "y"], "is the target"),
         (["--target", "y", "--drop", "a", "--drop", "b"], "no column beside the target"),
-        (["--target", "y", "--s", "0.5", "1", "--steps", "3"], "--s has 2 value(s) and --steps has 1"),
+        (["--target", "y", "--s", "0.5", "1", "--steps", "3"], "--s has 2 and --steps 1; --steps 3 goes with one s"),
+        (
+            ["--target", "y", "--steps", "3"],
+            "--s has 2 by default (0.5 and 1) and --steps 1; --steps 3 goes with one s",
+        ),
         (["--target", "y", "--s", "nan"], "finite"),
         (["--target", "y", "--s", "1e200"], "s must be finite in torch.float32, got 1e+200"),
         (["--target", "y", "--s", "half"], "--s must be numbers"),

@@ -263,6 +263,7 @@ def test_a_geometry_in_a_samplers_place_is_named(points: Any, match: str) -> Non
 
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: hx.DeepRitz("f"), TypeError, "DeepRitz: source must be a number or a function"),
+    (lambda: hx.DeepRitz(None), TypeError, "DeepRitz: source must be a number or a function.*NoneType"),
     (lambda: hx.DeepRitz(1.0, reaction=-1.0), ValueError, "reaction must not be negative"),
     (lambda: hx.DeepRitz(1.0, dirichlet=float("nan")), ValueError, "dirichlet must be finite"),
     (lambda: hx.DeepRitz(1.0, penalty=0.0), ValueError, "penalty must be positive"),

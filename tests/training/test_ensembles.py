@@ -59,6 +59,10 @@ def test_bad_ensembles_are_refused() -> None:
     net = TwoLayerNet(1, 9)
     with pytest.raises(ValueError, match="nets must be different networks, two of them share a parameter"):
         fit_ensemble([net, net], X, Y)
+    with pytest.raises(TypeError, match="fit_ensemble: loss is not served, only targets y"):
+        fit_ensemble([net], X, loss=lambda u, x: u.value, s=1.0, steps=1)
+    with pytest.raises(TypeError, match="fit: y must be a tensor, got NoneType"):
+        fit_ensemble([net], X)
     for nets in (net, []):
         with pytest.raises(TypeError, match="nets must be a sequence of at least one network"):
             fit_ensemble(nets, X, Y)

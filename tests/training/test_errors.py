@@ -77,6 +77,7 @@ HOLE = torch.tensor([0.0, 0.0, math.nan, 0.0, math.inf, 0.0], dtype=torch.float6
             r"target_gradient needs scalar outputs, y of shape \(6,\) or \(6, 1\), got \(6, 2\)",
         ),
         ({"s": (0.5, 1.0), "steps": 3}, ValueError, "steps must have one entry for each of the 2 s, got 1; steps=3"),
+        ({"s": 1.0, "steps": (3, 4)}, ValueError, "steps must have .* 1 s, got 2; one s goes with one number, such as"),
         ({"s": (), "steps": ()}, ValueError, "s must hold at least one value, got none"),
         ({"s": (0.5, math.inf), "steps": (1, 1)}, ValueError, r"s\[1\] must be finite, got inf"),
         ({"s": "relu"}, TypeError, r"s\[0\] must be a real number, got str"),
@@ -137,6 +138,30 @@ def test_fit_refuses(change, error, message: str) -> None:
 def test_a_wrong_dtype_is_caught_as_in_the_first_version_too() -> None:
     with pytest.raises(ValueError, match="x must have the dtype of the network"):
         fit(net64(), X.float(), Y, s=1.0, steps=2)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_buffer_that_requires_grad_is_no_parameter_and_says_what_is(engine: str) -> None:
+    """Training would leave it as it was, without a word; what the message writes trains it."""
+    x, y = torch.rand(6, 1), torch.rand(6)
+    net = TwoLayerNet(1, 5, seed=0)
+    net.set_s(0.5, keep_function=True)
+    net.skip.requires_grad_()
+    with pytest.raises(
+        ValueError, match=r"fit: net\.skip is a buffer that requires grad.*net\.skip = torch\.nn\.Param"
+    ):
+        fit(net, x, y, s=1.0, steps=2, engine=engine)
+    net.skip = nn.Parameter(net.skip)
+    before = net.skip.detach().clone()
+    fit(net, x, y, s=1.0, steps=2, engine=engine)
+    assert not torch.equal(net.skip, before)
+    deep = nn.Sequential(nn.Linear(1, 4), HomotopyActivation(), nn.Linear(4, 1))
+    deep[1].s.requires_grad_()
+    with pytest.raises(ValueError, match=r"net\[1\]\.s = torch\.nn\.Parameter\(net\[1\]\.s\) makes it one"):
+        fit(deep, x, y[:, None], s=1.0, steps=2, engine=engine)
+    in_optimizer = lambda parameters, lr: torch.optim.SGD([*parameters, deep[1].s], lr=lr)  # noqa: E731
+    fit(deep, x, y[:, None], s=1.0, steps=2, engine=engine, optimizer=in_optimizer)
+    assert float(deep[1].s.detach()) != 1.0
 
 
 def test_inference_mode_is_named_before_autograd_stumbles_over_it() -> None:

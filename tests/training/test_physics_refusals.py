@@ -106,6 +106,40 @@ def test_bad_terms(arguments: dict[str, Any], error: type[Exception], match: str
         Term(**{"points": POINTS, "loss": square, **arguments})
 
 
+def test_an_unknown_that_nobody_trains_is_an_error_before_the_first_update() -> None:
+    """In a closure it would get gradients and stay as it was."""
+    net, k = square_net(), nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    equation = hx.Residual(lambda u, x: u.second + k * u.value)
+    before = net.weight.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"fit: loss holds a tensor of shape \(\) that requires grad.*parameters=\[\.\.\.\]"
+    ):
+        fit(net, POINTS, loss=equation, s=1.0, steps=2)
+    assert torch.equal(net.weight, before)
+    assert k.grad is None
+    fit(net, POINTS, loss=equation, s=1.0, steps=2, parameters=[k])
+    assert float(k.detach()) != 2.0
+    plain = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="requires grad and is not trained"):
+        fit(net, POINTS, loss=lambda u, x: (u.second + plain * u.value).square(), s=1.0, steps=2)
+    k.requires_grad_(False)  # known after all
+    fit(net, POINTS, loss=equation, s=1.0, steps=2)
+
+
+def test_a_geometry_is_no_points_and_says_what_draws_from_it() -> None:
+    square = hx.Box([0.0, 0.0], [1.0, 1.0])
+    for region, kind in ((square, "Box"), (square.boundary, "Faces")):
+        with pytest.raises(TypeError, match=rf"got {kind}; give hx\.Sampler\(the {kind}, 1024\)"):
+            fit(square_net(), region, loss=lambda u, x: u.value**2, s=1.0, steps=1)
+
+
+def test_a_list_of_parameters_may_be_a_module() -> None:
+    """nn.ParameterList is both."""
+    k = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    fit(square_net(), POINTS, loss=lambda u, x: (k * u.value) ** 2, parameters=nn.ParameterList([k]), s=1.0, steps=1)
+    assert float(k.detach()) != 2.0
+
+
 def test_targets_or_a_loss_must_be_given() -> None:
     with pytest.raises(TypeError, match="without targets give loss"):
         fit(square_net(), POINTS)

@@ -43,8 +43,8 @@ struct Place {
   bool triangle;        // on the diagonal of a symmetric result
 };
 
-__device__ Place place_of_block(const InfiniteCall& call) {
-  const int64_t columns = (call.n2 + kTile - 1) / kTile, task = blockIdx.x;
+__device__ Place place_of(const InfiniteCall& call, int64_t task) {
+  const int64_t columns = (call.n2 + kTile - 1) / kTile;
   int64_t row, column;
   if (call.same) {  // rows of columns, columns - 1, ... tiles
     const double twice = double(2 * columns + 1);
@@ -57,6 +57,14 @@ __device__ Place place_of_block(const InfiniteCall& call) {
     row = task / columns, column = task - row * columns;
   }
   return {row * kTile, column * kTile, call.same && row == column};
+}
+
+// In shared memory: it lives as long as the block, and in registers some kernels would spill.
+__device__ const Place& place_of_block(const InfiniteCall& call) {
+  __shared__ Place place;
+  if (threadIdx.x == 0) place = place_of(call, blockIdx.x);
+  __syncthreads();
+  return place;
 }
 
 __device__ int row_of(int entry) {
@@ -159,11 +167,12 @@ __device__ void write(const InfiniteCall& call, const Place& place, int64_t at, 
   }
 }
 
+// As many blocks of a multiprocessor as its registers hold without a spill: a mixture's loops want more of them.
 template <typename Pairs>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Pairs::kMixture ? 3 : 4)
     shallow_kernel(const __grid_constant__ InfiniteCall call, const __grid_constant__ Widths widths) {
   const Memory memory = memory_of_block();
-  const Place place = place_of_block(call);
+  const Place& place = place_of_block(call);
   const int tid = int(threadIdx.x), column = tid % kTile;
   load_links(call, place, memory);
   __syncthreads();
@@ -207,7 +216,7 @@ template <typename Pairs>
 __global__ void __launch_bounds__(kThreads)
     deep_kernel(const __grid_constant__ InfiniteCall call, const __grid_constant__ Widths widths) {
   const Memory memory = memory_of_block();
-  const Place place = place_of_block(call);
+  const Place& place = place_of_block(call);
   const int column = int(threadIdx.x) % kTile;
   load_links(call, place, memory);
   __syncthreads();
