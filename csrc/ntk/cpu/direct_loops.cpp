@@ -202,7 +202,7 @@ void respond_as(Homotopy<float> h, const double* z, int count, float* values, fl
       slopes[i] = z[i] > 0.0 ? 1.0f : h.linear;
     }
   } else {
-    for_each_in_lanes<Base>(narrow, n, [=](int i, auto at) {
+    for_each_in_lanes<Base>(narrow, n, [=](int i, auto at) __attribute__((always_inline)) {
       store(values + i, homotopy_value<Base>(at, h));
       store(slopes + i, homotopy_slope<Base>(at, h));
     });
