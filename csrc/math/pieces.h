@@ -1,5 +1,5 @@
-// Written by pieces.py. Of a in [0, 15): entry i serves a + 1 in a quarter of an octave, i the last two bits
-// of its exponent and the first two of its fraction.
+// Written by pieces.py. Of a in [0, 15): entry i serves a + 1 in a quarter of an octave, i the last two
+// bits of its exponent and the first two of its fraction.
 #pragma once
 
 namespace hrta {

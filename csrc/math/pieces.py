@@ -52,8 +52,8 @@ def print_normal() -> None:
 def main() -> None:
     intervals = [interval(number) for number in range(16)]
     centres = [(low + high) / 2 for low, high in intervals]
-    print("// Written by pieces.py. Of a in [0, 15): entry i serves a + 1 in a quarter of an octave, i the last two bits")
-    print("// of its exponent and the first two of its fraction.")
+    print("// Written by pieces.py. Of a in [0, 15): entry i serves a + 1 in a quarter of an octave, i the last two")
+    print("// bits of its exponent and the first two of its fraction.")
     print("#pragma once\n")
     print("namespace hrta {\ninline namespace HRTA_SIMD_LEVEL {\n")
     print(f"// sum_d coefficient[d] (a - centre)^d, d <= {DEGREE}.\nstruct alignas(64) Pieces {{")
@@ -61,7 +61,7 @@ def main() -> None:
     print(f"alignas(64) constexpr float kPieceCentres[16] = {row(centres)};\n")
     for name, formula, function in PIECES:
         found = [
-            interpolate(lambda u, c=c: function(c + u), low - c, high - c, DEGREE)
+            interpolate(lambda u, c=c, function=function: function(c + u), low - c, high - c, DEGREE)
             for (low, high), c in zip(intervals, centres, strict=True)
         ]
         print(f"// {formula}, relative error {mp.nstr(max(error for _, error in found), 2)}")
