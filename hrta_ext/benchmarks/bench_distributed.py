@@ -238,7 +238,7 @@ def main() -> None:
     print(format_table(columns, shown))
     if arguments.out is not None:
         told = [{k: v for k, v in asdict(case).items() if k != "make"} for case in cases]
-        save(json_path(Path(arguments.out), "distributed"), "distributed", info, cases=told, results=rows)
+        save(json_path(Path(arguments.out), "distributed"), "distributed", info, inputs=told, results=rows)
 
 
 if __name__ == "__main__":
