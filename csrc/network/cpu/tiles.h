@@ -10,6 +10,7 @@
 #include "network/cpu/block.h"
 #include "network/cpu/relu.h"
 #include "network/cpu/relu2.h"
+#include "simd/denormals.h"
 #include "simd/lanes.h"
 
 namespace hrta {
@@ -80,6 +81,7 @@ void add_outer(const T* factors, int count, const T* rows, int features, T* sums
 
 template <typename Base, Quantity kQuantity, typename T>
 void evaluate(const T* z, T* y, int n, Homotopy<T> h) {
+  const FlushDenormals flush;
   for_each_in_lanes<Base>(z, n, [=](int i, auto at) { store(y + i, homotopy_quantity<Base, kQuantity>(at, h)); });
 }
 
@@ -95,6 +97,7 @@ void evaluate_tile(const T* z, T* y, int n, Homotopy<T> h) {
 // Value, slope and, if asked for, curvature in one loop: they share their exponential.
 template <typename Base, bool kWithCurvature, typename T>
 void evaluate_together(const T* z, T* value, T* slope, T* curvature, int n, Homotopy<T> h) {
+  const FlushDenormals flush;
   for_each_in_lanes<Base>(z, n, [=](int i, auto at) {
     store(value + i, homotopy_value<Base>(at, h));
     store(slope + i, homotopy_slope<Base>(at, h));

@@ -75,8 +75,8 @@ inline void end() {
 // Of AmxLoops (amx_rows.cpp).
 void largest_of(const float* rows, int64_t D, int64_t count, float* largest);
 void pack_samples(const float* rows, int64_t D, int count, int8_t* digits, double* scale, float* largest);
-void tile_preactivations(const DigitSamples& samples, const float* rows, int count, double* z, float* largest,
-                         int32_t* levels);
+void tile_preactivations(const DigitSamples& samples, const float* rows, int count, int z_rows, double* z,
+                         float* largest, int32_t* levels);
 
 }  // namespace cpu
 }  // namespace hrta

@@ -155,13 +155,13 @@ void pack_samples(const float* rows, int64_t D, int count, int8_t* digits, doubl
   }
 }
 
-void tile_preactivations(const DigitSamples& samples, const float* rows, int count, double* z, float* largest,
-                         int32_t* levels) {
+void tile_preactivations(const DigitSamples& samples, const float* rows, int count, int z_rows, double* z,
+                         float* largest, int32_t* levels) {
   constexpr int64_t kLevels = kRowDigits * kGroup * kGroup;
   const int64_t D = samples.D, steps = (D + kStep - 1) / kStep;
   const int tiles = (count + kGroup - 1) / kGroup;
   alignas(64) int8_t left[kSlab * kStepBytes];
-  Scale scales[kRun];
+  Scale scales[kMostRows];
   largest_of(rows, D, count, largest);
   for (int k = 0; k < count; ++k) scales[k] = Scale(largest[k]);
   begin();
@@ -174,7 +174,7 @@ void tile_preactivations(const DigitSamples& samples, const float* rows, int cou
       for (int g = 0; g < samples.groups; ++g) {
         int32_t* at = levels + (steps > kSlab ? tile * samples.groups + g : 0) * kLevels;
         multiply(left, samples.digits + (g * steps + slab) * kStepBytes, some, slab == 0, at);
-        if (last) combine(at, scales + row, samples.scale + g * kGroup, z + (g * kRun + row) * kGroup);
+        if (last) combine(at, scales + row, samples.scale + g * kGroup, z + (g * z_rows + row) * kGroup);
       }
     }
   }

@@ -31,6 +31,7 @@ namespace {
 constexpr int64_t kPanelGroups = 12;  // of samples: operands of two panels and their part of a product fit the caches
 constexpr int64_t kPanel = kPanelGroups * kGroup;
 constexpr int kBlock = 192, kTileBlock = 384;  // neurons of an operand, by vectors and on matrix tiles
+static_assert(kMostRows % kRun == 0 && kPanel % kMostRows == 0);
 static_assert(kBlock % kRun == 0 && kTileBlock % kRun == 0 && kTileBlock % kTileNeurons == 0);
 
 // One product's operand for one block of neurons: floats, or their digits for matrix tiles.
@@ -137,29 +138,30 @@ class Direct {
     const int64_t first = panel * kPanelGroups, D = call_.D;
     const int groups = int(std::min(kPanelGroups, groups_ - first)), count = count_of(block);
     const bool tiles = amx_ != nullptr;
-    const Buffer<double> z(int64_t(groups) * kRun * kGroup);
+    const int stretch = preactivations_.rows();
+    const Buffer<double> z(int64_t(groups) * stretch * kGroup);
     std::vector<float> squares(size_t(preactivations_.square_count()), 0.0f);
-    double square[kRun], total = 0.0, peak = 0.0;
+    double square[kMostRows], total = 0.0, peak = 0.0;
     std::fill_n(slot.scales.begin() + first, groups, Scales{});
     const Buffer<float> own(tiles ? 2 * groups * int64_t(kTileBlock) * kGroup : 0);
     const int64_t size = block_ * kGroup;
     float* values = tiles ? own.at(0) : slot.values.numbers.at(first * size);
     float* slopes = tiles ? own.at(groups * size) : slot.slopes.numbers.at(first * size);
-    for (int begin = 0; begin < count; begin += kRun) {
-      const int run = std::min(kRun, count - begin);
-      const int64_t neuron = block * block_ + begin;
-      const float* rows = call_.weight + neuron * D;
-      preactivations_.form(first, groups, rows, run, z.at(0), square, squares.data());
-      for (int k = 0; k < run; ++k) {
+    for (int begin = 0; begin < count; begin += stretch) {
+      const int some = std::min(stretch, count - begin);
+      preactivations_.form(first, groups, call_.weight + (block * block_ + begin) * D, some, z.at(0), square,
+                           squares.data());
+      for (int k = 0; k < some; ++k) {
         total += square[k];
         peak = std::max(peak, square[k]);
       }
-      for (int g = 0; g < groups; ++g) {
-        double* of_group = z.at(g * kRun * kGroup);
-        const int64_t at = g * size + begin * kGroup;
+      for (int64_t task = 0; task < groups * ceil_div(some, kRun); ++task) {
+        const int g = int(task % groups), from = int(task / groups) * kRun, run = std::min(kRun, some - from);
+        const int64_t neuron = block * block_ + begin + from, at = g * size + (begin + from) * kGroup;
+        double* of_group = z.at((int64_t(g) * stretch + from) * kGroup);
         if (call_.base == kRelu || class_.exact) {
-          preactivations_.repair(first + g, rows, square, run, class_.exact ? double(class_.exact->within) : -1.0,
-                                 of_group);
+          preactivations_.repair(first + g, call_.weight + neuron * D, square + from, run,
+                                 class_.exact ? double(class_.exact->within) : -1.0, of_group);
         }
         loops_.respond(call_.base, call_.s, of_group, call_.output_weight + neuron, run, class_.window(), values + at,
                        slopes + at, slot.scales[size_t(first + g)]);
@@ -286,8 +288,9 @@ class Direct {
         if (!products_) std::fill_n(value, 2 * kPanel * kPanel, 0.0);
         for (int64_t i = 0; i < blocks; ++i) multiply(first + i, slots[size_t(i)]->values, row, column, value, stride);
         for (int64_t i = 0; i < blocks; ++i) multiply(first + i, slots[size_t(i)]->slopes, row, column, slope, stride);
-        for (int64_t i = 0; !products_ && i < kPanel && row * kPanel + i < n; i += kRun) {
-          write(row * kPanel + i, column, value + i * kPanel, slope + i * kPanel, kPanel);
+        const int64_t stretch = preactivations_.rows();
+        for (int64_t i = 0; !products_ && i < kPanel && row * kPanel + i < n; i += stretch) {
+          write(row * kPanel + i, stretch, column, value + i * kPanel, slope + i * kPanel, kPanel);
         }
       });
     }
@@ -324,29 +327,34 @@ class Direct {
   // Both matrices, where the sums of all are in products_.
   void write() const {
     const int64_t n = call_.n, panels = ceil_div(groups_, kPanelGroups);
+    const int64_t stretch = n <= kPanel ? kRun : preactivations_.rows();
     for_each_task(
-        ceil_div(n, kRun) * panels, parallel_for_,
+        ceil_div(n, stretch) * panels, parallel_for_,
         [&](int64_t task) {
-          const int64_t row = task / panels * kRun, panel = task % panels, at = row * n + panel * kPanel;
-          write(row, panel, products_->value + at, products_->slope + at, n);
+          const int64_t row = task / panels * stretch, panel = task % panels, at = row * n + panel * kPanel;
+          write(row, stretch, panel, products_->value + at, products_->slope + at, n);
         },
         small_);
   }
 
-  // kRun rows of a panel, from the inner products of the samples, formed as z is.
-  void write(int64_t row, int64_t panel, const double* value, const double* slope, int64_t stride) const {
+  // Some rows of a panel, as many as form takes at most, from the inner products of the samples, formed as z is.
+  void write(int64_t row, int64_t count, int64_t panel, const double* value, const double* slope,
+             int64_t stride) const {
     const int64_t begin = panel * kPanelGroups, first = std::max(begin, row / kGroup);
-    const int64_t end = std::min(begin + kPanelGroups, groups_), rows = std::min<int64_t>(kRun, call_.n - row);
+    const int64_t end = std::min(begin + kPanelGroups, groups_), rows = std::min(count, call_.n - row);
     if (first >= end) return;
-    const Buffer<double> inner((end - first) * kRun * kGroup);
+    const int64_t inner_rows = preactivations_.rows();
+    const Buffer<double> inner((end - first) * inner_rows * kGroup);
     std::vector<float> squares(size_t(preactivations_.square_count()), 0.0f);
-    double square[kRun];
+    double square[kMostRows];
     preactivations_.form(first, int(end - first), call_.x + row * call_.D, int(rows), inner.at(0), square,
                          squares.data());
-    for (int64_t group = first; group < end; ++group) {
-      const int64_t at = (group - begin) * kGroup;
-      loops_.finish(call_.n, double(call_.m), row, group, inner.at((group - first) * kRun * kGroup), value + at,
-                    slope + at, stride, call_.a, call_.w);
+    for (int64_t i = 0; i < rows; i += kRun) {
+      for (int64_t group = first; group < end; ++group) {
+        const int64_t at = i * stride + (group - begin) * kGroup;
+        loops_.finish(call_.n, double(call_.m), row + i, group, inner.at(((group - first) * inner_rows + i) * kGroup),
+                      value + at, slope + at, stride, call_.a, call_.w);
+      }
     }
   }
 

@@ -2,6 +2,7 @@
 // an inline function of the standard library.
 #include "math/homotopy.h"
 #include "ntk/cpu/direct.h"
+#include "simd/denormals.h"
 #include "simd/lanes.h"
 
 namespace hrta {
@@ -211,6 +212,7 @@ void respond_as(Homotopy<float> h, const double* z, int count, float* values, fl
 
 void respond(int base, double s, const double* z, const float* a, int count, float window, float* values, float* slopes,
              Scales& scales) {
+  const FlushDenormals flush;  // FloatClass sees to it that nothing of account is that small
   float narrow[kRun * kGroup];
   with_base(base,
             [&](auto tag) { respond_as<decltype(tag)>(Homotopy<float>::from(s), z, count, values, slopes, narrow); });
@@ -236,29 +238,27 @@ void respond(int base, double s, const double* z, const float* a, int count, flo
 
 void product(const float* operand, int64_t block, int count, int64_t row, int64_t row_end, int64_t column,
              int64_t column_end, double* out, int64_t stride) {
+  const FlushDenormals flush;
   const int64_t size = block * kGroup;  // of a group
-  for (int64_t k = 0; k < count; k += kTerms) {
-    const int64_t length = least(count - k, kTerms);
-    for (int64_t j = column; j < column_end; j += kTileSamples) {
-      const int64_t columns = least(column_end - j, kTileSamples);
-      const float* right = operand + (j / kGroup) * size + k * kGroup;
-      for (int64_t i = row; i < least(row_end, j + columns); i += kTileRows) {
-        const int64_t rows = least(row_end - i, kTileRows);
+  for (int64_t j = column; j < column_end; j += kTileSamples) {
+    const int64_t columns = least(column_end - j, kTileSamples);
+    const float* right = operand + (j / kGroup) * size;
+    for (int64_t i = row; i < least(row_end, j + columns); i += kTileRows) {
+      const int64_t rows = least(row_end - i, kTileRows);
+      double* to = out + (i - row) * stride + (j - column);
+      const bool whole = rows == kTileRows && columns == kTileSamples && i + rows <= j + 1;
+      double tile[kTileRows][kTileSamples] = {};
+      for (int64_t k = 0; k < count; k += kTerms) {
         const float* left[kTileRows];
         for (int64_t r = 0; r < kTileRows; ++r) {
           const int64_t at = least(i + r, row_end - 1);  // the last one more than once
           left[r] = operand + (at / kGroup) * size + k * kGroup + at % kGroup;
         }
-        double* to = out + (i - row) * stride + (j - column);
-        if (rows == kTileRows && columns == kTileSamples && i + rows <= j + 1) {
-          add_chains<kGroup>(columns, left, right, size, length, to, stride, kGroup);
-          continue;
-        }
-        double tile[kTileRows][kTileSamples] = {};
-        add_chains<kGroup>(columns, left, right, size, length, tile[0], kTileSamples, kGroup);
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t c = i + r > j ? i + r - j : 0; c < columns; ++c) to[r * stride + c] += tile[r][c];
-        }
+        add_chains<kGroup>(columns, left, right + k * kGroup, size, least(count - k, kTerms), whole ? to : tile[0],
+                           whole ? stride : kTileSamples, kGroup);
+      }
+      for (int64_t r = 0; !whole && r < rows; ++r) {
+        for (int64_t c = i + r > j ? i + r - j : 0; c < columns; ++c) to[r * stride + c] += tile[r][c];
       }
     }
   }

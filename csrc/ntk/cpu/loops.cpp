@@ -4,6 +4,7 @@
 
 #include "math/homotopy.h"
 #include "math/normals.h"
+#include "simd/denormals.h"
 #include "simd/lanes.h"
 
 namespace hrta {
@@ -107,6 +108,7 @@ void values_and_slopes(const double* z, const double* a, int count, T* values, T
 
 template <typename T>
 void values_and_slopes_of(int base, const double* z, const double* a, int count, T* values, T* slopes) {
+  const FlushDenormals flush;
   with_base(base, [&](auto tag) { values_and_slopes<decltype(tag)>(z, a, count, values, slopes); });
 }
 

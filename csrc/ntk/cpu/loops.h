@@ -77,6 +77,7 @@ constexpr int kRowDigits = 4;
 constexpr int64_t kRowFeatures = (1 << 15) - 1;
 constexpr double kRowsBound = 1.02 * 0x1p-28, kRowsVariance = 0x1.1p-61;
 constexpr float kLeastLargest = 0x1p-96f;
+constexpr int kMostRows = 192;  // at a time, for which the digits of many features are read once
 
 // Some groups of samples.
 struct DigitSamples {
@@ -111,10 +112,10 @@ struct AmxLoops {
   // One group of DigitSamples, of `count` rows (count, D), and their `largest`.
   void (*pack_samples)(const float* rows, int64_t D, int count, int8_t* digits, double* scale, float* largest);
 
-  // z (groups, kRun, kGroup) of rows (count, D), at most kRun, and their `largest` (count). Scratch: levels (groups,
-  // kRun, kRowDigits, kGroup).
-  void (*preactivations)(const DigitSamples& samples, const float* rows, int count, double* z, float* largest,
-                         int32_t* levels);
+  // z (groups, z_rows, kGroup) of rows (count, D), at most z_rows, a multiple of 16 up to kMostRows, and their `largest`
+  // (count). Scratch: levels (groups, z_rows, kRowDigits, kGroup).
+  void (*preactivations)(const DigitSamples& samples, const float* rows, int count, int z_rows, double* z,
+                         float* largest, int32_t* levels);
 };
 
 }  // namespace cpu

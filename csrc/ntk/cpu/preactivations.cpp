@@ -39,11 +39,12 @@ void Preactivations::form(int64_t first, int groups, const float* rows, int coun
                           float* squares) const {
   if (!by_digits_) return loops_.preactivations(samples_, first, groups, rows, count, z, square, squares);
   const int some = int(std::clamp<int64_t>(ceil_div(call_.n, kGroup) - first, 0, groups));
-  const int64_t size = int64_t(kRun) * kGroup;
+  const int z_rows = this->rows();
+  const int64_t size = int64_t(z_rows) * kGroup;
   const Buffer<int32_t> levels(groups * size * kRowDigits);
-  float largest[kRun];
+  float largest[kMostRows];
   amx_->preactivations({call_.D, some, digits_.at(first * digit_bytes(call_.D)), scale_.at(first * kGroup)}, rows,
-                       count, z, largest, levels.get());
+                       count, z_rows, z, largest, levels.get());
   std::fill_n(z + some * size, (groups - some) * size, 0.0);
   for (int k = 0; k < count; ++k) square[k] = double(largest[k]) * double(largest[k]);
 }

@@ -29,8 +29,11 @@ class Preactivations {
   // Numbers in `squares` of form.
   int64_t square_count() const { return by_digits_ ? 0 : call_.D; }
 
-  // z (groups, kRun, kGroup) of `count` rows (count, D), at most kRun, and the groups from `first` on. In passing
-  // square (kRun), from which repair bounds errors, not finite where a row is not; and squares += w_k o w_k.
+  // Rows that form takes at a time, a multiple of kRun.
+  int rows() const { return by_digits_ && call_.D > kLongRow ? kMostRows : kRun; }
+
+  // z (groups, rows(), kGroup) of `count` rows (count, D), at most rows(), and the groups from `first` on. In passing
+  // square (count), from which repair bounds errors, not finite where a row is not; and squares += w_k o w_k.
   void form(int64_t first, int groups, const float* rows, int count, double* z, double* square, float* squares) const;
 
   // As DirectLoops::repair.
@@ -48,6 +51,7 @@ class Preactivations {
 
  private:
   static constexpr double kDigitShare = 0x1p-49;
+  static constexpr int64_t kLongRow = 512;  // features: the digits of a panel's samples leave the second cache
 
   std::vector<double> weighted(const std::vector<double>& squares) const;
   bool is_zero(int64_t i) const;
