@@ -26,7 +26,7 @@ Preactivations::Preactivations(const GramDirect& call, int64_t groups, const Flo
       small_(small),
       groups_(groups),
       by_digits_(amx_ != nullptr && call.D >= kDigitFeatures && call.D <= kRowFeatures &&
-                 (call.n > kFewSamples || chains.can_be_exact())),
+                 (call.n > kFewSamples || (chains.can_be_exact() && call.D < kLongRow))),
       norm_(size_t(groups * kGroup), 0.0) {
   if (by_digits_) pack_digits();
   if (by_digits_ || chains.can_be_exact()) expect(chains);
