@@ -5,6 +5,7 @@
 
 #include "activation/cpu/half_bases.h"
 #include "activation/cpu/loops.h"
+#include "activation/cpu/relu_mask.h"
 #include "math/homotopy.h"
 
 namespace hrta {
@@ -217,12 +218,16 @@ HRTA_INLINE LaneBits bit_of_lane() {
   return bits;
 }
 
+// As relu_and_word of relu_mask.h.
 template <typename Stored>
-HRTA_INLINE void mask_step(const Stored* x, Stored* y, uint8_t* mask, const Parameter& h) {
-  const Two z = load_two(x);
-  const uint32_t bits = positive_bits(z.a) | positive_bits(z.b) << kLanes<float>;
-  store_two(y, {cpu_half::rectifier_line(z.a, h), cpu_half::rectifier_line(z.b, h)});
-  __builtin_memcpy(mask, &bits, kStep / 8);
+HRTA_INLINE uint64_t mask_word(const Stored* x, Stored* y, const Parameter& h) {
+  uint64_t word = 0;
+  for (int i = 0; i < kMaskWord; i += kStep) {
+    const Two z = load_two(x + i);
+    word |= uint64_t(positive_bits(z.a) | positive_bits(z.b) << kLanes<float>) << i;
+    store_two(y + i, {cpu_half::rectifier_line(z.a, h), cpu_half::rectifier_line(z.b, h)});
+  }
+  return word;
 }
 
 template <typename Stored>
@@ -232,14 +237,16 @@ void mask_forward_range(const ReluMaskCall& call, int64_t begin, int64_t end) {
   const Stored* x = static_cast<const Stored*>(call.input);
   Stored* y = static_cast<Stored*>(call.output);
   int64_t i = begin;
-  for (; i + kStep <= end; i += kStep) mask_step(x + i, y + i, call.mask + i / 8, h);
+  for (; i + kMaskWord <= end; i += kMaskWord) {
+    const uint64_t word = mask_word(x + i, y + i, h);
+    __builtin_memcpy(call.mask + i / 8, &word, sizeof(word));
+  }
   if (i == end) return;
-  Stored rest[kStep] = {};
-  uint8_t mask[kStep / 8];
+  Stored rest[kMaskWord] = {};
   copy(rest, x + i, end - i);
-  mask_step(rest, rest, mask, h);
+  const uint64_t word = mask_word(rest, rest, h);
   copy(y + i, rest, end - i);
-  copy(call.mask + i / 8, mask, (end - i + 7) / 8);
+  __builtin_memcpy(call.mask + i / 8, &word, size_t(end - i + 7) / 8);
 }
 
 template <typename Stored>

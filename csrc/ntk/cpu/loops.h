@@ -112,8 +112,8 @@ struct AmxLoops {
   // One group of DigitSamples, of `count` rows (count, D), and their `largest`.
   void (*pack_samples)(const float* rows, int64_t D, int count, int8_t* digits, double* scale, float* largest);
 
-  // z (groups, z_rows, kGroup) of rows (count, D), at most z_rows, a multiple of 16 up to kMostRows, and their `largest`
-  // (count). Scratch: levels (groups, z_rows, kRowDigits, kGroup).
+  // z (groups, z_rows, kGroup) of rows (count, D), at most z_rows, a multiple of 16 up to kMostRows, and their
+  // `largest` (count). Scratch: levels (groups, z_rows, kRowDigits, kGroup).
   void (*preactivations)(const DigitSamples& samples, const float* rows, int count, int z_rows, double* z,
                          float* largest, int32_t* levels);
 };
