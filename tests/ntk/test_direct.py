@@ -293,3 +293,16 @@ def test_a_gpus_chunks_give_the_same_bits_for_any_budget(
     assert len({one.product for one in cuts}) == 1 < len({one.evaluation for one in cuts})
     for got, true in zip(results[0][-2:], dense(*tensors, 0.7, "gelu"), strict=True):
         assert relative_error(got, true) <= 1e-6
+
+
+@needs_kernels
+@pytest.mark.parametrize("base", ["tanh", "gelu"])
+def test_denormal_tails_are_zero_in_the_sums_alone(base: str) -> None:
+    """Kernels that sum over neurons flush denormal numbers; what their threads compute afterwards still has them."""
+    x, weight, output_weight = problem(40, 500, 128, dtype=torch.float32)
+    tensors = 16.0 * x, weight, output_weight  # |z| up to 60: slopes down to exp(-120)
+    tiny = torch.full((1 << 20,), 2.0**-130)
+    check(tensors, 0.7, base)
+    hx.gram_path(*tensors, base=base)(0.7)
+    hx.two_layer(*tensors, 0.7, base=base)
+    assert torch.equal(tiny * 0.5, torch.full_like(tiny, 2.0**-131))

@@ -30,14 +30,9 @@ namespace {
 
 constexpr int64_t kPanelGroups = 12;  // of samples: operands of two panels and their part of a product fit the caches
 constexpr int64_t kPanel = kPanelGroups * kGroup;
-constexpr int kBlock = 192, kTileBlock = 384;  // neurons of an operand at most, by vectors and on matrix tiles
+constexpr int kBlock = 192, kTileBlock = 384;  // neurons of an operand, by vectors and on matrix tiles
 static_assert(kMostRows % kRun == 0 && kPanel % kMostRows == 0);
 static_assert(kBlock % kRun == 0 && kTileBlock % kRun == 0 && kTileBlock % kTileNeurons == 0);
-
-// Neurons of a block, a multiple of `unit`, so that few blocks, shared by two or four threads, are a like number.
-int64_t even_block(int64_t m, int64_t most, int64_t unit) {
-  return ceil_div(ceil_div(m, 4 * ceil_div(m, 4 * most)), unit) * unit;
-}
 
 // One product's operand for one block of neurons: floats, or their digits for matrix tiles.
 struct Operand {
@@ -98,7 +93,7 @@ class Direct {
         loops_(direct_loops()),
         amx_(call.n > kFewSamples ? amx_loops() : nullptr),
         groups_(amx_ == nullptr ? ceil_div(call.n, kGroup) : 2 * ceil_div(call.n, kProductTile)),
-        block_(amx_ == nullptr ? even_block(call.m, kBlock, kGroup) : even_block(call.m, kTileBlock, kTileNeurons)),
+        block_(amx_ == nullptr ? kBlock : kTileBlock),
         blocks_(ceil_div(call.m, block_)),
         small_(double(call.n) * double(call.m) * double(call.D + call.n) < 0x1p20),
         class_{call.base, call.s, double(call.m)},
