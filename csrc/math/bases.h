@@ -176,6 +176,13 @@ HRTA_INLINE LogisticPair<T> logistic_pair(T x) {
   return pair;
 }
 
+template <typename T>
+HRTA_INLINE T silu_slope(T x) {
+  LogisticPair<T> pair = logistic_pair<false>(x);
+  T below = pair.below * multiply_add(-pair.a, pair.above, T(1));
+  return where(x > T(0), T(1) - below, below);
+}
+
 // x / (1 + exp(-x)). Its tail is -a / (1 + exp(a)) at a = |x|.
 struct Silu {
   static constexpr Growth kGrowth = Growth::kRectifier;
@@ -192,9 +199,7 @@ struct Silu {
   }
   template <typename T>
   static HRTA_INLINE T slope(T x) {
-    LogisticPair<T> pair = logistic_pair<false>(x);
-    T below = pair.below * multiply_add(-pair.a, pair.above, T(1));
-    return where(x > T(0), T(1) - below, below);
+    return silu_slope(x);
   }
   template <typename T>
   static HRTA_INLINE T curvature(T x) {  // even in x
@@ -358,11 +363,18 @@ HRTA_INLINE auto with_base(int base, const Body& body) {
   __builtin_unreachable();
 }
 
+template <typename T>
+HRTA_INLINE T plain_silu(T x) {
+  return at_least(x, T(0)) + Silu::plain_tail(x);
+}
+
 // sigma(x), as homotopy_value at s = 1 but for an ulp or two.
 template <typename Base, typename T>
 HRTA_INLINE T base_value(T x) {
   if constexpr (std::is_same_v<Base, Gelu>) {
     return plain_gelu(x, Gelu::distance(x));
+  } else if constexpr (std::is_same_v<Base, Silu>) {
+    return plain_silu(x);
   } else if constexpr (Base::kGrowth == Growth::kRectifier) {
     return at_least(x, T(0)) + Base::plain_tail(x);
   } else {

@@ -66,8 +66,7 @@ HRTA_OF_LANES(Lanes, multiply_add(HRTA_LANES a, HRTA_LANES b, HRTA_LANES c), fus
 HRTA_OF_LANES(Lanes, at_most(HRTA_LANES x, HRTA_LANES bound), least(bound.v[k], x.v[k]))
 HRTA_OF_LANES(Lanes, at_least(HRTA_LANES x, HRTA_LANES bound), greatest(bound.v[k], x.v[k]))
 HRTA_OF_LANES(Lanes, absolute(HRTA_LANES x), with_bits<T>(bits_of<T>(x.v[k]) & ~kSignBit<T>))
-HRTA_OF_LANES(Lanes, with_sign(HRTA_LANES x, HRTA_LANES y),
-              with_bits<T>((bits_of<T>(x.v[k]) & ~kSignBit<T>) | (bits_of<T>(y.v[k]) & kSignBit<T>)))
+HRTA_OF_LANES(Lanes, with_sign(HRTA_LANES x, HRTA_LANES y), signed_as(x.v[k], y.v[k]))
 HRTA_OF_LANES(Lanes, power_of_two(HRTA_LANES shifted, BitsOf<T> biased_exponent),
               with_bits<T>((bits_of<T>(shifted.v[k]) + biased_exponent) << (sizeof(T) == 4 ? 23 : 52)))
 #if defined(__AVX512F__)
@@ -78,9 +77,30 @@ HRTA_OF_LANES(Lanes, scaled(HRTA_LANES x, HRTA_LANES n), times_power_of_two(x.v[
 #undef HRTA_LANES
 #undef HRTA_OF_LANES
 
+// Whether some functions of T have tables in registers below.
+template <typename T>
+constexpr bool kTablesOf = kVectorBytes == 64 && sizeof(T) == 4;
+
 // Of numbers, which the functions above would hide.
 using hrta::absolute;
+using hrta::divided;
 using hrta::multiply_add;
+
+// coefficient[0] + coefficient[1] x + ..., even and odd powers of all but the first side by side: half the latency of
+// one chain, and no more rounding at the end.
+template <typename T, int kRegisters, int kCount>
+HRTA_INLINE Lanes<T, kRegisters> polynomial(const T (&coefficient)[kCount], Lanes<T, kRegisters> x) {
+  using V = Lanes<T, kRegisters>;
+  const V square = x * x;
+  V last(coefficient[kCount - 1]), before(coefficient[kCount - 2]);
+  for (int d = kCount - 3; d >= 2; d -= 2) {
+    last = multiply_add(last, square, V(coefficient[d]));
+    before = multiply_add(before, square, V(coefficient[d - 1]));
+  }
+  const V rest = kCount % 2 != 0 ? multiply_add(last, x, before)
+                                 : multiply_add(before, x, multiply_add(last, square, V(coefficient[1])));
+  return multiply_add(rest, x, V(coefficient[0]));
+}
 
 #if defined(__AVX512F__)
 // Functions of math/elementary.h for float, where a register holds a table: no division, which takes as long as eight
@@ -96,23 +116,32 @@ HRTA_INLINE HRTA_FLOATS reciprocal(HRTA_FLOATS d) {
 
 template <int kRegisters>
 HRTA_INLINE HRTA_FLOATS divided(HRTA_FLOATS n, HRTA_FLOATS d) {
-  const HRTA_FLOATS inverse = reciprocal(d), q = n * inverse;
-  return multiply_add(-multiply_add(q, d, -n), inverse, q);  // -0 stays what it is
+  HRTA_FLOATS result;
+  for (int k = 0; k < kRegisters; ++k) result.v[k] = divided(n.v[k], d.v[k]);
+  return result;
 }
 
-// Phi(x) for x > kNormalFirst.
-HRTA_INLINE Vector<float> near_normal(Vector<float> x) {
-  constexpr float kMagic = FloatTraits<float>::kRoundingMagic;
-  constexpr int kDegree = sizeof(kNormalPieces) / sizeof(kNormalPieces[0]) - 1;
-  const Vector<float> at = least(broadcast(kNormalLast), x);
-  const Vector<float> shifted = fused(at, broadcast(1.0f / kNormalWidth), broadcast(kMagic));
-  const Vector<float> u = fused(shifted - kMagic, broadcast(-kNormalWidth), at);
-  const auto of = [entry = __m512i(shifted)](const float* table) __attribute__((always_inline)) {
-    return Vector<float>(_mm512_permutex2var_ps(_mm512_load_ps(table), entry, _mm512_load_ps(table + 16)));
-  };
-  Vector<float> sum = of(kNormalPieces[kDegree]);
-  for (int d = kDegree - 1; d >= 0; --d) sum = fused(sum, u, of(kNormalPieces[d]));
+// Entry by entry; of an entry the last five bits count.
+HRTA_INLINE Vector<float> entry_of(const float (&table)[32], __m512i entry) {
+  return Vector<float>(_mm512_permutex2var_ps(_mm512_load_ps(table), entry, _mm512_load_ps(table + 16)));
+}
+
+// The polynomial of each lane's entry, a row for each power of u.
+template <int kRows>
+HRTA_INLINE Vector<float> piece_at(const float (&rows)[kRows][32], __m512i entry, Vector<float> u) {
+  Vector<float> sum = entry_of(rows[kRows - 1], entry);
+  for (int d = kRows - 2; d >= 0; --d) sum = fused(sum, u, entry_of(rows[d], entry));
   return sum;
+}
+
+// Phi(x) for x > pieces.first.
+template <int kDegree>
+HRTA_INLINE Vector<float> near_normal(const NormalPieces<kDegree>& pieces, Vector<float> x) {
+  constexpr float kMagic = FloatTraits<float>::kRoundingMagic;
+  const Vector<float> at = least(broadcast(pieces.last), x);
+  const Vector<float> shifted = fused(at, broadcast(1.0f / pieces.width), broadcast(kMagic));
+  const Vector<float> u = fused(shifted - kMagic, broadcast(-pieces.width), at);
+  return piece_at(pieces.coefficient, __m512i(shifted), u);
 }
 
 // Of 0 <= a < 15, or NaN; beyond it a number.
@@ -133,17 +162,55 @@ HRTA_INLINE HRTA_FLOATS piecewise(const Pieces& pieces, HRTA_FLOATS a) {
   return result;
 }
 
-template <int kRegisters>
-HRTA_INLINE Pair<HRTA_FLOATS> tanh_of(HRTA_FLOATS x) {
-  const HRTA_FLOATS a = at_most(absolute(x), HRTA_FLOATS(10.0f));  // where float has had 1 for long
-  return {with_sign(at_most(a * piecewise(kTanhPieces, a), HRTA_FLOATS(1.0f)), x), HRTA_FLOATS(0.0f)};
+// Of any x; odd, |tanh| <= 1.
+HRTA_INLINE Vector<float> piecewise_tanh(Vector<float> x) {
+  const Vector<float> a = least(broadcast(kTanhLast), with_bits<float>(bits_of<float>(x) & ~kSignBit<float>));
+  const __m512i entry = _mm512_srli_epi32(__m512i(a + kTanhShift), 20);
+  return signed_as(piece_at(kTanhPieces, entry, a - entry_of(kTanhCentres, entry)), x);
 }
 
 template <int kRegisters>
-HRTA_INLINE HRTA_FLOATS tanh_slope(HRTA_FLOATS x) {
-  const HRTA_FLOATS a = absolute(x);
-  return times_exp(piecewise(kTanhSlopePieces, at_most(a, HRTA_FLOATS(10.0f))),
-                   exp_of_negative(HRTA_FLOATS(-2.0f) * a));
+HRTA_INLINE Pair<HRTA_FLOATS> tanh_of(HRTA_FLOATS x) {
+  HRTA_FLOATS result;
+  for (int k = 0; k < kRegisters; ++k) result.v[k] = piecewise_tanh(x.v[k]);
+  return {result, HRTA_FLOATS(-0.0f)};  // which adds nothing even to -0
+}
+
+// With exp(-x) = p 2^-n, p of the reduced argument: 1 + exp(-x) = 2^-n d. Nothing overflows; x bounded by where the
+// logistic function is 1, and where x times it is 0.
+template <int kRegisters>
+struct LogisticParts {
+  HRTA_FLOATS p, d, n;
+};
+
+template <int kRegisters>
+HRTA_INLINE LogisticParts<kRegisters> logistic_parts(HRTA_FLOATS bounded) {
+  using Traits = FloatTraits<float>;
+  const HRTA_FLOATS magic(Traits::kRoundingMagic);
+  const HRTA_FLOATS n = multiply_add(bounded, HRTA_FLOATS(Traits::kLog2E), magic) - magic;
+  const HRTA_FLOATS p = polynomial(kExpOfMinus, multiply_add(n, HRTA_FLOATS(-Traits::kLn2Low),
+                                                             multiply_add(n, HRTA_FLOATS(-Traits::kLn2High), bounded)));
+  return {p, p + scaled(HRTA_FLOATS(1.0f), n), n};
+}
+
+constexpr float kLogisticOne = 20.0f;
+
+// x / (1 + exp(-x))
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS plain_silu(HRTA_FLOATS x) {
+  const HRTA_FLOATS above = at_least(x, HRTA_FLOATS(FloatTraits<float>::kExpLowest));
+  const LogisticParts<kRegisters> parts = logistic_parts(at_most(above, HRTA_FLOATS(kLogisticOne)));
+  return scaled(above * reciprocal(parts.d), parts.n);  // infinite x rules out divided()
+}
+
+// l (1 + x (1 - l)), l = 1 / (1 + exp(-x))
+template <int kRegisters>
+HRTA_INLINE HRTA_FLOATS silu_slope(HRTA_FLOATS x) {
+  const HRTA_FLOATS bounded =
+      at_most(at_least(x, HRTA_FLOATS(FloatTraits<float>::kExpLowest)), HRTA_FLOATS(kLogisticOne));
+  const LogisticParts<kRegisters> parts = logistic_parts(bounded);
+  const HRTA_FLOATS inverse = reciprocal(parts.d);
+  return scaled(multiply_add(inverse, bounded * (parts.p * inverse), inverse), parts.n);
 }
 
 template <int kRegisters>
@@ -171,15 +238,28 @@ HRTA_INLINE HRTA_FLOATS plain_gelu(HRTA_FLOATS x, HRTA_FLOATS bounded) {
   HRTA_FLOATS result;
   bool all = true;
   for (int k = 0; k < kRegisters; ++k) {
-    result.v[k] = x.v[k] * near_normal(x.v[k]);
-    all = all && _mm512_cmp_ps_mask(__m512(x.v[k]), _mm512_set1_ps(kNormalFirst), _CMP_NGT_UQ) == 0;
+    result.v[k] = x.v[k] * near_normal(kNormalPieces, x.v[k]);
+    all = all && _mm512_cmp_ps_mask(__m512(x.v[k]), _mm512_set1_ps(kNormalPieces.first), _CMP_NGT_UQ) == 0;
   }
   if (all) return result;
-  return where(x > HRTA_FLOATS(kNormalFirst), result,
+  return where(x > HRTA_FLOATS(kNormalPieces.first), result,
                at_least(x, HRTA_FLOATS(0.0f)) - plain_weighted_normal_tail(bounded));
 }
 #undef HRTA_FLOATS
 #endif
+
+// 4 e / (1 + e)^2 = E / (1 + E/2 + E^2/16), e = exp(-2 |x|), E = 4 e: half the operations of the scalar form. A
+// denormal result is rounded once, since there the divisor is 1.
+template <typename T, int kRegisters>
+HRTA_INLINE Lanes<T, kRegisters> tanh_slope(Lanes<T, kRegisters> x) {
+  using Traits = FloatTraits<T>;
+  using V = Lanes<T, kRegisters>;
+  const V a = at_most(absolute(x), V(T(-0.5) * Traits::kExpLowest)), magic(Traits::kRoundingMagic);
+  const V shifted = multiply_add(a, V(T(-2) * Traits::kLog2E), magic), n = shifted - magic;
+  const V r = multiply_add(n, V(T(0.5) * Traits::kLn2Low), multiply_add(n, V(T(0.5) * Traits::kLn2High), a));
+  const V e = scaled(polynomial(FourExpOfMinusTwice<T>::coefficient, r), scale_of(shifted, n));
+  return divided(e, multiply_add(e, multiply_add(e, V(T(0.0625)), V(T(0.5))), V(T(1))));
+}
 
 // Whether the base's formulas are for lanes, and lanes wide enough to be worth it. Sine has none: its reduction crosses
 // from float to double and to integers.

@@ -89,15 +89,37 @@ HRTA_INLINE V fused(V a, V b, V c) {
 }
 #endif
 
-// 1 / d to an ulp, for d from 1e-30 to 1e30.
+// 1 / d and n / d to an ulp, for d from 1e-30 to 1e30 and finite n.
 #if defined(__AVX512F__)
 HRTA_INLINE Vector<float> reciprocal(Vector<float> d) {
   const Vector<float> guess = Vector<float>(_mm512_rcp14_ps(__m512(d)));
   return fused(fused(-guess, d, broadcast(1.0f)), guess, guess);
 }
+HRTA_INLINE Vector<float> divided(Vector<float> n, Vector<float> d) {
+  const Vector<float> guess = Vector<float>(_mm512_rcp14_ps(__m512(d))), q = n * guess;
+  return fused(-fused(q, d, -n), guess, q);  // -0 stays what it is
+}
 #else
 HRTA_INLINE Vector<float> reciprocal(Vector<float> d) {
   return 1.0f / d;
+}
+#endif
+
+// |x| with the sign of y.
+#if defined(__AVX512F__)
+HRTA_INLINE Vector<float> signed_as(Vector<float> x, Vector<float> y) {  // bit by bit: of the sign bit ? y : x
+  return Vector<float>(_mm512_ternarylogic_epi32(__m512i(x), __m512i(y), _mm512_set1_epi32(int(0x80000000u)), 0xd8));
+}
+HRTA_INLINE Vector<double> signed_as(Vector<double> x, Vector<double> y) {
+  return Vector<double>(
+      _mm512_ternarylogic_epi64(__m512i(x), __m512i(y), _mm512_set1_epi64(int64_t(kSignBit<double>)), 0xd8));
+}
+#else
+HRTA_INLINE Vector<float> signed_as(Vector<float> x, Vector<float> y) {
+  return with_bits<float>((bits_of<float>(x) & ~kSignBit<float>) | (bits_of<float>(y) & kSignBit<float>));
+}
+HRTA_INLINE Vector<double> signed_as(Vector<double> x, Vector<double> y) {
+  return with_bits<double>((bits_of<double>(x) & ~kSignBit<double>) | (bits_of<double>(y) & kSignBit<double>));
 }
 #endif
 

@@ -201,6 +201,28 @@ def test_signed_zeros_pass_through_as_in_torch(device: torch.device) -> None:
         for s in (0.5, 0.3, 0.7):  # 0.3 and 0.7 leave a rest when rounded to float32
             y = hx.homotopy(x, s, base)
             assert torch.signbit(y).tolist() == [True, False], f"{base}, s={s}"
+    for base in ("tanh", "erf"):  # as torch.tanh and torch.erf; s = 1 has loops of its own
+        for dtype in DTYPES:
+            y = hx.homotopy(x.to(dtype), 1.0, base)
+            assert torch.signbit(y).tolist() == [True, False], f"{base}, s=1, {dtype}"
+
+
+def test_tanh_is_odd_and_stays_within_1(device: torch.device) -> None:
+    """Pieces of a table meet at their ends, and the last one ends at 1."""
+    x = torch.cat([every_float32(200_000, seed=3).abs(), torch.linspace(0, 10, 1_000_001)]).to(device)
+    y = hx.homotopy(x, 1.0, "tanh")
+    assert y.max() == 1.0
+    assert torch.equal(y[x >= 9.1], torch.ones_like(y[x >= 9.1]))
+    assert torch.equal(hx.homotopy(-x, 1.0, "tanh"), -y)
+
+
+def test_the_slope_of_tanh_keeps_its_digits_in_the_tail(device: torch.device) -> None:
+    """4 ulp of itself, until denormal numbers end: more than sigma_s' promises, whose ulp is that of s."""
+    x = torch.cat([torch.linspace(0, 55, 500_001), torch.linspace(0, 3, 200_001)])
+    y = hx.homotopy(x.to(device), 1.0, "tanh", order=1).cpu().double()
+    exact = slope(x, "tanh")
+    error = (y - exact).abs() / ulp(exact)
+    assert error.max() <= 4.0, f"{error.max():.2f} ulp at x={x[error.argmax()].item()!r}"
 
 
 @pytest.mark.parametrize("base", BASES)

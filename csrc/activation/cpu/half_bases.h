@@ -74,6 +74,13 @@ HRTA_INLINE V ratio(V n, V d) {
 constexpr float kLog2E = 0x1.715476p0f;
 constexpr float kMagic = 0x1.8p23f;  // adding it rounds to an integer, kept in the low bits
 
+#if defined(__AVX512F__)
+// 2^y, relative error 2^-23.
+HRTA_INLINE V exp2_of(V y) {
+  const V f = V(_mm512_reduce_ps(__m512(y), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));  // y - floor(y)
+  return cpu::times_power_of_two(half_polynomial(kExp2OfFraction, f), y);                 // which takes floor(y)
+}
+#else
 // 2^y for -126 <= y <= 127, relative error 2^-23.
 HRTA_INLINE V exp2_of(V y) {
   const float core[] = {1.000000072e+00f, 6.931469669e-01f, 2.402211974e-01f,
@@ -81,6 +88,7 @@ HRTA_INLINE V exp2_of(V y) {
   const V shifted = y + kMagic, f = y - (shifted - kMagic);
   return V(Bits(half_polynomial(core, f)) + (Bits(shifted) << 23));
 }
+#endif
 
 // s as the arithmetic wants it: of one vector, the same everywhere or one per element.
 struct Parameter {
@@ -132,10 +140,11 @@ template <>
 struct Functions<Gelu> {
   static constexpr bool kServes = true;
 #if defined(__AVX512F__)
-  static HRTA_INLINE V value(V x, const Parameter& h) {  // (1 - s) x + s x Phi(x) where no tail needs its digits
-    const V bound = all(-kNormalFirst), near = fused(h.s, x * cpu::near_normal(x), h.linear * x);
-    if (_mm512_cmp_ps_mask(__m512(magnitude(x)), __m512(bound), _CMP_NLT_UQ) == 0) return near;
-    return magnitude(x) < bound ? near : far_value(x, h);
+  static HRTA_INLINE V value(V x, const Parameter& h) {  // x (1 - s + s Phi(x)) where no tail needs its digits
+    const V first = all(kHalfNormalPieces.first);
+    const V near = x * fused(h.s, cpu::near_normal(kHalfNormalPieces, x), h.linear);
+    if (_mm512_cmp_ps_mask(__m512(x), __m512(first), _CMP_LE_OQ) == 0) return near;
+    return x <= first ? far_value(x, h) : near;
   }
 #else
   static HRTA_INLINE V value(V x, const Parameter& h) { return far_value(x, h); }
@@ -162,12 +171,22 @@ struct Functions<Gelu> {
 template <>
 struct Functions<Silu> {
   static constexpr bool kServes = true;
+#if defined(__AVX512F__)
+  // x (1 - s + s l) with l = 1 / (1 + exp(-x)), here 2^24 times too large, lest it be denormal. s = 1 wants an x that l
+  // brings to nothing.
+  static HRTA_INLINE V value(V x, const Parameter& h) {
+    const V above = keep_above(x, h.linear == V{} ? all(-200.0f) : all(-INFINITY));
+    const V e = exp2_of(keep_below(fused(x, all(-kLog2E), all(-24.0f)), all(125.0f)));
+    return above * fused(0x1p-24f * h.s, reciprocal(e + 0x1p-24f), h.linear);
+  }
+#else
   static HRTA_INLINE V value(V x, const Parameter& h) {  // tail -a e / (1 + e), e = exp(-a), here 2^24 times too large
     const V a = keep_below(magnitude(x), all(100.0f));
     const V e = exp2_of(fused(a, all(-kLog2E), all(24.0f)));
     const V tail = ratio(a * e, fused(e, all(0x1p-24f), all(1.0f)));
     return fused(-0x1p-24f * h.s, tail, rectifier_line(x, h));
   }
+#endif
   static HRTA_INLINE V slope(V x, const Parameter& h) {  // less 1/2 it is odd
     const float numerator[] = {5.000036468e-01f, 2.679864523e-02f, 1.092750991e-03f,
                                4.716602348e-06f, 6.831951369e-10f, 3.989300137e-13f};

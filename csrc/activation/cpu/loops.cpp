@@ -69,7 +69,7 @@ void lanes_block(const Block<T>& block, const OneParameter<T>& parameter) {
     auto y = z;
     if constexpr (kUnit) {
       y = base_value<Base>(z);
-      if constexpr (Base::kGrowth == Growth::kBounded) y = with_sign(y, z);  // odd bases: -0
+      if constexpr (std::is_same_v<Base, Tanh> && !kTablesOf<T>) y = with_sign(y, z);  // -0, which the others keep
     } else {
       y = homotopy_quantity<Base, kQuantity>(z, h);
     }
