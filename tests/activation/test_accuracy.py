@@ -217,12 +217,12 @@ def test_tanh_is_odd_and_stays_within_1(device: torch.device) -> None:
 
 
 def test_the_slope_of_tanh_keeps_its_digits_in_the_tail(device: torch.device) -> None:
-    """4 ulp of itself, until denormal numbers end: more than sigma_s' promises, whose ulp is that of s."""
+    """6 ulp of itself, until denormal numbers end: more than sigma_s' promises, whose ulp is that of s."""
     x = torch.cat([torch.linspace(0, 55, 500_001), torch.linspace(0, 3, 200_001)])
     y = hx.homotopy(x.to(device), 1.0, "tanh", order=1).cpu().double()
     exact = slope(x, "tanh")
     error = (y - exact).abs() / ulp(exact)
-    assert error.max() <= 4.0, f"{error.max():.2f} ulp at x={x[error.argmax()].item()!r}"
+    assert error.max() <= 6.0, f"{error.max():.2f} ulp at x={x[error.argmax()].item()!r}"
 
 
 @pytest.mark.parametrize("base", BASES)
