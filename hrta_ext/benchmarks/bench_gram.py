@@ -361,9 +361,10 @@ def main() -> int:
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
     if arguments.out is not None:
-        path = json_path(arguments.out, "gram_grid" if arguments.grid else "gram", device)
-        found: dict[str, Any] = {"ceilings": {**reached, **rates}, "cases": records, "infinite": infinite}
-        save(path, "gram", info, **({"grid": records} if arguments.grid else found), left_out=left_out)
+        benchmark = "gram_grid" if arguments.grid else "gram"
+        found: dict[str, Any] = {} if arguments.grid else {"ceilings": {**reached, **rates}, "infinite": infinite}
+        path = json_path(arguments.out, benchmark, device)
+        save(path, benchmark, info, **found, cases=records, left_out=left_out)
         print(f"written to {path}")
     return 0
 

@@ -36,6 +36,7 @@ def test_every_benchmark_s_form_is_read(tmp_path) -> None:
         "one": times(1.0), "sixteen": times(2.0),
         "peers": {"naive torch, one s": peer(3.0, 2.0), "naive torch, 16 s": peer(40.0, 50.0)},
     }  # fmt: skip
+    cell = {k: v for k, v in gram.items() if k not in ("dtype", "sixteen")}
     compiled = {
         "network": "MLP, batch 16", "activation": "relu, s = 0.5", "compiled": True,
         "ours": times(1.0), "torch": peer(1.1, 1.0),
@@ -47,6 +48,7 @@ def test_every_benchmark_s_form_is_read(tmp_path) -> None:
         write(tmp_path / "c.json", [compiled], "compile"),
         write(tmp_path / "p.json", [physics], "physics"),
         write(tmp_path / "t.json", [case("n = 10, D = 2, m = 100000 (arcs)", 1.0, {"KeOps": (4.0, None)})], "training"),
+        write(tmp_path / "gg.json", [{**cell, "peers": {"naive torch, one s": peer(3.0, 1.0)}}], "gram_grid"),
     ]
     one, sixteen = read(files[0]).cases
     assert (one.family, sixteen.family) == ("relu, n 100, m 1e5, D 2, one s", "relu, n 100, m 1e5, D 2, 16 s")
@@ -55,7 +57,8 @@ def test_every_benchmark_s_form_is_read(tmp_path) -> None:
     assert found.times.median == 2.0
     assert found.times.quartiles == tuple(statistics.quantiles(physics["ours"], n=4)[::2])
     table = ratios.rows(list(map(read, files)))
-    assert list(table) == ["compile", "training", "gram", "physics"]
+    assert list(table) == ["compile", "training", "gram", "gram_grid", "physics"]
+    assert [(bar.kind, bar.met) for bar in table["gram_grid"]["relu, n 100"]] == [(ratios.EAGER, [True])]
     assert list(table["training"]) == ["n 10, D 2, m 1e5"]
     assert [(bar.kind, bar.met) for bar in table["gram"][sixteen.family]] == [(ratios.EAGER, [False])]
     assert [bar.kind for bar in table["compile"]["MLP, relu, compiled"]] == [ratios.OWN]
