@@ -30,7 +30,7 @@ class Preactivations {
   int64_t square_count() const { return by_digits_ ? 0 : call_.D; }
 
   // Rows that form takes at a time, a multiple of kRun.
-  int rows() const { return by_digits_ && call_.D > kLongRow ? kMostRows : kRun; }
+  int rows() const { return by_digits_ && call_.D >= kLongRow ? kMostRows : kRun; }
 
   // z (groups, rows(), kGroup) of `count` rows (count, D), at most rows(), and the groups from `first` on. In passing
   // square (count), from which repair bounds errors, not finite where a row is not; and squares += w_k o w_k.
@@ -51,7 +51,8 @@ class Preactivations {
 
  private:
   static constexpr double kDigitShare = 0x1p-49;
-  static constexpr int64_t kLongRow = 512;  // features: the digits of a panel's samples leave the second cache
+  // Features from which the digits of a panel's samples leave the second cache, and few z are near zero.
+  static constexpr int64_t kLongRow = 512;
 
   std::vector<double> weighted(const std::vector<double>& squares) const;
   bool is_zero(int64_t i) const;
