@@ -57,7 +57,7 @@ def by_parameter(x: Tensor, base: str, order: int) -> Tensor:
 def _by_erf(z: Tensor, linear: Parameter, s: Parameter, plain: bool) -> Tensor:
     """sigma_s of GELU as z times (1 - s + s Phi(z)), by erf, in whose rounding the lower tail is lost, as in F.gelu."""
     bounded = z.clamp(-_GELU_REACH, _GELU_REACH)
-    lower = z.clamp(min=-_GELU_REACH) if plain else z  # 0 at -infinity
+    lower = torch.where(z < -_GELU_REACH, -_GELU_REACH, z) if plain else z  # 0 at -infinity
     return lower * (linear + s * (0.5 + 0.5 * torch.erf(bounded * 0.5**0.5)))
 
 

@@ -69,6 +69,21 @@ def test_compiled_second_order(compiler: str, base: str) -> None:
     torch.testing.assert_close(g, first + first * curve)
 
 
+@pytest.mark.parametrize("compiler", backends())
+@pytest.mark.parametrize("s", [1.0, torch.tensor(0.5)])
+def test_compiled_gelu_far_out(compiler: str, s: float | torch.Tensor) -> None:
+    """Its formula by erf has the limits of the eager kernel, of the slope too; NaN stays NaN in both."""
+    x = torch.tensor([-torch.inf, -100.0, 0.0, 100.0, torch.inf, torch.nan], requires_grad=True)
+    compiled = torch.compile(lambda z: hx.homotopy(z, s, "gelu"), fullgraph=True, backend=compiler)
+    for y in (compiled(x), hx.homotopy(x, s, "gelu")):
+        linear = 1.0 - float(s)
+        true = [-linear * torch.inf if linear else 0.0, -100.0 * linear, 0.0, 100.0, torch.inf, torch.nan]
+        torch.testing.assert_close(y, torch.tensor(true), equal_nan=True)
+        (grad,) = torch.autograd.grad(y.sum(), x)
+        slopes = torch.tensor([linear, linear, linear + 0.5 * float(s), 1.0, 1.0, torch.nan])
+        torch.testing.assert_close(grad, slopes, equal_nan=True)
+
+
 @needs_compiler
 def test_inductor_fuses_the_activation_with_its_neighbours() -> None:
     """One kernel for scale, activation and shift: the op must not stand in the way of fusion."""
